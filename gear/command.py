@@ -1,0 +1,92 @@
+"""What a verb of the command line is, and how it reports.
+
+Not the table of verbs (gear/cli.py) and not what they do (gear/containers.py, gear/images.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gear.errors import GearError
+from gear.model import Layout
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every verb gets: where gear's files are, and how to report."""
+
+    layout: Layout
+
+    def report_json(self, document: Any) -> None:
+        """Print *document* as JSON on standard output."""
+        print(json.dumps(document, indent=2, sort_keys=True))
+
+    def report(self, line: str) -> None:
+        """Print one line of outcome on standard output."""
+        print(line, flush=True)
+
+    def warn(self, line: str) -> None:
+        """Print one line on standard error that is no failure."""
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def fail(self, error: GearError) -> None:
+        """Print *error* on standard error: the sentence, then the hint on its own line."""
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its name, what it says of itself, its arguments, and the function that runs it.
+
+    *run* returns the exit status; it raises GearError for what stops the whole verb.
+    """
+
+    name: str
+    summary: str
+    description: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Context], int]
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """The option of every verb that reports: `--output table|json`."""
+    parser.add_argument(
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="a table for people (default), or JSON with the members named in gear(1)",
+    )
+
+
+def for_each(
+    items: Iterable[str], work: Callable[[str], None], context: Context
+) -> int:
+    """Do *work* for every item; a failure is told and does not stop the others.
+
+    Returns the exit status: that of the worst failure, 0 when there was none.
+    """
+    status = 0
+    for item in items:
+        try:
+            work(item)
+        except GearError as error:
+            context.fail(error)
+            status = max(status, error.exit_status)
+    return status
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces between, no trailing blanks."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,87 @@
+"""The words of gear: where its files are, what a container may be called, and what was asked for.
+
+Pure: nothing here touches the host.  What an image says is in gear/oci.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gear.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every directory gear owns.  Options or the environment move each of them, so tests touch none of the
+    real ones."""
+
+    state: Path = Path("/var/lib/gear")
+    runtime: Path = Path("/run/gear")
+    config: Path = Path("/etc/gear")
+    # Below the administrator's own directory /etc/systemd/system, so that `systemctl mask` and full
+    # replacement by a file of the same name work (systemd.unit(5), "Unit File Load Path").
+    units: Path = Path("/usr/local/lib/systemd/system")
+
+    ENVIRONMENT = {
+        "state": "GEAR_STATE_DIR",
+        "runtime": "GEAR_RUNTIME_DIR",
+        "config": "GEAR_CONFIG_DIR",
+        "units": "GEAR_UNIT_DIR",
+    }
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Layout:
+        """The default layout with what the environment moves; raises UsageError for a relative path."""
+        moved = {}
+        for field, variable in cls.ENVIRONMENT.items():
+            if value := environ.get(variable):
+                moved[field] = absolute_path(value, variable)
+        return cls(**moved)
+
+    @property
+    def containers(self) -> Path:
+        """One directory per installed container."""
+        return self.state / "containers"
+
+    @property
+    def volumes(self) -> Path:
+        """One directory per named volume."""
+        return self.state / "volumes"
+
+    @property
+    def images(self) -> Path:
+        """The image store; its format is documented in gear/store.py."""
+        return self.state / "images"
+
+    @property
+    def lock(self) -> Path:
+        """Held while containers are installed, changed or removed."""
+        return self.state / "lock"
+
+
+def absolute_path(text: str, what: str) -> Path:
+    """*text* as an absolute, normal path; raises UsageError naming *what*."""
+    if not text.startswith("/") or "\0" in text or "\n" in text:
+        raise UsageError(f"{what} must be an absolute path, not {text!r}.")
+    return Path(os.path.normpath(text))
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+
+
+def container_name(text: str) -> str:
+    """*text* if it may name a container; raises UsageError otherwise.
+
+    The name becomes part of a unit name, a directory and a host name, so the allow-list is narrow: 1 to 63
+    letters, digits, `_`, `.` and `-`, the first a letter or digit.
+    """
+    if not NAME.fullmatch(text):
+        raise UsageError(
+            f"{text[:80]!r} can't name a container.",
+            hint="Use 1 to 63 letters, digits, '_', '.' or '-', and begin with a letter or digit.",
+        )
+    return text
