@@ -1,0 +1,68 @@
+"""Reading a bundle: the OCI config.json, and the two questions about it that several steps ask.
+
+Not for validation of what people write: gear renders the files from a validated spec.  The `json` module costs
+half as much as everything else the helper does (it imports `re`), so its C scanner is used directly.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gear.helper import syscalls
+from gear.helper.failure import Failure
+
+# OCI runtime specification, config-linux.md, "Namespaces"; and systemd's view: the mount namespace is always new.
+NAMESPACES = {
+    "pid": syscalls.CLONE_NEWPID,
+    "network": syscalls.CLONE_NEWNET,
+    "mount": syscalls.CLONE_NEWNS,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "user": syscalls.CLONE_NEWUSER,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+}
+
+
+class _ScannerOptions:
+    # What json.decoder.JSONDecoder hands to the scanner it builds.
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: dict = {}  # type: ignore[type-arg]
+
+
+def load_json(path: str) -> dict:  # type: ignore[type-arg]
+    """The JSON object in *path*."""
+    with open(path, "rb", buffering=0) as file:
+        text = file.read().decode("utf-8").strip()
+    try:
+        from _json import make_scanner
+
+        document, end = make_scanner(_ScannerOptions)(text, 0)
+    except (ImportError, AttributeError, StopIteration):
+        import json
+
+        document = json.loads(text)
+        end = len(text)
+    if not isinstance(document, dict) or end != len(text):
+        raise Failure(f"{path} is not one JSON object")
+    return document
+
+
+def namespace_flags(config: dict) -> int:  # type: ignore[type-arg]
+    """The CLONE_NEW flags for the namespaces that *config* wants made."""
+    flags = syscalls.CLONE_NEWNS
+    for namespace in config["linux"]["namespaces"]:
+        flags |= NAMESPACES[namespace["type"]]
+    return flags
+
+
+def is_bind(mount: dict) -> bool:  # type: ignore[type-arg]
+    """Whether a `mounts` entry is a bind mount (config.md, "Linux mounts": by type or by option)."""
+    options = mount.get("options", ())
+    return mount.get("type") == "bind" or "bind" in options or "rbind" in options
+
+

@@ -1,0 +1,223 @@
+"""The container's file system as the payload's process builds it: mounts, devices, masks, the new root.
+
+Everything below the root is hostile: each destination is resolved with openat2(2) as if the root were `/`, mounts
+go onto the descriptor that came out, and no path of the container is ever looked up on the host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from gear.helper import syscalls
+from gear.helper.bundle import is_bind
+from gear.helper.channel import MOUNT, Channel
+from gear.helper.failure import Failure, Step
+
+# mount(8) option -> (flag to set, flag to clear); what is in neither table goes to the file system as data.
+_FLAGS = {
+    "ro": (syscalls.MS_RDONLY, 0),
+    "rw": (0, syscalls.MS_RDONLY),
+    "nosuid": (syscalls.MS_NOSUID, 0),
+    "suid": (0, syscalls.MS_NOSUID),
+    "nodev": (syscalls.MS_NODEV, 0),
+    "dev": (0, syscalls.MS_NODEV),
+    "noexec": (syscalls.MS_NOEXEC, 0),
+    "exec": (0, syscalls.MS_NOEXEC),
+    "sync": (syscalls.MS_SYNCHRONOUS, 0),
+    "async": (0, syscalls.MS_SYNCHRONOUS),
+    "dirsync": (syscalls.MS_DIRSYNC, 0),
+    "noatime": (syscalls.MS_NOATIME, 0),
+    "nodiratime": (syscalls.MS_NODIRATIME, 0),
+    "relatime": (syscalls.MS_RELATIME, 0),
+    "strictatime": (syscalls.MS_STRICTATIME, 0),
+    "nosymfollow": (syscalls.MS_NOSYMFOLLOW, 0),
+}
+_NOT_DATA = frozenset(("defaults", "bind", "rbind", "idmap", "ridmap", "private", "rprivate"))
+_ATTRIBUTES = {
+    "ro": syscalls.MOUNT_ATTR_RDONLY,
+    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
+    "nodev": syscalls.MOUNT_ATTR_NODEV,
+    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+    "nosymfollow": syscalls.MOUNT_ATTR_NOSYMFOLLOW,
+}
+# OCI runtime specification, config-linux.md, "Default Devices": name -> (major, minor).
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_PROC_SUPER_INODE = 1  # PROC_ROOT_INO, linux/proc_ns.h: the root of any procfs
+
+
+class Root:
+    """The container's root directory, before it becomes `/`."""
+
+    def __init__(self, descriptor: int, channel: Channel, step: Step) -> None:
+        self.descriptor = descriptor
+        self._channel = channel
+        self._step = step
+
+    def open(self, path: str, flags: int = os.O_PATH, *, extra: int = 0) -> int:
+        """*path* inside the root, symbolic links included, magic links of procfs excluded."""
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | extra
+        return syscalls.openat2(self.descriptor, path, flags, resolve=resolve)
+
+    def destination(self, path: str, *, directory: bool = True) -> int:
+        """The place to mount on at *path*, made with its parents if it is missing (config.md, "mounts")."""
+        try:
+            return self.open(path)
+        except FileNotFoundError:
+            pass
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        parent = os.dup(self.descriptor)
+        for depth, part in enumerate(parts, 1):
+            here = "/".join(parts[:depth])
+            try:
+                inner = self.open(here)
+            except FileNotFoundError:
+                if depth < len(parts) or directory:
+                    os.mkdir(part, 0o755, dir_fd=parent)
+                else:
+                    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    os.close(os.open(part, flags, 0o644, dir_fd=parent))
+                inner = self.open(here)
+            os.close(parent)
+            parent = inner
+        return parent
+
+    def mount(self, mount: dict, cgroup2: bool) -> None:  # type: ignore[type-arg]
+        """One `mounts` entry that is no bind."""
+        filesystem, where = mount["type"], mount["destination"]
+        self._step.doing = f"mount {filesystem} on {where}"
+        flags, data = 0, []
+        for option in mount.get("options", ()):
+            if option in _FLAGS:
+                set_flag, clear_flag = _FLAGS[option]
+                flags = (flags | set_flag) & ~clear_flag
+            elif option not in _NOT_DATA:
+                data.append(option)
+        if filesystem in ("proc", "sysfs"):
+            self._kernel_mount(filesystem, where, flags)
+            return
+        if filesystem == "cgroup":
+            if not cgroup2:
+                return
+            filesystem = "cgroup2"
+        place = self.destination(where)
+        syscalls.mount(filesystem, f"/proc/self/fd/{place}", filesystem, flags, ",".join(data))
+        os.close(place)
+
+    def _kernel_mount(self, filesystem: str, where: str, flags: int) -> None:
+        # An image that makes /proc or /sys a link would send the masks below elsewhere (CVE-2019-16884).
+        try:
+            place = self.open(where, extra=syscalls.RESOLVE_NO_SYMLINKS)
+        except FileNotFoundError:
+            place = self.destination(where)
+        except OSError as error:
+            raise Failure(f"can't mount {filesystem}: the image makes {where} a symbolic link") from error
+        try:
+            syscalls.mount(filesystem, f"/proc/self/fd/{place}", filesystem, flags)
+        except PermissionError:
+            # Parts of the host's own procfs are covered; the helper has the right to make one all the same.
+            self._channel.send(MOUNT + filesystem.encode())
+            (instance,) = self._channel.receive_descriptors(1)
+            attributes = syscalls.MOUNT_ATTR_RDONLY if flags & syscalls.MS_RDONLY else 0
+            syscalls.mount_setattr(instance, attributes)
+            syscalls.move_mount(instance, place)
+            os.close(instance)
+        os.close(place)
+        if filesystem == "proc":
+            mounted = self.open(where)
+            if os.fstat(mounted).st_ino != _PROC_SUPER_INODE:
+                raise Failure(f"can't use {where}: what is mounted there is not procfs")
+            os.close(mounted)
+
+    def bind(self, mount: dict, source: int) -> None:  # type: ignore[type-arg]
+        """One bind mount: *source* is the detached copy that the helper made."""
+        where, options = mount["destination"], mount.get("options", ())
+        self._step.doing = f"bind {mount['source']} on {where}"
+        attributes = 0
+        for option in options:
+            attributes |= _ATTRIBUTES.get(option, 0)
+        if attributes:
+            syscalls.mount_setattr(source, attributes, recursive="rbind" in options)
+        place = self.destination(where, directory=stat.S_ISDIR(os.fstat(source).st_mode))
+        syscalls.move_mount(source, place)
+        os.close(place)
+
+    def _device(self, name: str) -> int:
+        """A detached mount of the host's device node *name*, checked to be that device."""
+        source = syscalls.open_tree(syscalls.AT_FDCWD, f"/dev/{name}", syscalls.OPEN_TREE_CLONE)
+        status = os.fstat(source)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(*_DEVICES[name]):
+            raise Failure(f"can't provide /dev/{name}: the host's /dev/{name} is not that device")
+        return source
+
+    def populate_dev(self) -> None:
+        """The default devices and links in the fresh /dev."""
+        self._step.doing = "open the new /dev"
+        dev = self.open("dev", os.O_RDONLY | os.O_DIRECTORY)
+        for name in _DEVICES:
+            self._step.doing = f"provide /dev/{name}"
+            # A user namespace may not make device nodes; binding the host's gives the same.
+            place = os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev)
+            source = self._device(name)
+            syscalls.move_mount(source, place)
+            os.close(source)
+            os.close(place)
+        for name, target in _LINKS.items():
+            os.symlink(target, name, dir_fd=dev)
+        os.close(dev)
+
+    def mask(self, path: str) -> None:
+        """Cover *path*: a file with /dev/null, a directory with an empty read-only tmpfs; absent is fine."""
+        self._step.doing = f"mask {path}"
+        try:
+            place = self.open(path)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(os.fstat(place).st_mode):
+            flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+            syscalls.mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, "size=0,nr_inodes=2,mode=755")
+        else:
+            source = self._device("null")
+            syscalls.move_mount(source, place)
+            os.close(source)
+        os.close(place)
+
+    def make_readonly(self, path: str) -> None:
+        """Make *path* read-only in place; absent is fine."""
+        self._step.doing = f"make {path} read-only"
+        try:
+            place = self.open(path)
+        except FileNotFoundError:
+            return
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+        copy = syscalls.open_tree(place, "", flags)
+        syscalls.mount_setattr(copy, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        syscalls.move_mount(copy, place)
+        os.close(copy)
+        os.close(place)
+
+    def write_sysctl(self, key: str, value: str) -> None:
+        """Set a kernel parameter of the container's own namespaces."""
+        self._step.doing = f"set the kernel parameter {key}"
+        file = self.open("proc/sys/" + key.replace(".", "/"), os.O_WRONLY, extra=syscalls.RESOLVE_NO_SYMLINKS)
+        os.write(file, value.encode())
+        os.close(file)
+
+    def enter(self, *, readonly: bool) -> None:
+        """Make this directory `/` and let go of everything else: pivot_root(2), then unmount the old root."""
+        if readonly:
+            self._step.doing = "make the root read-only"
+            syscalls.mount_setattr(self.descriptor, syscalls.MOUNT_ATTR_RDONLY)
+        self._step.doing = "change the root"
+        os.fchdir(self.descriptor)
+        # New root and old root on the same place, as pivot_root(2) suggests under "NOTES".
+        syscalls.pivot_root(".", ".")
+        syscalls.umount(".", syscalls.MNT_DETACH)
+        os.chdir("/")

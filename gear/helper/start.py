@@ -1,0 +1,125 @@
+"""The helper's front end for units: `ExecStart=python3 -I -S .../start BUNDLE`.
+
+Prepares the container, creates the payload as a child of PID 1, waits until it has become the image's program,
+tells the service manager, and exits.  Whatever goes wrong before that is this process's exit status and one line
+on standard error, which the journal keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gear.helper import payload, rootfs, syscalls
+from gear.helper.bundle import load_json, namespace_flags
+from gear.helper.channel import DESCRIPTORS, EXEC, FAILED, MOUNT, Channel, pair
+from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
+
+
+def main(arguments: list[str]) -> int:
+    """Start the container of the bundle directory *arguments[0]*; returns the exit status."""
+    (bundle,) = arguments
+    try:
+        pid = start(bundle)
+    except Failure as failure:
+        print(f"gear: {failure.message}", file=sys.stderr, flush=True)
+        _notify(f"STATUS={failure.message}")
+        return failure.status
+    # One message, so that the main process changes before the unit counts as started (sd_notify(3)).
+    _notify(f"MAINPID={pid}\nREADY=1\nSTATUS=")
+    return 0
+
+
+def start(bundle: str) -> int:
+    """Create the container and its payload; returns the payload's pid once execve(2) has succeeded.
+
+    Raises Failure; then nothing of the container is left but a process that is ending.
+    """
+    step = Step()
+    try:
+        step.doing = f"read the bundle {bundle}"
+        config = load_json(f"{bundle}/config.json")
+        overlay = load_json(f"{bundle}/overlay.json")
+        cgroup2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers") or os.path.isdir("/sys/fs/cgroup/unified")
+        ours, theirs = pair()
+        step.doing = "create the container's namespaces"
+        # CLONE_PARENT: the payload becomes a child of PID 1, which then supervises it as it does any service;
+        # a child of this process would be "not our child" to it once this process has gone.
+        pid = syscalls.clone(namespace_flags(config) | syscalls.CLONE_PARENT | syscalls.SIGCHLD)
+        if pid == 0:
+            ours.close()
+            payload.run(config, theirs, cgroup2)
+        theirs.close()
+        userns_fd = _map_ids(pid, config["linux"], step)
+        rootfs.own_mount_namespace(step)
+        descriptors = rootfs.bind_sources(config, userns_fd, step)
+        descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
+        ours.send(DESCRIPTORS, descriptors)
+        _follow(ours, pid, step)
+    except OSError as error:
+        raise step.failure(error) from error
+    return pid
+
+
+def _map_ids(pid: int, linux: dict, step: Step) -> int | None:  # type: ignore[type-arg]
+    """Write the id maps of the new user namespace (user_namespaces(7)) and open it; None without one."""
+    if not linux.get("uidMappings"):
+        return None
+    step.doing = "map the container's user ids"
+    for file, key in (("uid_map", "uidMappings"), ("gid_map", "gidMappings")):
+        lines = "".join(f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in linux[key])
+        descriptor = os.open(f"/proc/{pid}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, lines.encode())
+        os.close(descriptor)
+    return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _follow(channel: Channel, pid: int, step: Step) -> None:
+    """Serve the payload's process until it has become the payload; raises its Failure."""
+    executing = False
+    while True:
+        step.doing = "follow the container's first process"
+        message, _ = channel.receive()
+        if not message:
+            if executing:
+                return
+            raise Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+        if message == EXEC:
+            executing = True
+        elif message.startswith(FAILED):
+            status, _, sentence = message.removeprefix(FAILED).decode(errors="surrogateescape").partition(" ")
+            raise Failure(sentence, int(status))
+        elif message.startswith(MOUNT):
+            _provide_mount(channel, pid, message.removeprefix(MOUNT).decode(), step)
+
+
+def _provide_mount(channel: Channel, pid: int, filesystem: str, step: Step) -> None:
+    """Make a proc or sysfs in the container's namespaces with the host's rights, and send it."""
+    step.doing = f"make a {filesystem} for the container"
+    syscalls.setns(os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), syscalls.CLONE_NEWPID)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            channel.send(DESCRIPTORS, [rootfs.instance_for(pid, filesystem)])
+            status = 0
+        except OSError as error:
+            print(f"gear: {step.failure(error).message}", file=sys.stderr, flush=True)
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise Failure(f"can't {step.doing}: the kernel refused it")
+
+
+def _notify(state: str) -> None:
+    """Tell the service manager, as sd_notify(3) does."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
+
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
+    sender.sendto(state.encode(errors="surrogateescape"), address)
+    sender.close()
