@@ -35,8 +35,10 @@ class Context:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def fail(self, error: GearError) -> None:
-        """Print *error* on standard error: the sentence, then the hint on its own line."""
+        """Print *error* on standard error: the sentence, the evidence, then the hint on its own line."""
         print(f"error: {error.message}", file=sys.stderr)
+        for line in error.details:
+            print(f"  {line}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.stderr.flush()
@@ -54,6 +56,7 @@ class Verb:
     description: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Context], int]
+    takes_command: bool = False  # whether `-- COMMAND...` may follow
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

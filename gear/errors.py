@@ -8,11 +8,13 @@ Not for bugs: anything that is not a GearError shows a traceback.
     ├── IntegrityError   exit status 1: data does not match its digest, or is damaged
     └── HostError        exit status 1: this machine lacks what the request needs
 
-The message is one sentence: what failed, on what, and why.  The hint, when there is one, says what to do
-about it and is shown on a line of its own.
+The message is one sentence: what failed, on what, and why.  Details are lines of evidence, such as the end of a
+journal.  The hint, when there is one, says what to do about it and is shown on a line of its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class GearError(Exception):
@@ -20,10 +22,11 @@ class GearError(Exception):
 
     exit_status = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
 
 class UsageError(GearError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gear.errors import UsageError
@@ -41,6 +41,10 @@ class Layout:
             if value := environ.get(variable):
                 moved[field] = absolute_path(value, variable)
         return cls(**moved)
+
+    def moved(self, field: str, path: Path) -> Layout:
+        """The same layout with one of its directories elsewhere."""
+        return replace(self, **{field: path})
 
     @property
     def containers(self) -> Path:

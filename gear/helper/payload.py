@@ -7,7 +7,6 @@ the file system, takes the identity and rights that config.json gives it, and be
 from __future__ import annotations
 
 import os
-from typing import NoReturn
 
 import _signal
 
@@ -16,6 +15,10 @@ from gear.helper.bundle import is_bind
 from gear.helper.channel import EXEC, FAILED, Channel
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, EXIT_NAMESPACE, Failure, Step
 from gear.helper.mounts import Root
+
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # linux/capability.h, in the order of their numbers.
 CAPABILITIES = (

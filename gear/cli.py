@@ -1,0 +1,151 @@
+"""The command line: the table of verbs, the parser, and the one place where gear exits.
+
+Not what verbs do: each lives in a module of its own that is imported when the verb is used, because a start of the
+interpreter should not pay for verbs that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from gear import __version__
+from gear.command import Context, Verb
+from gear.errors import GearError, UsageError
+from gear.model import Layout, absolute_path
+
+# Verb -> module that has it in VERBS, in the order of the help.  `image VERB` is a group of its own.
+TABLE = {
+    "install": "gear.cli_install",
+    "start": "gear.cli_lifecycle",
+    "stop": "gear.cli_lifecycle",
+    "restart": "gear.cli_lifecycle",
+    "status": "gear.cli_lifecycle",
+    "logs": "gear.cli_lifecycle",
+    "list-units": "gear.cli_lifecycle",
+    "inspect": "gear.cli_lifecycle",
+    "plan": "gear.cli_install",
+    "apply": "gear.cli_install",
+    "delete": "gear.cli_remove",
+    "purge": "gear.cli_remove",
+    "clean": "gear.cli_remove",
+}
+GROUPS = {"image": "gear.cli_image"}
+ALIASES = {"ps": "list-units"}
+
+_LAYOUT_OPTIONS = {
+    "--state-dir": ("state", "where containers, volumes and images are kept"),
+    "--runtime-dir": ("runtime", "where what is lost at boot is kept"),
+    "--config-dir": ("config", "where gear's configuration is"),
+    "--unit-dir": ("units", "where unit files are written; systemd must search it"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaints end as every other error does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.".replace("..", "."), hint=f"{self.prog} --help")
+
+
+def verbs_of(module: str) -> dict[str, Verb]:
+    """The verbs that *module* brings, by name."""
+    return {verb.name: verb for verb in import_module(module).VERBS}
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=32, width=100)
+
+
+def verb_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
+    """The parser of one verb."""
+    parser = _Parser(prog=prog, description=verb.description, formatter_class=_formatter, allow_abbrev=False)
+    verb.arguments(parser)
+    return parser
+
+
+def usage() -> str:
+    """The help of gear itself."""
+    lines = ["usage: gear [OPTION...] VERB [ARGUMENT...]", "", "Containers that are ordinary systemd services.", "", "Verbs:"]
+    for name, module in TABLE.items():
+        lines.append(f"  {name:<14}{verbs_of(module)[name].summary}")
+    for group, module in GROUPS.items():
+        for name, verb in verbs_of(module).items():
+            lines.append(f"  {group + ' ' + name:<14}{verb.summary}")
+    lines.append(f"  {'version':<14}print the version of gear")
+    lines += [f"  {alias:<14}the same as {name}" for alias, name in ALIASES.items()]
+    lines += ["", "Options:"]
+    lines += [f"  {option + ' DIR':<20}{text}" for option, (_, text) in _LAYOUT_OPTIONS.items()]
+    lines += ["", "gear VERB --help shows the arguments of a verb; gear(1) describes everything."]
+    return "\n".join(lines)
+
+
+def _layout(words: list[str]) -> Layout:
+    """Take gear's own options off the front of *words*."""
+    moved = Layout.from_environment(os.environ)
+    while words and words[0].startswith("--"):
+        option, separator, value = words.pop(0).partition("=")
+        if option not in _LAYOUT_OPTIONS:
+            words.insert(0, option)
+            break
+        if not separator:
+            if not words:
+                raise UsageError(f"{option} needs a directory.", hint="gear --help")
+            value = words.pop(0)
+        moved = moved.moved(_LAYOUT_OPTIONS[option][0], absolute_path(value, option))
+    return moved
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; raises GearError."""
+    words = list(arguments)
+    context = Context(_layout(words))
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("version", "--version"):
+        print(f"gear {__version__}")
+        return 0
+    name = ALIASES.get(words[0], words[0])
+    rest = words[1:]
+    if name in GROUPS:
+        verbs = verbs_of(GROUPS[name])
+        if not rest or rest[0] not in verbs:
+            if rest and rest[0] in ("--help", "-h"):
+                print("\n".join(f"  {name} {verb.name:<10}{verb.summary}" for verb in verbs.values()))
+                return 0
+            raise UsageError(f"gear {name} needs one of: {', '.join(verbs)}.", hint="gear --help")
+        verb, prog, rest = verbs[rest[0]], f"gear {name} {rest[0]}", rest[1:]
+    elif name in TABLE:
+        verb, prog = verbs_of(TABLE[name])[name], f"gear {name}"
+    else:
+        raise UsageError(f"There is no verb {words[0]!r}.", hint="gear --help lists them.")
+    # The payload's own command may hold anything, so it never passes through the parser.
+    command = None
+    if "--" in rest:
+        at = rest.index("--")
+        rest, command = rest[:at], tuple(rest[at + 1 :])
+    args = verb_parser(verb, prog).parse_intermixed_args(rest)
+    if command is not None and not verb.takes_command:
+        raise UsageError(f"{prog} takes no command after --.", hint=f"{prog} --help")
+    args.command = command
+    return verb.run(args, context)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run gear and return the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except GearError as error:
+        Context(Layout()).fail(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

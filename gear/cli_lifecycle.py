@@ -1,0 +1,287 @@
+"""The verbs that run containers and look at them: start, stop, restart, status, list-units, logs, inspect."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gear import containers, host, journal, lifecycle, process
+from gear.command import Context, Verb, add_output_option, table
+from gear.errors import GearError, UsageError
+from gear.model import container_name
+from gear.systemd import Manager, UnitState
+
+# systemctl status says 3 for a unit that is not active, which is no failure to report.
+_STATUS_ACCEPTED = (0, 3)
+
+
+def _names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", type=_name, help="an installed container")
+
+
+def _name(text: str) -> str:
+    # ctr-web.service, as systemctl prints it, means the container web.
+    if text.startswith("ctr-") and text.endswith(".service"):
+        text = text.removeprefix("ctr-").removesuffix(".service")
+    return container_name(text)
+
+
+def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) -> int:
+    """Report each outcome; returns the exit status."""
+    status = 0
+    for name, error in outcome.items():
+        if error is None:
+            context.report(f"{name} {done}")
+        else:
+            context.fail(error)
+            status = max(status, error.exit_status)
+    return status
+
+
+def _run_start(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("start containers")
+    with Manager() as manager:
+        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running")
+
+
+def _run_restart(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("restart containers")
+    with Manager() as manager:
+        return _tell(context, lifecycle.start(manager, context.layout, args.names, again=True), "is running again")
+
+
+def _run_stop(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("stop containers")
+    with Manager() as manager:
+        return _tell(context, lifecycle.stop(manager, context.layout, args.names), "is stopped")
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _names(parser)
+    add_output_option(parser)
+
+
+def _run_status(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("look at containers")
+    status, states = 0, []
+    with Manager() as manager:
+        for name in args.names:
+            try:
+                states.append(containers.state(manager, context.layout, name))
+            except GearError as error:
+                context.fail(error)
+                status = max(status, error.exit_status)
+    if args.output == "json":
+        context.report_json(states)
+        return status
+    for number, state in enumerate(states):
+        if number:
+            context.report("")
+        command = ["systemctl", "--no-pager", "status", state["unit"]]
+        sys.stdout.flush()
+        if process.show(command) not in _STATUS_ACCEPTED:
+            status = max(status, 1)
+        context.report("")
+        for label, text in _additions(state):
+            context.report(f"{label:>11}: {text}")
+    return status
+
+
+def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What gear knows of a container and systemctl does not."""
+    base, size = state["uid_range"]["base"], state["uid_range"]["size"]
+    lines = [
+        ("Image", f"{state['image']['reference']} ({state['image']['digest']})"),
+        ("Network", f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}"),
+        ("Ports", ", ".join(state["ports"]) or "none published"),
+        ("User ids", f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"),
+        ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
+    ]
+    if state["restart_needed"]:
+        lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
+    return lines
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="also those that are installed and not loaded")
+    parser.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
+    add_output_option(parser)
+
+
+def _run_list(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("list containers")
+    with Manager() as manager:
+        loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service"])}
+    rows, status = [], 0
+    for name in containers.names(context.layout):
+        try:
+            spec = containers.get(context.layout, name)
+        except GearError as error:
+            context.fail(error)
+            status = max(status, error.exit_status)
+            continue
+        unit = loaded.get(spec.unit)
+        if unit is None and not args.all:
+            continue
+        unit = unit or UnitState(spec.unit, "stub", "inactive", "dead")
+        rows.append(
+            {
+                "name": name,
+                "unit": spec.unit,
+                "load_state": unit.load,
+                "active_state": unit.active,
+                "sub_state": unit.sub,
+                "image": spec.image.reference,
+                "digest": spec.image.digest,
+            }
+        )
+    if args.output == "json":
+        context.report_json(rows)
+    elif args.quiet:
+        for row in rows:
+            context.report(row["name"])
+    else:
+        columns = ("name", "active_state", "sub_state", "load_state", "image", "unit")
+        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "UNIT")
+        context.report(table(header, [[row[column] for column in columns] for row in rows]))
+    return status
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", type=_name, help="an installed container")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
+    parser.add_argument("-n", "--lines", "--tail", metavar="NUMBER", help="only the last NUMBER lines")
+    parser.add_argument("-S", "--since", metavar="TIME", help="from this time on, as in journalctl(1)")
+    parser.add_argument("-U", "--until", metavar="TIME", help="up to this time")
+    parser.add_argument("-b", "--boot", action="store_true", help="only since the machine was booted")
+    parser.add_argument("-i", "--invocation", action="store_true", help="only since the container was last started")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="with time, host and process, as journalctl prints")
+    parser.add_argument("-a", "--all", action="store_true", help="also what systemd says about the unit")
+    parser.add_argument("--output", choices=("table", "json"), default="table", help="json: one journal record a line")
+
+
+def _run_logs(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("read the journal of containers")
+    spec = containers.get(context.layout, args.name)
+    lines = None
+    if args.lines is not None and args.lines != "all":
+        if not (args.lines.isascii() and args.lines.isdigit()):
+            raise UsageError(f"{args.lines!r} is no number of lines.")
+        lines = int(args.lines)
+    invocation = None
+    if args.invocation:
+        with Manager() as manager:
+            found = manager.properties(spec.unit).get("InvocationID")
+        invocation = bytes(found or b"").hex() or journal.last_invocation(spec.name)
+        if invocation is None:
+            raise GearError(f"{spec.name} has not been started yet, so there is nothing to show.")
+    output = "json" if args.output == "json" else "short-iso" if args.timestamps or args.all else "cat"
+    query = journal.Query(lines, args.follow, args.since, args.until, args.boot, invocation, output, args.all)
+    process.replace(journal.arguments(spec.name, query))
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    _names(parser)
+    parser.add_argument("--output", choices=("json",), default="json", help="inspect always prints JSON")
+
+
+# What systemd has in force for a container, shown by inspect: interface, and the properties read from it.
+_IN_FORCE = {
+    "Unit": ("ActiveState", "SubState", "UnitFileState", "FragmentPath", "DropInPaths", "NeedDaemonReload"),
+    "Service": ("MainPID", "ControlGroup", "Slice", "MemoryMax", "MemoryCurrent", "CPUQuotaPerSecUSec", "TasksMax", "Restart", "NRestarts"),
+}
+
+
+def _run_inspect(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("look at containers")
+
+    def inspect(manager: Manager, name: str) -> dict[str, Any]:
+        spec = containers.get(context.layout, name)
+        image = containers.image_of(context.layout, spec)
+        properties: dict[str, Any] = {}
+        for interface, wanted in _IN_FORCE.items():
+            values = manager.properties(spec.unit, interface)
+            properties |= {key: values[key] for key in wanted if key in values}
+        rendered = containers.render(spec, image, context.layout)
+        return {
+            "spec": spec.to_mapping(),
+            "state": containers.state(manager, context.layout, name),
+            "systemd": properties,
+            "files": [str(path) for path in rendered],
+            "altered": [str(path) for path in containers.compare(rendered)],
+        }
+
+    documents, status = _collect(args.names, context, inspect)
+    context.report_json(documents)
+    return status
+
+
+def _collect(
+    names: Sequence[str], context: Context, look: Callable[[Manager, str], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], int]:
+    status, documents = 0, []
+    with Manager() as manager:
+        for name in names:
+            try:
+                documents.append(look(manager, name))
+            except GearError as error:
+                context.fail(error)
+                status = max(status, error.exit_status)
+    return documents, status
+
+
+VERBS = (
+    Verb(
+        "start",
+        "start containers, now and at every boot",
+        "Start containers and wait until each payload runs.  When one does not start, say why, with the last lines of "
+        "its journal.  Started containers start again at boot.",
+        _names,
+        _run_start,
+    ),
+    Verb(
+        "stop",
+        "stop containers and keep them from starting at boot",
+        "Send the stop signal and wait for the payload to end; after the stop timeout it is killed.  A payload that has no "
+        "handler for the signal is not waited for.  Stopped containers do not start at boot.",
+        _names,
+        _run_stop,
+    ),
+    Verb(
+        "restart",
+        "stop containers and start them again",
+        "Stop and start containers, so that they run with what was installed last.",
+        _names,
+        _run_restart,
+    ),
+    Verb(
+        "status",
+        "show what systemd and gear know of containers",
+        "Print what systemctl status prints, and the image, network, ports and user ids of each container.",
+        _status_arguments,
+        _run_status,
+    ),
+    Verb(
+        "list-units",
+        "list the containers that are loaded",
+        "List the containers whose unit is loaded: running, starting, failed.  With --all every container that is installed.",
+        _list_arguments,
+        _run_list,
+    ),
+    Verb(
+        "logs",
+        "print what a container has written",
+        "Print what the payload wrote to standard output and standard error, from the journal.",
+        _logs_arguments,
+        _run_logs,
+    ),
+    Verb(
+        "inspect",
+        "print everything about containers as JSON",
+        "Print the specification, the state, what systemd has in force, and the files that were altered since install.",
+        _inspect_arguments,
+        _run_inspect,
+    ),
+)

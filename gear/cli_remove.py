@@ -1,0 +1,99 @@
+"""The verbs that take away: delete, purge, clean."""
+
+from __future__ import annotations
+
+import argparse
+
+from gear import files, garbage, host, images, remove
+from gear.command import Context, Verb, add_output_option, for_each
+from gear.systemd import Manager
+
+
+def _delete_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="+", help="an installed container")
+    parser.add_argument("--volumes", action="store_true", help="also its volumes that no other container uses")
+
+
+def _run_delete(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("delete containers")
+    with Manager() as manager:
+
+        def delete(name: str) -> None:
+            found = remove.delete(manager, context.layout, name, volumes=args.volumes)
+            context.report(f"{name} is deleted" if found else f"{name} is not installed, so nothing was deleted")
+            for path in remove.drop_ins(context.layout, name):
+                context.warn(f"your own settings for it are still in {path}")
+
+        return for_each(args.names, delete, context)
+
+
+def _purge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--volumes", action="store_true", help="also all volumes, with the data in them")
+
+
+def _run_purge(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("purge containers")
+    status = 0
+    with Manager() as manager:
+        for name, error in remove.purge(manager, context.layout, volumes=args.volumes).items():
+            if error is None:
+                context.report(f"{name} is deleted")
+            else:
+                context.fail(error)
+                status = max(status, error.exit_status)
+    if status == 0:
+        context.report("all containers, images and units of gear are gone")
+        if context.layout.volumes.is_dir():
+            context.report(f"volumes are kept in {context.layout.volumes}")
+    return status
+
+
+def _clean_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", action="store_true", help="also images that no container was installed from")
+    parser.add_argument("--volumes", action="store_true", help="also volumes that no container uses, with their data")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+    add_output_option(parser)
+
+
+def _run_clean(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("clean up")
+    with files.locked(context.layout.lock):
+        found = remove.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
+        for item in found:
+            if not args.dry_run:
+                item.remove()
+            if args.output != "json":
+                verb = "would remove" if args.dry_run else "removed"
+                context.report(f"{verb} {item.path}: {item.what}")
+    if args.output == "json":
+        context.report_json([{"path": str(item.path), "what": item.what, "removed": not args.dry_run} for item in found])
+    elif not found:
+        context.report("there is nothing to clean")
+    return 0
+
+
+VERBS = (
+    Verb(
+        "delete",
+        "remove containers; volumes and images stay",
+        "Stop containers and remove them with their unit, writable layer and user id range.  Deleting one that "
+        "is not installed is no error.",
+        _delete_arguments,
+        _run_delete,
+    ),
+    Verb(
+        "purge",
+        "remove everything that gear installed",
+        "Delete all containers, images, slices, targets and the start helper.  Volumes stay unless --volumes is given.",
+        _purge_arguments,
+        _run_purge,
+    ),
+    Verb(
+        "clean",
+        "remove what no container refers to",
+        "Remove what interrupted commands left behind, layers and blobs of no image, writable layers of earlier "
+        "images and earlier versions of the start helper; on request images and volumes that no container uses.",
+        _clean_arguments,
+        _run_clean,
+    ),
+)

@@ -1,0 +1,136 @@
+"""The containers that are installed: reading their specs, rendering them, and what systemd says of them.
+
+Changing them is in gear/install.py and gear/remove.py, starting and stopping in gear/lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gear import bundle, files, store, units
+from gear.errors import GearError, NotFoundError
+from gear.model import NAME, Layout
+from gear.oci import Image
+from gear.spec import UID_RANGE_SIZE, Spec, unit_name
+from gear.systemd import Manager
+from gear.view import View
+
+
+def spec_path(layout: Layout, name: str) -> Path:
+    """Where the spec of the container *name* is."""
+    return layout.containers / name / "spec.json"
+
+
+def names(layout: Layout) -> list[str]:
+    """The names of all installed containers, sorted."""
+    with files.explained(f"read {layout.containers}"):
+        try:
+            entries = os.listdir(layout.containers)
+        except FileNotFoundError:
+            return []
+    return sorted(entry for entry in entries if NAME.fullmatch(entry) and spec_path(layout, entry).exists())
+
+
+def find(layout: Layout, name: str) -> Spec | None:
+    """The spec of *name*, or None when it is not installed."""
+    path = spec_path(layout, name)
+    document = files.read_json(path)
+    return None if document is None else Spec.from_mapping(document, str(path))
+
+
+def get(layout: Layout, name: str) -> Spec:
+    """The spec of *name*; raises NotFoundError when it is not installed."""
+    spec = find(layout, name)
+    if spec is None:
+        raise NotFoundError(f"There is no container {name}.", hint="gear list-units --all shows what is installed.")
+    return spec
+
+
+def unit_path(layout: Layout, name: str) -> Path:
+    """Where the service unit of *name* is."""
+    return layout.units / unit_name(name)
+
+
+def image_of(layout: Layout, spec: Spec) -> Image:
+    """The image a container was installed from, by its digest."""
+    return store.resolve(layout, spec.image.digest)
+
+
+def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
+    """Every file of the container *spec* by its path, in the order in which they are written: spec.json first."""
+    roots = [store.layer_root(layout, diff_id) for diff_id in image.layers]
+    user = spec.user if spec.user is not None else image.config.user
+    identity = View(roots).lookup_user(user)
+    return {
+        spec_path(layout, spec.name): files.dump_json(spec.to_mapping()),
+        **bundle.render(spec, image, identity, roots, layout),
+        unit_path(layout, spec.name): units.render(spec, image, layout),
+    }
+
+
+def modified(spec: Spec, layout: Layout) -> float:
+    """When what a start reads was last changed: seconds since the epoch."""
+    latest = 0.0
+    directory = layout.containers / spec.name
+    for path in (unit_path(layout, spec.name), directory / "config.json", directory / "overlay.json"):
+        try:
+            latest = max(latest, path.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return latest
+
+
+def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
+    """Whether the running payload was started from other files than there are now."""
+    started = float(service.get("ExecMainStartTimestamp", 0)) / 1e6
+    return bool(service.get("MainPID")) and modified(spec, layout) > started
+
+
+def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
+    """What there is to say of a container: the members of `gear status --output json`, described in gear(1)."""
+    spec = get(layout, name)
+    unit = manager.properties(spec.unit)
+    service = manager.properties(spec.unit, "Service")
+    return {
+        "name": name,
+        "unit": spec.unit,
+        "image": {"reference": spec.image.reference, "digest": spec.image.digest},
+        "load_state": unit.get("LoadState", ""),
+        "active_state": unit.get("ActiveState", ""),
+        "sub_state": unit.get("SubState", ""),
+        "boot": manager.file_state(spec.unit),
+        "main_pid": service.get("MainPID", 0),
+        "result": service.get("Result", ""),
+        "exit_status": service.get("ExecMainStatus", 0),
+        "status_text": service.get("StatusText", ""),
+        "restarts": service.get("NRestarts", 0),
+        "invocation": bytes(unit.get("InvocationID") or b"").hex(),
+        "control_group": service.get("ControlGroup", ""),
+        "net": spec.net,
+        "address": None,
+        "ports": [],
+        "uid_range": {"base": spec.uid_base, "size": UID_RANGE_SIZE},
+        "restart_needed": is_stale(spec, layout, service),
+    }
+
+
+def drift(layout: Layout, spec: Spec) -> dict[Path, tuple[bytes | None, bytes]]:
+    """What differs on disk from what *spec* renders to now: (found, expected) by path."""
+    rendered = render(spec, image_of(layout, spec), layout)
+    return compare(rendered)
+
+
+def compare(rendered: dict[Path, bytes]) -> dict[Path, tuple[bytes | None, bytes]]:
+    """The files of *rendered* that are not on disk as they should be: (found, expected) by path."""
+    found = {path: files.read_bytes(path) for path in rendered}
+    return {path: (found[path], expected) for path, expected in rendered.items() if found[path] != expected}
+
+
+def existing(layout: Layout, name: str) -> Spec | None:
+    """Like find(), but a damaged spec counts as none, so that installing again mends it."""
+    try:
+        return find(layout, name)
+    except GearError:
+        return None

@@ -1,0 +1,264 @@
+"""Installing: from a request to published files, all or nothing.
+
+What is published is what gear/containers.py renders.  Nothing here starts anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gear
+from gear import bundle, containers, files, host, process, store, uids, units
+from gear.errors import UsageError
+from gear.model import Layout
+from gear.oci import Image
+from gear.spec import ImageRef, Spec
+from gear.systemd import Manager
+from gear.view import View
+
+ACTIVE_TARGET = "container-active.target"
+# Files that make up the helper in a checkout or an installation, by the name they get when published.
+_HELPER_FILES = {"launcher": "start", "stop": "stop"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an install did to one container."""
+
+    spec: Spec
+    created: bool
+    changes: tuple[str, ...]  # members of the spec, and files that had been altered; empty: nothing was to do
+
+
+def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any]) -> Spec:
+    """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one."""
+    old = containers.existing(layout, name)
+    base = old.uid_base if old else uids.FIRST
+    return Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **options)
+
+
+def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
+    """Create or replace the container *name*; raises GearError and leaves what was there before."""
+    with files.locked(layout.lock), store.lease(layout):
+        image = store.resolve(layout, image_text)
+        spec = request(layout, name, image, options)
+        host.require_controllers(spec)
+        return apply(layout, spec, image)
+
+
+def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
+    """Publish everything that *spec* renders to.  The caller holds the lock and a lease of the store."""
+    name = spec.name
+    old = containers.existing(layout, name)
+    # Rendered first with whatever range: it finds every fault of the request before anything is written.
+    _check_mounts(spec)
+    containers.render(spec, image, layout)
+    publish_helper(layout)
+    with contextlib.ExitStack() as undo:
+        if old is None:
+            undo.callback(uids.release, layout, name)
+            spec = dataclasses.replace(spec, uid_base=uids.allocate(layout, name))
+            if not containers.spec_path(layout, name).exists():
+                undo.callback(files.remove_tree, layout.containers / name)
+        rendered = containers.render(spec, image, layout)
+        changed = containers.compare(rendered)
+        _make_directories(layout, spec, image, undo)
+        _publish(changed)
+        undo.pop_all()
+    changes = [] if old is None else _differences(old, spec)
+    if old is not None and not changes:
+        changes = [str(path) for path in changed]
+    return Installed(spec, old is None, tuple(changes))
+
+
+def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
+    """What apply() would write: (found, rendered) by path.  Nothing is changed."""
+    _check_mounts(spec)
+    return containers.compare(containers.render(spec, image, layout))
+
+
+def _differences(old: Spec, new: Spec) -> list[str]:
+    before, after = old.to_mapping(), new.to_mapping()
+    return [member for member in after if before[member] != after[member]]
+
+
+def _check_mounts(spec: Spec) -> None:
+    for mount in spec.mounts:
+        if mount.kind == "bind" and not os.path.lexists(mount.source):
+            raise UsageError(
+                f"{spec.name} can't have {mount.source} mounted: there is no such file or directory on this machine.",
+                hint=f"mkdir -p {mount.source}",
+            )
+
+
+def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib.ExitStack) -> None:
+    """The directories a container needs, each complete when it appears."""
+    files.make_directory(layout.state)
+    files.make_directory(layout.containers, 0o700)
+    files.make_directory(layout.containers / spec.name, 0o700)
+    files.make_directory(layout.containers / spec.name / "rootfs")
+    files.make_directory(layout.units)
+    _make_writable_layer(layout, spec, image)
+    # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
+    files.make_directory(layout.volumes, 0o700)
+    roots = [store.layer_root(layout, diff_id) for diff_id in image.layers]
+    for mount in bundle.effective_mounts(spec, image):
+        if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
+            _make_volume(layout, mount.source, View(roots), mount.destination)
+            undo.callback(files.remove_tree, layout.volumes / mount.source)
+
+
+def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
+    target = bundle.writable_layer(spec, layout)
+    if target.exists():
+        return
+    partial = files.partial_name(target)
+    with files.explained(f"create the writable layer {target}"):
+        try:
+            (partial / "work").mkdir(parents=True, mode=0o700)
+            upper = partial / "upper"
+            upper.mkdir()
+            # The upper directory is what the container sees as `/`, so it looks as the image's root does.
+            top = store.layer_root(layout, image.layers[-1]).stat() if image.layers else partial.stat()
+            os.chown(upper, spec.uid_base + top.st_uid, spec.uid_base + top.st_gid)
+            os.chmod(upper, top.st_mode & 0o7777)
+            os.rename(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _make_volume(layout: Layout, name: str, view: View, destination: str) -> None:
+    """A new volume with what the image has at *destination*, as Docker does it.
+
+    Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
+    """
+    target = layout.volumes / name
+    partial = files.partial_name(target)
+    with files.explained(f"create the volume {name}"):
+        try:
+            data = partial / "data"
+            data.mkdir(parents=True)
+            view.copy_tree(destination, data)
+            os.rename(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    files.sync_directory(layout.volumes)
+
+
+def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
+    """Replace files together: all new ones are written and durable before the first is renamed into place, and a
+    failure half-way puts the old ones back."""
+    staged: dict[Path, Path] = {}
+    replaced: list[tuple[Path, bytes | None]] = []
+    try:
+        for path, (_, content) in changed.items():
+            staged[path] = files.partial_name(path)
+            # Units are read by anybody; a bundle may hold secrets in its environment.
+            files.write_atomic(staged[path], content, 0o644 if path.suffix == ".service" else 0o600)
+            if path.name in ("hosts", "hostname"):
+                os.chmod(staged[path], 0o644)
+        for path, (found, _) in changed.items():
+            with files.explained(f"replace {path}"):
+                os.rename(staged.pop(path), path)
+            replaced.append((path, found))
+        for directory in {path.parent for path in changed}:
+            files.sync_directory(directory)
+    except BaseException:
+        for path, found in reversed(replaced):
+            if found is None:
+                files.remove_file(path)
+            else:
+                files.write_atomic(path, found)
+        raise
+    finally:
+        for partial in staged.values():
+            files.remove_file(partial)
+
+
+def helper_sources() -> dict[str, bytes]:
+    """The helper's files by their path below its directory."""
+    package = Path(gear.__file__).parent
+    sources = {"gear/__init__.py": (package / "__init__.py").read_bytes()}
+    for path in sorted((package / "helper").iterdir()):
+        if path.suffix == ".py":
+            sources[f"gear/helper/{path.name}"] = path.read_bytes()
+        elif path.name in _HELPER_FILES:
+            sources[_HELPER_FILES[path.name]] = path.read_bytes()
+    return sources
+
+
+def publish_helper(layout: Layout) -> None:
+    """Put the helper where units find it, by its content, and switch `current` to it; nothing to do if it is there.
+
+    Units never run anything from a checkout or a virtual environment, so these can go away.
+    """
+    sources = helper_sources()
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + data + b"\0" for name, data in sources.items()))
+    directory = layout.state / "helper"
+    version, current = directory / digest.hexdigest()[:16], directory / "current"
+    with files.explained(f"publish the start helper in {directory}"):
+        if not version.is_dir():
+            files.make_directory(directory)
+            partial = files.partial_name(version)
+            try:
+                for name, data in sources.items():
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).write_bytes(data)
+                # Cached bytecode of the interpreter that will run it, which may not be the one running this.
+                process.output([*units.INTERPRETER, "-m", "compileall", "-q", str(partial)])
+                os.rename(partial, version)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        if not current.is_symlink() or os.readlink(current) != version.name:
+            link = files.partial_name(current)
+            os.symlink(version.name, link)
+            os.rename(link, current)
+            files.sync_directory(directory)
+
+
+def static_units() -> dict[str, bytes]:
+    """The slices and targets that come with gear, by unit name."""
+    package = Path(gear.__file__).parent
+    directory = package / "static_units"
+    if not directory.is_dir():
+        directory = package.parent / "units"  # a checkout
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in (".slice", ".target")}
+
+
+def publish_static_units(layout: Layout) -> list[str]:
+    """Write the slices and targets that are missing or of another version; returns their names."""
+    files.make_directory(layout.units)
+    written = []
+    for name, content in static_units().items():
+        if files.read_bytes(layout.units / name) != content:
+            files.write_atomic(layout.units / name, content)
+            written.append(name)
+    return written
+
+
+def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
+    """Make PID 1 know the units of *names* as they are on disk; returns whether that took a daemon-reload.
+
+    A unit file that is new needs none (systemd looks for it when it is asked for), a changed one does, and so does
+    the first file in a search directory that did not exist when PID 1 last looked.
+    """
+    written = publish_static_units(layout)
+    if manager.file_state(ACTIVE_TARGET) != "enabled":
+        manager.enable([ACTIVE_TARGET])
+    for unit in [*written, *(containers.unit_path(layout, name).name for name in names)]:
+        manager.load(unit)
+        if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
+            manager.reload()
+            return True
+    return False

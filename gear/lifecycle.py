@@ -1,0 +1,105 @@
+"""Starting and stopping containers, which systemd does; here it is asked, waited for, and the truth is told.
+
+`start` also makes a container start at boot and `stop` keeps it from that, as geard meant the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gear import containers, journal
+from gear.errors import GearError
+from gear.model import Layout
+from gear.spec import Spec
+from gear.systemd import Manager
+
+_TAIL = 10  # journal lines shown when a start fails
+
+
+class StartError(GearError):
+    """A container did not start."""
+
+
+def start(manager: Manager, layout: Layout, names: Sequence[str], *, again: bool = False) -> dict[str, GearError | None]:
+    """Start (or with *again* restart) installed containers at once, and at every boot from now on.
+
+    Returns for each name None, or the error with the unit's result, the helper's words and the last journal lines.
+    """
+    outcome, specs = _specs(layout, names)
+    masked = {name for name, spec in specs.items() if manager.file_state(spec.unit).startswith("masked")}
+    for name in masked:
+        outcome[name] = StartError(
+            f"{name} is masked, so systemd will not start it.", hint=f"systemctl unmask {specs.pop(name).unit}"
+        )
+    if specs:
+        manager.enable([spec.unit for spec in specs.values()])
+    operation = manager.restart if again else manager.start
+    results = operation([spec.unit for spec in specs.values()])
+    for name, spec in specs.items():
+        result = results[spec.unit]
+        outcome[name] = None if result == "done" else _why(manager, spec, result)
+    return {name: outcome[name] for name in names}
+
+
+def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, GearError | None]:
+    """Stop installed containers at once, and keep them from starting at boot; returns errors as start() does.
+
+    Also for one that has crashed: it must not come back at boot either.
+    """
+    outcome, specs = _specs(layout, names)
+    if specs:
+        manager.disable([spec.unit for spec in specs.values()])
+    results = manager.stop([spec.unit for spec in specs.values()])
+    for name, spec in specs.items():
+        settle(manager, spec.unit)
+        result = results[spec.unit]
+        outcome[name] = None
+        if result != "done":
+            outcome[name] = GearError(f"{name} could not be stopped: {result.rstrip('.')}.")
+    return {name: outcome[name] for name in names}
+
+
+def settle(manager: Manager, unit: str) -> None:
+    """Leave a unit that was stopped on purpose inactive rather than failed, however its payload ended."""
+    if manager.get(unit, "ActiveState", "s") == "failed":
+        manager.reset_failed(unit)
+
+
+def _specs(layout: Layout, names: Sequence[str]) -> tuple[dict[str, GearError | None], dict[str, Spec]]:
+    outcome: dict[str, GearError | None] = {}
+    specs: dict[str, Spec] = {}
+    for name in names:
+        try:
+            specs[name] = containers.get(layout, name)
+        except GearError as error:
+            outcome[name] = error
+    return outcome, specs
+
+
+def _why(manager: Manager, spec: Spec, job: str) -> StartError:
+    """Put together why the start of *spec* ended with the job result *job*."""
+    state = manager.properties(spec.unit)
+    service = manager.properties(spec.unit, "Service")
+    invocation = bytes(state.get("InvocationID") or b"").hex() or None
+    said = str(service.get("StatusText") or "")
+    result = str(service.get("Result") or "")
+    if said:
+        reason = said
+    elif result == "timeout":
+        reason = "it was not ready within the start timeout"
+    elif result == "oom-kill":
+        reason = "it ran out of the memory it may use"
+    elif result in ("exit-code", "signal", "core-dump"):
+        reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
+    elif job == "dependency":
+        reason = "a unit that it depends on failed"
+    elif result == "start-limit-hit":
+        reason = "it was started too often in a short time, and systemd gave up"
+    else:
+        reason = f"systemd says {result if result not in ('', 'success') else job}"
+    lines = journal.tail(spec.name, _TAIL, invocation)
+    return StartError(
+        f"{spec.name} did not start: {reason} (result {result or job}).",
+        details=lines,
+        hint=f"The whole story: journalctl -u {spec.unit}",
+    )

@@ -1,0 +1,47 @@
+"""The one door to other programs.
+
+Not for interpreting what they print.  Arguments are lists, never a shell's line; standard input is empty.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gear.errors import GearError, HostError
+
+# The Debian package that brings each program gear calls.
+_PACKAGES = {"journalctl": "systemd", "systemctl": "systemd", "systemd-analyze": "systemd"}
+
+
+def find(program: str) -> str:
+    """The path of *program*; raises HostError naming the package when it is missing."""
+    path = shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        package = _PACKAGES.get(program, program)
+        raise HostError(f"The program {program} is not installed.", hint=f"apt-get install {package}")
+    return path
+
+
+def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
+    """Run a program and return its standard output; raises GearError with its last words on other statuses."""
+    command = [find(arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode not in accept:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise GearError(f"{' '.join(arguments)} failed with status {done.returncode}: {words[-1]}.")
+    return done.stdout.decode(errors="replace")
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Run a program on gear's own standard output; returns its exit status."""
+    command = [find(arguments[0]), *arguments[1:]]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def replace(arguments: Sequence[str]) -> NoReturn:
+    """Become another program, as gear logs becomes journalctl."""
+    os.execv(find(arguments[0]), list(arguments))

@@ -1,0 +1,197 @@
+"""Taking things away: one container, everything, or what nothing refers to.
+
+Each step leaves a state from which the same command succeeds: what systemd runs goes first, then the unit, then the
+container's directory, which is renamed before it is emptied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gear import bundle, containers, files, garbage, images, install, lifecycle, store, uids
+from gear.errors import GearError
+from gear.model import NAME, Layout, container_name
+from gear.spec import Spec, unit_name
+from gear.systemd import Manager, booted
+
+
+def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False) -> bool:
+    """Stop and remove the container *name*; tells whether there was anything of it.
+
+    Volumes stay unless asked for, and then only those that no other container uses.  Images stay.
+    """
+    container_name(name)
+    with files.locked(layout.lock):
+        spec = containers.existing(layout, name)
+        unit = unit_name(name)
+        path = containers.unit_path(layout, name)
+        directory = layout.containers / name
+        known = directory.exists() or path.exists()
+        if known:
+            manager.disable([unit])
+            result = manager.stop([unit])[unit]
+            if result != "done" and path.exists():
+                raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
+            lifecycle.settle(manager, unit)
+        doomed = _volumes_of(layout, spec) if volumes and spec else []
+        files.remove_file(path)
+        files.remove_tree(directory)
+        for volume in doomed:
+            files.remove_tree(layout.volumes / volume)
+        uids.release(layout, name)
+        return known
+
+
+def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
+    """The volumes that *spec* has and no other container."""
+    others = {volume for other in containers.names(layout) if other != spec.name for volume in _mounted(layout, other)}
+    return sorted(set(_mounted(layout, spec.name)) - others)
+
+
+def _mounted(layout: Layout, name: str) -> list[str]:
+    spec = containers.get(layout, name)
+    mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+    return [mount.source for mount in mounts if mount.kind == "volume"]
+
+
+def drop_ins(layout: Layout, name: str) -> list[Path]:
+    """The administrator's own drop-in directories for the unit of *name*, which gear never touches."""
+    places = (Path("/etc/systemd/system"), Path("/run/systemd/system"), layout.units)
+    found = [place / f"{unit_name(name)}.d" for place in places]
+    return [path for path in found if path.is_dir()]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that `gear clean` takes away: what it is, where, and how."""
+
+    what: str
+    path: Path
+    remove: Callable[[], None]
+
+
+def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool = False) -> list[Leftover]:
+    """What no container refers to: remains of interrupted work, and on request images and volumes in no use.
+
+    The caller holds the lock, so partial names are nobody's work in progress.
+    """
+    found: list[Leftover] = []
+    installed = set(containers.names(layout))
+    helper = layout.state / "helper"
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
+        found += [_tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)]
+    for path in _entries(layout.containers):
+        if path.name in installed:
+            current = _current_layer(layout, path.name)
+            found += [_tree("interrupted work", inner) for inner in _entries(path) if inner.name.startswith(files.PARTIAL)]
+            found += [
+                _tree("a writable layer of an earlier image", inner)
+                for inner in _entries(path)
+                if inner.name.startswith("layer-") and current is not None and inner != current
+            ]
+        elif NAME.fullmatch(path.name):
+            found.append(_tree("a container without a specification", path))
+    for path in _entries(layout.units):
+        name = path.name.removeprefix("ctr-").removesuffix(".service")
+        if unit_name(name) == path.name and name not in installed and _rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a container", path, lambda path=path: _unlink(path)))  # type: ignore[misc]
+    for base, name in sorted(uids.owners(layout).items()):
+        if name not in installed:
+            path = uids.directory(layout) / str(base)
+            found.append(Leftover(f"the user id range of {name}", path, lambda path=path: _unlink(path)))  # type: ignore[misc]
+    current_helper = os.path.realpath(helper / "current")
+    for path in _entries(helper):
+        if path.is_dir() and not path.is_symlink() and str(path) != current_helper and not path.name.startswith("."):
+            found.append(_tree("an earlier version of the start helper", path))
+    if with_volumes:
+        used = {volume for name in installed for volume in _mounted(layout, name)}
+        for path in _entries(layout.volumes):
+            if path.name not in used and not path.name.startswith(files.PARTIAL):
+                found.append(_tree("a volume that no container uses", path))
+    return found
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _tree(what: str, path: Path) -> Leftover:
+    if path.is_dir() and not path.is_symlink():
+        return Leftover(what, path, lambda: files.remove_tree(path))
+    return Leftover(what, path, lambda: _unlink(path))
+
+
+def _unlink(path: Path) -> None:
+    files.remove_file(path)
+
+
+def _is_ours_partial(layout: Layout, path: Path) -> bool:
+    if not path.name.startswith(files.PARTIAL):
+        return False
+    # The unit directory is shared with others, who may name their files as they like.
+    return path.parent != layout.units or path.name.startswith((f"{files.PARTIAL}ctr-", f"{files.PARTIAL}container"))
+
+
+def _rendered_by_gear(path: Path, layout: Layout) -> bool:
+    content = files.read_bytes(path) or b""
+    return content.startswith(f"# Rendered by gear from {layout.containers}/".encode())
+
+
+def _current_layer(layout: Layout, name: str) -> Path | None:
+    """The writable layer in use; None while it can't be told, or while the container may run on an older one."""
+    spec = containers.existing(layout, name)
+    if spec is None:
+        return None
+    if booted():
+        with Manager() as manager:
+            if manager.get(spec.unit, "ActiveState", "s") not in ("inactive", "failed"):
+                return None
+    return bundle.writable_layer(spec, layout)
+
+
+def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping[str, GearError | None]:
+    """Remove every container, every image, the units and the helper; volumes only on request.
+
+    Returns the outcome for each container; what could not be stopped keeps everything it needs.
+    """
+    outcome: dict[str, GearError | None] = {}
+    for name in containers.names(layout):
+        try:
+            delete(manager, layout, name)
+            outcome[name] = None
+        except GearError as error:
+            outcome[name] = error
+    if any(outcome.values()):
+        return outcome
+    with files.locked(layout.lock):
+        for item in leftovers(layout):
+            item.remove()
+        manager.disable(sorted(install.static_units()))
+        manager.stop([unit for unit in install.static_units() if unit.endswith(".target")])
+        for unit in install.static_units():
+            files.remove_file(layout.units / unit)
+        files.remove_tree(layout.images)
+        for directory in (layout.state / "helper", uids.directory(layout), layout.containers):
+            files.remove_tree(directory)
+        if volumes:
+            files.remove_tree(layout.volumes)
+        shutil.rmtree(layout.runtime, ignore_errors=True)
+    manager.reload()
+    _remove_if_empty(layout.volumes, layout.lock, layout.state)
+    return outcome
+
+
+def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
+    """Remove the state directory when nothing that anybody may want is left in it."""
+    for directory in (volumes,):
+        if not _entries(directory):
+            files.remove_tree(directory)
+    if _entries(state) == [lock]:
+        files.remove_tree(state)

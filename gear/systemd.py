@@ -1,0 +1,218 @@
+"""The client of PID 1 on the system bus.
+
+Not the text of units (gear/units.py).  The only module that imports pystemd, which is the fastest way to the bus
+from a short-lived program; its known traps are kept inside `Manager`: no introspection, no `wait()` (it holds the
+interpreter lock), callbacks kept alive, closed exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gear.errors import GearError, HostError
+
+_DESTINATION = b"org.freedesktop.systemd1"
+_PATH = b"/org/freedesktop/systemd1"
+_MANAGER = b"org.freedesktop.systemd1.Manager"
+_UNIT = "org.freedesktop.systemd1.Unit"
+_SERVICE = "org.freedesktop.systemd1.Service"
+
+
+class UnitError(GearError):
+    """systemd refused a request about a unit."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """One row of ListUnitsByPatterns (org.freedesktop.systemd1(5))."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+
+
+def booted() -> bool:
+    """Whether systemd is PID 1 here: sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+class Manager:
+    """A connection to PID 1; use it as a context manager."""
+
+    def __init__(self) -> None:
+        if not booted():
+            raise HostError(
+                "systemd is not running on this machine, so there is nobody to run containers.",
+                hint="Try gear on a test host: contrib/testhost boot bookworm",
+            )
+        try:
+            from pystemd.dbuslib import DBus, apply_signature, path_encode
+        except ImportError as error:
+            raise HostError(
+                f"The Python module pystemd can't be loaded: {error}.", hint="apt-get install python3-pystemd"
+            ) from error
+        self._apply_signature = apply_signature
+        self._path_encode = path_encode
+        self._results: dict[str, str] = {}
+        self._bus = DBus()
+        try:
+            self._bus.open()
+        except Exception as error:
+            raise HostError(
+                f"The system bus can't be reached: {_reason(error)}.", hint="systemctl status dbus.socket"
+            ) from error
+        self._open = True
+        self._subscribed = False
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open:
+            self._open = False
+            self._bus.close()
+
+    def _call(self, method: str, signature: str = "", *arguments: Any, unit: str = "") -> Any:
+        """Call a method of the manager; raises UnitError with systemd's own words."""
+        encoded = self._apply_signature(signature.encode(), list(arguments)) if signature else []
+        try:
+            return self._bus.call_method(_DESTINATION, _PATH, _MANAGER, method.encode(), encoded).body
+        except Exception as error:
+            what = f"{method} of {unit}" if unit else method
+            raise UnitError(f"systemd refused {what}: {_reason(error)}.") from error
+
+    def reload(self) -> None:
+        """Read all unit files again: `systemctl daemon-reload`."""
+        self._call("Reload")
+
+    def start(self, units: Iterable[str]) -> dict[str, str]:
+        """Start *units* at once and wait; the result of each job by unit: `done`, `failed`, `timeout` and so on."""
+        return self._jobs("StartUnit", units)
+
+    def stop(self, units: Iterable[str]) -> dict[str, str]:
+        """Stop *units* at once and wait; the result of each job by unit."""
+        return self._jobs("StopUnit", units)
+
+    def restart(self, units: Iterable[str]) -> dict[str, str]:
+        """Restart *units* at once and wait; the result of each job by unit."""
+        return self._jobs("RestartUnit", units)
+
+    def _jobs(self, method: str, units: Iterable[str]) -> dict[str, str]:
+        self._subscribe()
+        jobs: dict[str, str] = {}
+        outcome: dict[str, str] = {}
+        for unit in units:
+            try:
+                jobs[unit] = _string(self._call(method, "ss", unit.encode(), b"replace", unit=unit))
+            except UnitError as error:
+                outcome[unit] = error.message
+        for unit, job in jobs.items():
+            outcome[unit] = self._wait(job)
+        return outcome
+
+    def _subscribe(self) -> None:
+        if self._subscribed:
+            return
+        results = self._results
+
+        def job_removed(message: Any, error: Any = None, userdata: Any = None) -> None:
+            message.process_reply(True)
+            _, job, _, result = message.body
+            results[_string(job)] = _string(result)
+
+        # pystemd does not keep the callback alive; an attribute of this object does.
+        self._callback = job_removed
+        self._bus.match_signal(_DESTINATION, _PATH, _MANAGER, b"JobRemoved", job_removed)
+        self._call("Subscribe")
+        self._subscribed = True
+
+    def _wait(self, job: str) -> str:
+        """Wait for the end of *job*.  systemd bounds every job by the unit's own timeouts, so there is no other
+        deadline; the bus going away ends the wait with an error."""
+        while job not in self._results:
+            if not self._bus.process().is_empty():
+                continue
+            # Signals that came in meanwhile are queued in the library, not in the socket: drained above first.
+            select.select([self._bus.get_fd()], [], [], 5.0)
+        return self._results.pop(job)
+
+    def list_units(self, patterns: Sequence[str]) -> list[UnitState]:
+        """The loaded units that match one of *patterns* (glob(7))."""
+        rows = self._call("ListUnitsByPatterns", "asas", [], [pattern.encode() for pattern in patterns])
+        return [UnitState(_string(row[0]), *(_string(item) for item in row[2:5])) for row in rows or []]
+
+    def load(self, unit: str) -> str:
+        """The object path of *unit*, which is loaded if it was not."""
+        return _string(self._call("LoadUnit", "s", unit.encode(), unit=unit))
+
+    def properties(self, unit: str, interface: str = "Unit") -> dict[str, Any]:
+        """All properties of *unit* on one interface, `Unit` or `Service`; strings decoded."""
+        return self._get_all(self._path_encode(_PATH + b"/unit", unit.encode()), f"org.freedesktop.systemd1.{interface}")
+
+    def _get_all(self, path: bytes, interface: str) -> dict[str, Any]:
+        arguments = self._apply_signature(b"s", [interface.encode()])
+        try:
+            reply = self._bus.call_method(_DESTINATION, path, b"org.freedesktop.DBus.Properties", b"GetAll", arguments)
+        except Exception as error:
+            raise UnitError(f"systemd gives no properties of {path.decode()}: {_reason(error)}.") from error
+        body = _decoded(reply.body)
+        return body if isinstance(body, dict) else {}
+
+    def get(self, unit: str, name: str, signature: str, interface: str = _UNIT) -> Any:
+        """One property of *unit*."""
+        path = self._path_encode(_PATH + b"/unit", unit.encode())
+        try:
+            value = self._bus.get_property(
+                _DESTINATION, path, interface.encode(), name.encode(), signature.encode()
+            )
+        except Exception as error:
+            raise UnitError(f"systemd gives no property {name} of {unit}: {_reason(error)}.") from error
+        return _decoded(value)
+
+    def enable(self, units: Sequence[str]) -> None:
+        """Make *units* start at boot, as their [Install] sections say: `systemctl enable`, without a reload."""
+        self._call("EnableUnitFiles", "asbb", [unit.encode() for unit in units], False, False, unit=", ".join(units))
+
+    def disable(self, units: Sequence[str]) -> None:
+        """Undo enable(); units that are not enabled are fine."""
+        self._call("DisableUnitFiles", "asb", [unit.encode() for unit in units], False, unit=", ".join(units))
+
+    def file_state(self, unit: str) -> str:
+        """`enabled`, `disabled`, `masked` and so on, as `systemctl is-enabled` says; `` when there is no file."""
+        try:
+            return _string(self._call("GetUnitFileState", "s", unit.encode(), unit=unit))
+        except UnitError:
+            return ""
+
+    def reset_failed(self, unit: str) -> None:
+        """Forget that *unit* failed."""
+        self._call("ResetFailedUnit", "s", unit.encode(), unit=unit)
+
+
+
+
+def _string(value: Any) -> str:
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return _string(value)
+    if isinstance(value, dict):
+        return {_decoded(key): _decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_decoded(item) for item in value)
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """systemd's own words in an exception of pystemd."""
+    message = getattr(error, "err_message", "") or str(error)
+    return _string(message).strip().rstrip(".")

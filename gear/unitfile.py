@@ -1,0 +1,62 @@
+"""The syntax of systemd's unit files: the only place that escapes for it.
+
+Pure, and knows nothing of containers.  The rules are those of systemd.syntax(7), of systemd.unit(5) for
+specifiers, and of systemd.service(5), "Command lines", for the words of a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gear.errors import UsageError
+
+# What systemd's C-style unescaping reads back (systemd.syntax(7), "Quoting").
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+class Verbatim(str):
+    """A word of a command line that systemd is meant to expand, such as `$MAINPID`."""
+
+
+def specifiers(text: str) -> str:
+    """*text* with `%` doubled, so that no specifier of systemd is found in it."""
+    return text.replace("%", "%%")
+
+
+def value(text: str) -> str:
+    """*text* for a setting that takes the rest of the line; raises UsageError for what a line can't hold."""
+    if any(character < " " or character == "\x7f" for character in text):
+        raise UsageError(f"A unit file can't hold {text!r}: it has control characters.")
+    # A backslash at the end of a line would join the next line to it.
+    return specifiers(text).rstrip("\\").strip()
+
+
+def word(text: str) -> str:
+    """*text* as one word where systemd splits words and expands specifiers."""
+    plain = specifiers(text)
+    safe = text.isascii() and all(c.isalnum() or c in "/._-+=:,@%" for c in text)
+    if text and safe:
+        return plain
+    quoted = []
+    for character in plain:
+        if character in _ESCAPES:
+            quoted.append(_ESCAPES[character])
+        elif character < " " or character == "\x7f":
+            quoted.append(f"\\x{ord(character):02x}")
+        else:
+            quoted.append(character)
+    return f'"{"".join(quoted)}"'
+
+
+def command(words: Iterable[str]) -> str:
+    """A command line; `$` is doubled as well, except in Verbatim words."""
+    return " ".join(item if isinstance(item, Verbatim) else word(item).replace("$", "$$") for item in words)
+
+
+def render(header: Sequence[str], sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
+    """A whole unit file: comment lines, then sections of settings whose values are already escaped."""
+    parts = ["".join(f"# {line}\n" for line in header)]
+    for name, settings in sections:
+        lines = "".join(f"{key}={content}\n" for key, content in settings)
+        parts.append(f"[{name}]\n{lines}")
+    return "\n".join(parts)

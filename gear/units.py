@@ -1,0 +1,105 @@
+"""The service unit of a container, as a pure function of its spec and image.
+
+Not the syntax (gear/unitfile.py), and not what runs inside (gear/bundle.py): the unit holds what systemd decides,
+that is lifecycle, control group, log stream and boot.  Of the image only its stop signal reaches a unit.
+"""
+
+from __future__ import annotations
+
+from gear import unitfile
+from gear.bundle import effective_mounts, volume_directory
+from gear.model import Layout
+from gear.oci import Image
+from gear.spec import Spec, signal_number
+from gear.unitfile import Verbatim
+
+# The system's own interpreter, never a virtual environment's: units outlive those.
+PYTHON = "/usr/bin/python3"
+# Isolated, without site-packages, and with UTF-8 whatever the locale, as config.json is UTF-8.
+INTERPRETER = (PYTHON, "-I", "-S", "-X", "utf8")
+SHELL = "/bin/sh"
+
+# As many as Podman allows by default; a fork bomb ends there.
+DEFAULT_PIDS_LIMIT = 2048
+# The helper's status when the payload can't be executed at all, which no restart mends.
+_EXEC_FAILED = 203
+
+
+def helper_directory(layout: Layout) -> str:
+    """Where units find the helper (published by gear/install.py); a link that an upgrade switches."""
+    return str(layout.state / "helper" / "current")
+
+
+def seconds(value: float) -> str:
+    """A time span (systemd.time(7)); 0 would mean no limit, so it becomes the shortest one."""
+    return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def render(spec: Spec, image: Image, layout: Layout) -> bytes:
+    """The text of `ctr-NAME.service`."""
+    directory = layout.containers / spec.name
+    helper = helper_directory(layout)
+    stop_signal = signal_number(spec.stop_signal or image.config.stop_signal or "SIGTERM")
+    paths = [str(directory)]
+    for mount in effective_mounts(spec, image):
+        if mount.kind == "bind":
+            paths.append(mount.source)
+        elif mount.kind == "volume":
+            paths.append(str(volume_directory(layout, mount.source)))
+    unit = [
+        ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
+        ("Documentation", "man:gear(1)"),
+        # `systemctl stop container.target` stops every container.
+        ("PartOf", "container.target"),
+        ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
+    ]
+    if spec.net == "host":
+        unit.append(("After", "network.target"))
+    service = [
+        # The helper says READY=1 and MAINPID= once the payload runs, and exits.
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("ExecStart", unitfile.command([*INTERPRETER, f"{helper}/start", str(directory)])),
+        # PID 1 of a pid namespace never sees a signal that it has no handler for; the script looks first.
+        ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal), Verbatim("$MAINPID")])),
+        ("KillMode", "mixed"),
+        ("KillSignal", str(stop_signal)),
+        ("TimeoutStopSec", seconds(spec.stop_timeout)),
+        *_restart(spec.restart),
+        # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
+        ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
+        ("Slice", spec.slice),
+        ("SyslogIdentifier", unitfile.word(spec.name)),
+        # Python and systemd ignore SIGPIPE; programs in containers expect the default.
+        ("IgnoreSIGPIPE", "no"),
+        ("TasksMax", str(spec.pids_limit or DEFAULT_PIDS_LIMIT)),
+    ]
+    if spec.memory is not None:
+        service.append(("MemoryMax", str(spec.memory)))
+    if spec.cpus is not None:
+        service.append(("CPUQuota", f"{spec.cpus * 100:.2f}".rstrip("0").rstrip(".") + "%"))
+    service += [
+        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
+        ("DevicePolicy", "closed"),
+        ("DeviceAllow", "/dev/tty rw"),
+        ("DeviceAllow", "/dev/ptmx rw"),
+        ("DeviceAllow", "char-pts rw"),
+    ]
+    header = (
+        f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
+        f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
+    )
+    install = [("WantedBy", "container-active.target")]
+    return unitfile.render(header, [("Unit", unit), ("Service", service), ("Install", install)]).encode()
+
+
+def _restart(policy: str) -> list[tuple[str, str]]:
+    if policy == "no":
+        return [("Restart", "no")]
+    return [
+        ("Restart", "always" if policy == "unless-stopped" else policy),
+        ("RestartPreventExitStatus", str(_EXEC_FAILED)),
+        # SIGKILL counts as a clean end, since it is how a payload that can't hear is stopped; one that is
+        # killed by anybody else is restarted all the same.
+        ("RestartForceExitStatus", "SIGKILL"),
+    ]
