@@ -140,14 +140,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def parse_document(data: bytes, what: str) -> Node:
-    """The JSON object in *data*; *what* names it in errors, as in "the manifest sha256:..."."""
+def parse_json(data: bytes, what: str) -> Any:
+    """The JSON value in *data*; *what* names it in errors, as in "the manifest sha256:..."."""
+    what = what[0].upper() + what[1:]
     if len(data) > DOCUMENT_LIMIT:
         raise IntegrityError(f"{what} is larger than {DOCUMENT_LIMIT} bytes.")
     try:
-        value = json.loads(data, object_pairs_hook=_unique)
+        return json.loads(data, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{what} is not valid JSON: {error}.") from error
+
+
+def parse_document(data: bytes, what: str) -> Node:
+    """The JSON object in *data*."""
+    value = parse_json(data, what)
+    what = what[0].upper() + what[1:]
     if not isinstance(value, dict):
         raise IntegrityError(f"{what} is not a JSON object.")
     return Node(value, what)

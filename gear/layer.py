@@ -26,7 +26,7 @@ from typing import IO
 
 from gear.compression import RATIO, RATIO_FLOOR, decompressed, kind_of
 from gear.errors import HostError, IntegrityError
-from gear.files import explain
+from gear.files import explain, write_all
 from gear.oci import LAYERS
 from gear.tarstream import Archive, Entry
 
@@ -306,7 +306,7 @@ class _Extraction:
             os.fchown(descriptor, entry.uid, entry.gid)
         os.fchmod(descriptor, entry.mode)
         for name, value in entry.xattrs.items():
-            if _kept(name):
+            if kept(name):
                 os.setxattr(descriptor, name, value)
 
     def _file(self, entry: Entry, parent: int, name: bytes) -> None:
@@ -320,7 +320,7 @@ class _Extraction:
         try:
             if entry.sparse is None:
                 for data in self._archive.chunks():
-                    _write(descriptor, data)
+                    write_all(descriptor, data)
             else:
                 self._sparse(entry.sparse, descriptor)
                 os.ftruncate(descriptor, entry.size)
@@ -339,7 +339,7 @@ class _Extraction:
                 while not length:
                     offset, length = next(remaining)
                     os.lseek(descriptor, offset, os.SEEK_SET)
-                _write(descriptor, data[:length])
+                write_all(descriptor, data[:length])
                 data, length = data[length:], length - min(length, len(data))
 
     def _hard_link(self, entry: Entry, parent: int, name: bytes) -> None:
@@ -380,7 +380,7 @@ class _Extraction:
         if entry.kind != "symlink":
             os.chmod(name, entry.mode, dir_fd=parent)
         for attribute, value in entry.xattrs.items():
-            if _kept(attribute) and not attribute.startswith(
+            if kept(attribute) and not attribute.startswith(
                 "user."
             ):  # xattr(7): user.* is for files and directories
                 os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), attribute, value, follow_symlinks=False)
@@ -419,17 +419,10 @@ class _Extraction:
             ) from error
 
 
-def _kept(name: str) -> bool:
+def kept(name: str) -> bool:
     """Whether an image may set the extended attribute *name*."""
     return name.startswith(KEPT) and not name.startswith("user.overlay.")
 
 
 def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """All of *data*: write(2) may do less."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

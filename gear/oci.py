@@ -6,6 +6,7 @@ checked, and what is wrong is an IntegrityError that names the place in the docu
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +163,14 @@ class Descriptor:
             platform if isinstance(platform, Platform) else None,
             node.mapping("annotations"),
         )
+
+    def check(self, data: bytes, what: str) -> None:
+        """Raise IntegrityError unless *data* is what is described."""
+        algorithm, digits = parse_digest(self.digest)
+        if len(data) != self.size:
+            raise IntegrityError(f"{what} has {len(data)} bytes instead of {self.size}.")
+        if (found := hashlib.new(algorithm, data).hexdigest()) != digits:
+            raise IntegrityError(f"{what} is damaged: its content has the digest {algorithm}:{found}.")
 
     def document(self) -> dict[str, Any]:
         """The descriptor as JSON, without platform and annotations."""

@@ -35,7 +35,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO
 
 from gear import files, layer
 from gear.compression import Reader
@@ -117,7 +116,7 @@ def add_blob(
                             f"{what.capitalize()} is larger than the {limit} bytes it should have."
                         )
                     hasher.update(data)
-                    _write(file, data)
+                    files.write_all(file.fileno(), data)
                     if progress is not None:
                         progress(len(data))
                 os.fsync(file.fileno())
@@ -139,29 +138,27 @@ def add_blob(
     return found
 
 
-def _write(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
 def add_layer(
     layout: Layout,
     blob: Descriptor,
-    diff_id: str,
+    diff_id: str | None,
     *,
     bounds: layer.Bounds = layer.Bounds(),  # noqa: B008 (frozen)
-) -> None:
-    """Unpack the layer blob *blob*, which must turn out to be *diff_id*.  The caller holds the lease."""
-    final = place(layout, "layers", diff_id)
-    if final.exists():
-        return
-    algorithm, _ = parse_digest(diff_id)
-    if algorithm != "sha256":
-        raise IntegrityError(f"The layer {blob.digest} has a diff id of {algorithm}, which is not supported.")
-    partial = files.partial_name(final)
+) -> str:
+    """Unpack the layer blob *blob*, which must turn out to be *diff_id* unless that is None.
+
+    Returns the diff id.  The caller holds the lease.
+    """
+    if diff_id is not None:
+        if place(layout, "layers", diff_id).exists():
+            return diff_id
+        if not diff_id.startswith("sha256:"):
+            raise IntegrityError(
+                f"The layer {blob.digest} has a diff id other than sha256, which is not supported."
+            )
     what = f"The layer {blob.digest}"
-    with files.explained(f"unpack {what[0].lower()}{what[1:]}"):
+    partial = layout.images / "layers" / "sha256" / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    with files.explained(f"unpack the layer {blob.digest}"):
         try:
             os.mkdir(partial, 0o755)
             os.mkdir(partial / "root", 0o755)
@@ -174,18 +171,18 @@ def add_layer(
                     bounds=bounds,
                     owners=os.geteuid() == 0,
                 )
-            if found.diff_id != diff_id:
+            if diff_id not in (None, found.diff_id):
                 raise IntegrityError(
-                    f"{what} unpacks to the digest {found.diff_id}, but the image config promises {diff_id}."
+                    f"{what} unpacks to {found.diff_id}, but the image config promises {diff_id}."
                 )
-            (partial / "layer.json").write_bytes(
-                files.dump_json({"size": found.size, "entries": found.entries})
-            )
+            facts = files.dump_json({"size": found.size, "entries": found.entries})
+            (partial / "layer.json").write_bytes(facts)
             _sync_file_system(partial)
+            final = place(layout, "layers", found.diff_id)
             try:
                 os.rename(partial, final)
             except OSError:
-                # Somebody else unpacked the same layer meanwhile; a rename never replaces a filled directory.
+                # It is here already: a rename never replaces a directory that is not empty.
                 if not final.is_dir():
                     raise
                 shutil.rmtree(partial)
@@ -194,6 +191,7 @@ def add_layer(
             if partial.exists():
                 shutil.rmtree(partial)
             raise
+    return found.diff_id
 
 
 def _sync_file_system(path: Path) -> None:

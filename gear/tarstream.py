@@ -8,7 +8,7 @@ quadratic time for some (Python 3.11.2, regular expressions in TarInfo._proc_pax
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from gear.compression import Reader
@@ -64,10 +64,14 @@ class Archive:
     """Iterates over the entries of a tar stream and hands out the data of the current one.
 
     Everything read is counted against *limit* and hashed: digest() is that of the whole stream, after drain().
+    With *skip*, which moves the stream forward, what nobody asks for is not read, and there is no digest.
     """
 
-    def __init__(self, stream: Reader, what: str, *, limit: int) -> None:
+    def __init__(
+        self, stream: Reader, what: str, *, limit: int, skip: Callable[[int], None] | None = None
+    ) -> None:
         self._stream, self._what, self._limit = stream, what, limit
+        self._seek = skip
         self._hash = hashlib.sha256()
         self.position = 0
         # Bytes of the current entry not yet read, and the padding after them.
@@ -125,6 +129,10 @@ class Archive:
         return b"".join(parts)
 
     def _skip(self, size: int) -> None:
+        if self._seek is not None and size:
+            self._seek(size)
+            self.position += size
+            return
         while size:
             size -= len(self._some(min(CHUNK, size)))
 
