@@ -58,11 +58,10 @@ def parse_env(words: list[str]) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace, places: Places) -> int:
-    argv = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not argv:
-        raise UsageError("run wants a command")
+    if not args.command:
+        raise UsageError("run wants a command", hint="testhost run NAME -- CMD...")
     host = launch.find(args.host, places=places)
-    return passed_through(host, argv, env=parse_env(args.env), tty=args.tty, timeout=args.timeout)
+    return passed_through(host, args.command, env=parse_env(args.env), tty=args.tty, timeout=args.timeout)
 
 
 def shell(args: argparse.Namespace, places: Places) -> int:
@@ -74,7 +73,7 @@ def shell(args: argparse.Namespace, places: Places) -> int:
 def passed_through(
     host: Host, argv: list[str], *, env: dict[str, str], tty: bool, timeout: float | None
 ) -> int:
-    process = host.popen(argv, env=env, tty=tty)
+    process = host.popen(argv, env=env, tty=tty, timeout=timeout)
     while True:
         try:
             return shell_status(process.wait(timeout))
@@ -120,7 +119,7 @@ def stop(args: argparse.Namespace, places: Places) -> int:
 
 
 def list_hosts(args: argparse.Namespace, places: Places) -> int:
-    rows = [("NAME", "KIND", "RELEASE", "CGROUP", "STATE", "PID", "OWNER")]
+    rows: list[tuple[str, ...]] = [("NAME", "KIND", "RELEASE", "CGROUP", "STATE", "PID", "OWNER")]
     for host in launch.hosts(places):
         now = state.load_state(host.directory)
         if now is not None:
@@ -184,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--tty", action="store_true", help="give it a terminal")
     sub.add_argument("host", metavar="NAME")
-    sub.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD...")
+    sub.usage = "testhost run NAME [--timeout S] [-e K=V]... [--tty] -- CMD..."
 
     sub = verb("shell", shell, "open a shell in a host")
     sub.add_argument("host", metavar="NAME")
@@ -224,8 +223,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What is for testhost, and the command of 'run', which begins after the first '--'."""
+    if words[:1] != ["run"] or "--" not in words:
+        return words, []
+    end = words.index("--")
+    return words[:end], words[end + 1 :]
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    words, command = split(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words)
+    args.command = command
     places = Places.default()
     try:
         needs.root()

@@ -56,6 +56,10 @@ class Guest(ABC):
     def ended(self, status: int) -> bool:
         """The child has ended, with this wait status; True when it asks to be started again."""
 
+    def helper_ended(self, pid: int, status: int) -> News | None:
+        """Another process has ended that the guest had started."""
+        return None
+
     @abstractmethod
     def cut_power(self) -> None:
         """Kill it as a power cut would."""

@@ -89,23 +89,38 @@ class Host:
         return now.leader
 
     def command(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, tty: bool = False
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        tty: bool = False,
+        timeout: float | None = None,
     ) -> tuple[list[str], dict[str, str]]:
         """The command of this machine, and its environment, that runs ARGV in the host."""
         leader = self._leader()
         environment = nested.environment(env)
         if self.kind == "vm":
-            return machine.ssh(self.places, self.name, self.state.port, argv, environment, tty=tty)
+            port = self.state.port
+            if port is None:
+                raise ToolError(f"{self.name} is not up yet")
+            return machine.ssh(self.places, self.request, port, argv, environment, tty=tty, timeout_s=timeout)
         return nested.enter(leader, argv, tty=tty), environment
 
     def popen(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, tty: bool = False, **options: Any
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        tty: bool = False,
+        timeout: float | None = None,
+        **options: Any,
     ) -> subprocess.Popen[bytes]:
         """Start a command in the host, in / with a clean environment and ENV; OPTIONS are Popen's.
 
-        The command is killed when the returned process is.
+        The command is killed when the returned process is; in a virtual machine only at the end of the timeout, which
+        nothing else here waits for.
         """
-        command, environment = self.command(argv, env=env, tty=tty)
+        command, environment = self.command(argv, env=env, tty=tty, timeout=timeout)
         return subprocess.Popen(command, env=environment, **options)
 
     def run(
@@ -124,7 +139,9 @@ class Host:
         """
         timeout = RUN_TIMEOUT_S[self.kind] if timeout is None else timeout
         stdin: int | IO[bytes] = subprocess.DEVNULL if input is None else subprocess.PIPE
-        process = self.popen(argv, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = self.popen(
+            argv, env=env, timeout=timeout, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         with process:
             try:
                 stdout, stderr = process.communicate(input, timeout)

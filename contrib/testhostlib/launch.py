@@ -132,6 +132,9 @@ def claim(places: Places, request: state.Request) -> None:
 
 def launch(host: Host, timeout_s: float) -> None:
     """Start the supervisor and wait for its answer, which is the end of the boot or the reason why not."""
+    environment = {"PATH": needs.SEARCH_PATH, "GEAR_TESTHOST_CACHE": str(host.places.cache)}
+    if "GEAR_TESTHOST_ACCEL" in os.environ:
+        environment["GEAR_TESTHOST_ACCEL"] = os.environ["GEAR_TESTHOST_ACCEL"]
     answer_in, answer_out = os.pipe()
     log = host.directory / "supervisor.log"
     try:
@@ -145,7 +148,7 @@ def launch(host: Host, timeout_s: float) -> None:
                 stderr=output,
                 pass_fds=[answer_out],
                 start_new_session=True,
-                env={"PATH": needs.SEARCH_PATH, "GEAR_TESTHOST_CACHE": str(host.places.cache)},
+                env=environment,
             )
     finally:
         os.close(answer_out)

@@ -196,6 +196,8 @@ class Supervisor:
                     return False
                 self.save(phase="off", leader=None)
                 self.asked = self.asked or again
+            elif news := self.guest.helper_ended(pid, status):
+                self.note(news)
         if self.asked and self.guest.child is None:
             self.start()
         return True

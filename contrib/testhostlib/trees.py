@@ -35,7 +35,7 @@ def build_tree(release: str, *, places: Places | None = None) -> Path:
     places.make()
 
     def fill(staging: Path) -> None:
-        bootstrap(release, recipe.PACKAGES, staging)
+        bootstrap(release, recipe.PACKAGES, staging, hook=recipe.KERNEL_HOOK)
         finish(staging)
 
     return build_once(places, path, TREE_MIB, fill)
@@ -67,8 +67,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def bootstrap(release: str, packages: Sequence[str], target: Path) -> None:
-    argv = recipe.mmdebstrap(release, packages, os.fspath(target), os.environ.get("GEAR_TESTHOST_MIRROR"))
+def bootstrap(release: str, packages: Sequence[str], target: Path, *, hook: str = "") -> None:
+    mirror = os.environ.get("GEAR_TESTHOST_MIRROR")
+    argv = recipe.mmdebstrap(release, packages, os.fspath(target), hook=hook, mirror=mirror)
     environment = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
     environment |= {"PATH": needs.SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/root"}
     result = subprocess.run(
