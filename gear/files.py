@@ -96,6 +96,13 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         sync_directory(path.parent)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of *data*; write(2) may do less at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def read_bytes(path: Path, limit: int = 16 << 20) -> bytes | None:
     """The content of a regular file of at most *limit* bytes; None when there is no such file."""
     with explained(f"read {path}"):

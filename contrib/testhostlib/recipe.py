@@ -1,0 +1,119 @@
+"""What goes into a root tree, as data; pure.
+
+One tree per release serves both kinds of host: what a virtual machine needs on top, a kernel with its modules,
+is unpacked beside it (disks.py).  A second tree would cost another mmdebstrap run and 250 MiB, and would be one more
+thing that can differ between the kinds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from .errors import UsageError
+
+VERSION = 1  # raise it when trees.py makes something different of the same recipe
+
+RELEASES = ("bookworm", "trixie")
+
+PACKAGES = (
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps",
+    "python3", "python3-pystemd", "python3-dbus-next", "python3-pyroute2", "python3-yaml",
+    "iproute2", "nftables", "curl", "busybox-static", "strace", "openssh-server",
+)  # fmt: skip
+
+# The kernel's package is fetched while the package lists are there, and not installed: virtual machines unpack it.
+KERNEL_HOOK = """\
+mkdir -p "$1/usr/lib/testhost-kernel"
+chroot "$1" sh -c 'cd /usr/lib/testhost-kernel
+apt-get -q -o APT::Sandbox::User=root download "$(apt-cache depends --important linux-image-cloud-amd64 |
+    sed -n "s/.*Depends: //p" | head -n 1)"'
+"""
+
+# Not unpacked at all: a tree that is smaller by a third is quicker to build and to put on a disk.
+EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+# Timers that would start work in the middle of a test, and terminals nobody sits at.
+MASKED = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "man-db.timer", "logrotate.timer",
+    "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "systemd-pstore.service",
+    "getty@tty1.service", "console-getty.service", "serial-getty@ttyS0.service",
+)  # fmt: skip
+
+READY_MARK = "testhost-ready"
+
+FILES = {
+    "etc/systemd/journald.conf.d/testhost.conf": """\
+[Journal]
+Storage=persistent
+RateLimitIntervalSec=0
+SystemMaxUse=512M
+""",
+    "etc/ssh/sshd_config.d/testhost.conf": """\
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+UseDNS no
+MaxSessions 500
+MaxStartups 500
+""",
+    # The network of a nested host is private and has no ssh client on the other side.
+    "etc/systemd/system/ssh.service.d/testhost.conf": """\
+[Unit]
+ConditionVirtualization=vm
+""",
+    "etc/systemd/system/testhost-ready.service": f"""\
+[Unit]
+Description=Tell testhost that ssh can be used
+ConditionVirtualization=vm
+After=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=echo {READY_MARK}
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+""",
+}
+
+LINKS = {
+    "etc/systemd/system/multi-user.target.wants/testhost-ready.service": "../testhost-ready.service",
+    "etc/systemd/system/default.target": "/usr/lib/systemd/system/multi-user.target",
+    **{f"etc/systemd/system/{unit}": "/dev/null" for unit in MASKED},
+}
+
+
+def check_release(release: str) -> str:
+    if release not in RELEASES:
+        raise UsageError(f"no such release: {release!r}", hint=f"known releases: {', '.join(RELEASES)}")
+    return release
+
+
+def key(*parts: object) -> str:
+    """A short name for what the parts say; another recipe gets another one."""
+    text = json.dumps([VERSION, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def tree_key(release: str) -> str:
+    return key(release, PACKAGES, KERNEL_HOOK, EXCLUDED, FILES, LINKS)
+
+
+def mmdebstrap(
+    release: str, packages: Sequence[str], target: str, *, hook: str = "", mirror: str | None = None
+) -> list[str]:
+    """The command that builds a tree (TARGET a directory) or a tar (TARGET ends in .tar).
+
+    It runs in a pid namespace that dies with the caller, so an interrupted build leaves no apt or dpkg running.
+    """
+    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--"]
+    argv += ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--architectures=amd64"]
+    argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+    argv += ["--dpkgopt=force-unsafe-io"]
+    if packages:
+        argv.append(f"--include={','.join(packages)}")
+    if hook:
+        argv.append(f"--customize-hook={hook}")
+    argv += [release, target]
+    return argv + ([mirror] if mirror else [])

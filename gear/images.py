@@ -1,0 +1,338 @@
+"""What people do with images on this host: load, import, list, inspect, remove.
+
+Not how images are kept (gear/store.py), and nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform as host
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from gear import files, garbage, sources, store
+from gear.changes import Changes
+from gear.compression import Reader, decompressed, kind_of
+from gear.document import parse_document
+from gear.errors import GearError, HostError, IntegrityError, NotFoundError, UsageError
+from gear.model import Layout
+from gear.oci import (
+    LAYERS,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Image,
+    ImageConfig,
+    Manifest,
+    Platform,
+    Reference,
+)
+from gear.pack import Packed
+
+
+def host_platform() -> Platform:
+    """What images have to be built for to run here."""
+    return Platform.of_machine(host.machine())
+
+
+def require_root(doing: str) -> None:
+    """Raise HostError unless gear may give files to any owner."""
+    if os.geteuid() != 0:
+        raise HostError(
+            f"Can't {doing}: unpacking layers needs root, for owners, devices and overlay's attributes.",
+            hint="Run gear with sudo.",
+        )
+
+
+def load(layout: Layout, source: str, *, reference: str | None = None) -> list[Image]:
+    """Put the images of an OCI layout or docker-archive (a path, or `-`) into the store.
+
+    *reference* names the only image of the source, or chooses the one that the source calls so.
+    Loading what is here already changes nothing.
+    """
+    require_root("load an image")
+    wanted = None if reference is None else str(Reference.parse(reference))
+    store.prepare(layout)
+    garbage.sweep(layout)
+    with store.lease(layout), sources.opened(source, layout.images) as opened:
+        found = sources.candidates(opened, host_platform(), reference)
+        if wanted is not None:
+            return [_add(layout, sources.one(found, opened.what), (wanted,))]
+        names = [tuple(str(Reference.parse(name)) for name in candidate.names) for candidate in found]
+        if not all(names):
+            raise UsageError(
+                f"{opened.what} holds an image without a name.", hint="Give it one with --name REFERENCE."
+            )
+        return [
+            image
+            for candidate, own in zip(found, names, strict=True)
+            for image in _add_all(layout, candidate, own)
+        ]
+
+
+def _add_all(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> list[Image]:
+    """Add one image under all its names."""
+    first = _add(layout, candidate, names)
+    return [Image(name, first.digest, first.config, first.layers, first.size) for name in names]
+
+
+def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> Image:
+    """Put one image into the store, bottom up, and give it *names*."""
+    expected = candidate.config.expected
+    config = store.add_blob(layout, candidate.config.open(), expected=expected, media_type=OCI_CONFIG)
+    parsed = _config(layout, config)
+    if len(parsed.diff_ids) != len(candidate.layers):
+        raise IntegrityError(
+            f"The image {names[0]} has {len(candidate.layers)} layers, but its config lists {len(parsed.diff_ids)}."
+        )
+    layers = []
+    for part, diff_id in zip(candidate.layers, parsed.diff_ids, strict=True):
+        blob = store.add_blob(layout, part.open(), expected=part.expected)
+        if part.expected is None:
+            blob = Descriptor(_layer_type(layout, blob), blob.digest, blob.size)
+        store.add_layer(layout, blob, diff_id)
+        layers.append(blob)
+    if candidate.manifest is None:
+        data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
+        kind = OCI_MANIFEST
+    else:
+        data, kind = candidate.manifest, candidate.manifest_type
+    return _publish(layout, data, kind, names)
+
+
+def _config(layout: Layout, blob: Descriptor) -> ImageConfig:
+    _, node = store.read_document(layout, blob.digest, "the image config")
+    config = ImageConfig.from_mapping(node.value, node.what)
+    if config.os not in ("", "linux"):
+        raise IntegrityError(f"{node.what} is for {config.os[:40]!r}, not for Linux.")
+    return config
+
+
+def _layer_type(layout: Layout, blob: Descriptor) -> str:
+    """The media type of a layer blob that came without one."""
+    with open(store.blob_path(layout, blob.digest), "rb", buffering=0) as file:
+        kind = kind_of(file.read(6))
+    known = {how: name for name, how in LAYERS.items() if name.startswith(OCI_LAYER)}
+    if kind not in known:
+        raise IntegrityError(f"The layer {blob.digest} is compressed with {kind}, which images may not be.")
+    return known[kind]
+
+
+class _Bytes:
+    """A document as a stream."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, size: int, /) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+
+def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -> Image:
+    blob = store.add_blob(layout, _Bytes(manifest), media_type=kind)
+    image = store.publish(layout, blob, names[0])
+    for name in names[1:]:
+        store.set_reference(layout, name, image.digest)
+    return image
+
+
+def import_root(layout: Layout, source: str, reference: str, *, changes: Changes) -> Image:
+    """Make an image of one layer from a root file system: a directory, a tar of any compression, or `-`.
+
+    *changes* says how it is to be run.  The creation time is the newest of the layer's root, so the same
+    source gives the same digest.
+    """
+    require_root("import an image")
+    name = str(Reference.parse(reference))
+    store.prepare(layout)
+    garbage.sweep(layout)
+    with store.lease(layout), ExitStack() as stack:
+        blob = store.add_blob(layout, _root_stream(layout, source, stack))
+        blob = Descriptor(_layer_type(layout, blob), blob.digest, blob.size)
+        diff_id = store.add_layer(layout, blob, None)
+        root = store.layer_root(layout, diff_id)
+        if (root / "index.json").is_file() or (root / "manifest.json").is_file():
+            raise UsageError(
+                f"{source} is an image, not a root file system.", hint="Use `gear image load` for it."
+            )
+        platform = host_platform()
+        document = {
+            "architecture": platform.architecture,
+            "os": platform.os,
+            **({"variant": platform.variant} if platform.variant else {}),
+            "created": _timestamp(root.stat().st_mtime),
+            "config": changes.config(),
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+            "history": [{"created_by": "gear image import"}],
+        }
+        data = files.dump_json(document)
+        ImageConfig.from_mapping(document, "the image config")
+        config = store.add_blob(layout, _Bytes(data), media_type=OCI_CONFIG)
+        manifest = Manifest(OCI_MANIFEST, config, (blob,))
+        return _publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))
+
+
+def _root_stream(layout: Layout, source: str, stack: ExitStack) -> Reader:
+    """The layer that *source* becomes; gzip and zstd stay as they are."""
+    if source != "-" and os.path.isdir(source):
+        from pathlib import Path
+
+        return Packed(Path(source))
+    file, what = sources.seekable(source, layout.images, stack)
+    kind = kind_of(os.pread(file.fileno(), 6, 0))
+    if kind in LAYERS.values():
+        return file
+    return stack.enter_context(decompressed(file, what, kind))
+
+
+def _timestamp(seconds: float) -> str:
+    """RFC 3339, in whole seconds."""
+    moment = datetime.datetime.fromtimestamp(int(max(0, min(seconds, 1 << 37))), datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `gear image list`."""
+
+    reference: str
+    digest: str
+    size: int
+    created: str
+    architecture: str
+    containers: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "reference": self.reference,
+            "digest": self.digest,
+            "size": self.size,
+            "created": self.created,
+            "architecture": self.architecture,
+            "containers": list(self.containers),
+        }
+
+
+def listing(layout: Layout) -> tuple[list[Row], list[GearError]]:
+    """All images, and what is wrong with those that can't be read."""
+    rows, faults = [], []
+    known = list(store.references(layout).items())
+    nameless = sorted(set(store.held(layout)) - {digest for _, digest in known})
+    used = users(layout)
+    for reference, digest in [*known, *((digest, digest) for digest in nameless)]:
+        try:
+            image = store.image(layout, digest, reference)
+        except GearError as error:
+            faults.append(error)
+            continue
+        name = "" if reference == digest else reference
+        created, architecture = image.config.created, image.config.architecture
+        rows.append(Row(name, digest, image.size, created, architecture, tuple(used.get(digest, ()))))
+    return rows, faults
+
+
+def inspect(layout: Layout, name: str) -> dict[str, Any]:
+    """All that is known of an image, as JSON."""
+    image = store.resolve(layout, name)
+    config = image.config
+    _, node = store.read_document(layout, image.digest, "the manifest")
+    manifest = Manifest.from_node(node)
+    return {
+        "reference": "" if image.reference == image.digest else image.reference,
+        "references": [text for text, digest in store.references(layout).items() if digest == image.digest],
+        "digest": image.digest,
+        "mediaType": manifest.media_type,
+        "size": image.size,
+        "created": config.created,
+        "architecture": config.architecture,
+        "os": config.os,
+        "layers": [
+            {"digest": blob.digest, "mediaType": blob.media_type, "size": blob.size, "diffId": diff_id}
+            for blob, diff_id in zip(manifest.layers, image.layers, strict=True)
+        ],
+        "config": {
+            "digest": manifest.config.digest,
+            "entrypoint": None if config.entrypoint is None else list(config.entrypoint),
+            "cmd": None if config.cmd is None else list(config.cmd),
+            "env": dict(config.env),
+            "user": config.user,
+            "workdir": config.workdir,
+            "stopSignal": config.stop_signal,
+            "labels": dict(config.labels),
+            "volumes": list(config.volumes),
+            "exposedPorts": list(config.exposed_ports),
+            "healthcheck": None if config.healthcheck is None else dict(config.healthcheck),
+        },
+    }
+
+
+def users(layout: Layout) -> dict[str, list[str]]:
+    """The digests that installed containers run, with the containers' names.
+
+    Raises IntegrityError for a spec that can't be read: what it uses is unknown, so nothing may be removed.
+    """
+    result: dict[str, list[str]] = {}
+    try:
+        names = sorted(os.listdir(layout.containers))
+    except FileNotFoundError:
+        return result
+    for name in names:
+        data = files.read_bytes(layout.containers / name / "spec.json") if not name.startswith(".") else None
+        if data is None:
+            continue
+        what = f"the spec of the container {name}"
+        image = parse_document(data, what).node("image")
+        digest = "" if image is None else image.digest("digest")
+        if not digest:
+            raise IntegrityError(f"{what[0].upper()}{what[1:]} does not say which image it runs.")
+        result.setdefault(digest, []).append(name)
+    return result
+
+
+def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) -> list[str]:
+    """Forget what *name* stands for, and remove from disk what no other image needs.
+
+    Returns what was removed: references, and the digest if the image itself went.  By digest all references go.
+    Refuses while containers in *in_use* (digest -> names) need it.  When somebody else works with the store,
+    the disk space is freed by a later removal.
+    """
+    reference, digest = _target(layout, name)
+    known = store.references(layout)
+    names = [text for text, target in known.items() if target == digest]
+    doomed = [reference] if reference is not None else names
+    last = set(doomed) >= set(names)
+    if last and (containers := in_use.get(digest)):
+        raise GearError(
+            f"The image {name} is in use by {', '.join(containers)}.",
+            hint="Remove these containers first.",
+        )
+    for text in doomed:
+        store.remove_reference(layout, text)
+    if not last:
+        return doomed
+    keep = (set(store.held(layout)) | set(in_use)) - {digest}
+    garbage.collect(layout, keep)
+    return [*doomed, digest]
+
+
+def _target(layout: Layout, name: str) -> tuple[str | None, str]:
+    """The reference, if it is one, and the digest that *name* means; also when the image is damaged."""
+    known = store.references(layout)
+    try:
+        text = str(Reference.parse(name))
+    except UsageError:
+        text = ""
+    if text in known:
+        return text, known[text]
+    digests = [digest for digest in store.held(layout) if digest == name]
+    if digests:
+        return None, digests[0]
+    image = store.resolve(layout, name)
+    if image.digest not in store.held(layout):
+        raise NotFoundError(f"There is no image {name!r} on this host.")
+    return None, image.digest

@@ -1,0 +1,428 @@
+"""Unpack one image layer into a directory, as overlayfs(5) wants it.
+
+Not where layers are kept (gear/store.py) nor how tar is parsed (gear/tarstream.py).
+
+A layer is hostile: `..`, symlinks that are written through, hard links, whiteouts and repeated entries all
+try to reach a file outside.  No path of an archive is ever handed to the kernel as a path.  Every component
+is opened by itself with O_NOFOLLOW below the descriptor of its parent, symlinks are followed by gear inside
+the root only, and what can't be meant well is refused with the name of the entry.
+
+What is kept: type, content, mode with setuid, owner, times, hard links, sparseness, and the extended
+attributes in KEPT.  A whiteout `.wh.NAME` becomes a character device 0:0 called NAME, and `.wh..wh..opq` becomes the
+attribute trusted.overlay.opaque of its directory (kernel: Documentation/filesystems/overlayfs.rst).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gear.compression import RATIO, RATIO_FLOOR, decompressed, kind_of
+from gear.errors import HostError, IntegrityError
+from gear.files import explain, write_all
+from gear.oci import LAYERS
+from gear.tarstream import Archive, Entry
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPAQUE = "trusted.overlay.opaque"
+WHITEOUT = b".wh."
+# Others would steer overlayfs (trusted.overlay.*, user.overlay.*) or belong to the host (security.selinux).
+KEPT = ("user.", "security.capability", "system.posix_acl_access", "system.posix_acl_default")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a single layer may be; beyond any of these it is refused."""
+
+    # Of the unpacked archive, and of any one file even if it is sparse.
+    size: int = 64 << 30
+    entries: int = 2_000_000
+    # Components of a path, and its bytes (PATH_MAX).
+    depth: int = 256
+    path: int = 4096
+    # Growth by decompression, looked at only beyond this many bytes.
+    ratio: int = RATIO
+    ratio_floor: int = RATIO_FLOOR
+    # Symlinks followed to find one parent directory, as many as Linux follows.
+    symlinks: int = 40
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What extract() found: the digest of the uncompressed archive, its entries, and the bytes of its files."""
+
+    diff_id: str
+    entries: int
+    size: int
+
+
+def extract(
+    file: IO[bytes],
+    destination: Path,
+    what: str,
+    *,
+    media_type: str | None = None,
+    bounds: Bounds = Bounds(),  # noqa: B008 (frozen)
+    owners: bool = True,
+) -> Unpacked:
+    """Unpack the layer in *file* (unbuffered, at its beginning) into the empty directory *destination*.
+
+    *what* names the layer in errors.  *owners* False leaves everything to the caller's own user, for a
+    caller without privilege.  On failure the destination is left half-filled: it is the caller's to remove.
+    Raises IntegrityError for what the layer does wrong, HostError for a missing privilege.
+    """
+    head = os.pread(file.fileno(), 6, 0)
+    kind = kind_of(head)
+    if media_type is not None and LAYERS.get(media_type) != kind:
+        raise IntegrityError(f"{what} is announced as {media_type}, but what it holds is {kind}.")
+    if kind not in LAYERS.values():
+        raise IntegrityError(f"{what} is compressed with {kind}, which the format of images does not allow.")
+    with decompressed(file, what, kind, floor=bounds.ratio_floor, ratio=bounds.ratio) as stream:
+        archive = Archive(stream, what, limit=bounds.size)
+        root = os.open(destination, DIRECTORY)
+        try:
+            extraction = _Extraction(root, archive, what, bounds, owners)
+            extraction.run()
+        finally:
+            os.close(root)
+        archive.drain()
+    return Unpacked(archive.digest(), extraction.entries, extraction.size)
+
+
+class _Extraction:
+    """One run over an archive.  Descriptors it opens are closed by the method that opened them."""
+
+    def __init__(self, root: int, archive: Archive, what: str, bounds: Bounds, owners: bool) -> None:
+        self._root, self._archive, self._what, self._bounds, self._owners = (
+            root,
+            archive,
+            what,
+            bounds,
+            owners,
+        )
+        self.entries = 0
+        self.size = 0
+        # Directory times come last: every file made in a directory changes them.
+        self._times: dict[tuple[bytes, ...], int] = {}
+
+    def run(self) -> None:
+        """Unpack everything."""
+        for entry in self._archive:
+            self.entries += 1
+            if self.entries > self._bounds.entries:
+                raise self._refuse(f"has more than {self._bounds.entries} entries")
+            with self._naming(entry):
+                self._place(entry)
+        for path, mtime_ns in reversed(self._times.items()):
+            with (
+                suppress(IntegrityError, FileNotFoundError, NotADirectoryError),
+                self._parent(path, make=False) as fd,
+            ):
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+    def _refuse(self, problem: str) -> IntegrityError:
+        return IntegrityError(f"{self._what} {problem}.")
+
+    @contextmanager
+    def _naming(self, entry: Entry) -> Iterator[None]:
+        """Errors of the kernel as sentences about *entry*."""
+        try:
+            yield
+        except (OverflowError, ValueError) as error:
+            raise self._refuse(
+                f"has an entry {entry.shown()} with a number that can't be: {error}"
+            ) from error
+        except OSError as error:
+            doing = f"unpack {entry.shown()} of {self._what}"
+            if error.errno in (
+                errno.ENOTDIR,
+                errno.EISDIR,
+                errno.ELOOP,
+                errno.EINVAL,
+                errno.EMLINK,
+                errno.EFBIG,
+            ):
+                raise self._refuse(
+                    f"has an entry {entry.shown()} that can't be made: {error.strerror}"
+                ) from error
+            if error.errno == errno.ENOTSUP:
+                raise HostError(
+                    f"Can't {doing}: the file system keeps no such extended attributes."
+                ) from error
+            raise explain(error, doing) from error
+
+    def _components(self, name: bytes, entry: Entry) -> list[bytes]:
+        """The components of a name of the archive, which is taken from the layer's root as by Docker."""
+        if b"\0" in name or len(name) > self._bounds.path:
+            raise self._refuse(f"has an entry {entry.shown()} whose name has a NUL or is too long")
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            raise self._refuse(f"has an entry {entry.shown()} with '..' in its name")
+        if len(parts) > self._bounds.depth:
+            raise self._refuse(f"has an entry {entry.shown()} deeper than {self._bounds.depth} directories")
+        if any(len(part) > 255 for part in parts):
+            raise self._refuse(f"has an entry {entry.shown()} with a component of more than 255 bytes")
+        return parts
+
+    def _place(self, entry: Entry) -> None:
+        """Unpack one entry."""
+        parts = self._components(entry.name, entry)
+        if any(part.startswith(b".wh..wh.") for part in parts[:-1]):
+            return  # AUFS kept its hard links in .wh..wh.plnk; they mean nothing in a layer
+        if any(part.startswith(WHITEOUT) for part in parts[:-1]):
+            raise self._refuse(f"has an entry {entry.shown()} below a whiteout")
+        if entry.kind == "directory":
+            if parts and parts[-1].startswith(WHITEOUT):
+                raise self._refuse(f"has a directory {entry.shown()} that is named like a whiteout")
+            self._directory(entry, parts)
+            return
+        if not parts:
+            raise self._refuse(
+                f"has an entry {entry.shown()} that replaces the root directory by a {entry.kind}"
+            )
+        name = parts[-1]
+        with self._parent(parts[:-1], make=True) as parent:
+            if name.startswith(WHITEOUT):
+                self._whiteout(entry, parent, name)
+                return
+            if entry.kind == "hard link":
+                self._hard_link(entry, parent, name)
+                return
+            self._clear(parent, name)
+            if entry.kind == "file":
+                self._file(entry, parent, name)
+                return
+            self._special(entry, parent, name)
+
+    @contextmanager
+    def _parent(self, parts: list[bytes] | tuple[bytes, ...], *, make: bool) -> Iterator[int]:
+        """The directory *parts*, following symlinks inside the root; missing ones are made if asked."""
+        opened = [os.dup(self._root)]
+        try:
+            pending = list(reversed(parts))
+            followed = 0
+            while pending:
+                name = pending.pop()
+                if name == b"..":
+                    if len(opened) > 1:
+                        os.close(opened.pop())
+                    continue
+                try:
+                    opened.append(os.open(name, DIRECTORY, dir_fd=opened[-1]))
+                    continue
+                except FileNotFoundError:
+                    if not make:
+                        raise
+                    os.mkdir(name, 0o755, dir_fd=opened[-1])
+                    opened.append(os.open(name, DIRECTORY, dir_fd=opened[-1]))
+                    os.fchmod(opened[-1], 0o755)
+                    continue
+                except OSError as error:
+                    # O_DIRECTORY with O_NOFOLLOW on a symlink is ENOTDIR, open(2).
+                    if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                        raise
+                    status = os.lstat(name, dir_fd=opened[-1])
+                if make and _is_whiteout(status):
+                    # The whiteout hides what lower layers have, and this layer has something of its own there.
+                    self._unhide(opened[-1], name)
+                    pending.append(name)
+                    continue
+                followed += 1
+                if not stat.S_ISLNK(status.st_mode) or followed > self._bounds.symlinks:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                target = os.readlink(name, dir_fd=opened[-1])
+                if target.startswith(b"/"):
+                    while len(opened) > 1:
+                        os.close(opened.pop())
+                parts_of_target = [part for part in target.split(b"/") if part not in (b"", b".")]
+                pending += reversed(parts_of_target)
+                if len(opened) + len(pending) > 2 * self._bounds.depth:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            yield opened[-1]
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def _clear(self, parent: int, name: bytes) -> None:
+        """Make room: a later entry of the same name replaces an earlier one, tree and all."""
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            shutil.rmtree(name, dir_fd=parent)
+
+    def _unhide(self, parent: int, name: bytes) -> None:
+        """Turn the whiteout *name* into an opaque directory, which hides the same and can hold entries."""
+        os.unlink(name, dir_fd=parent)
+        os.mkdir(name, 0o755, dir_fd=parent)
+        descriptor = os.open(name, DIRECTORY, dir_fd=parent)
+        try:
+            os.fchmod(descriptor, 0o755)
+            os.setxattr(descriptor, OPAQUE, b"y")
+        finally:
+            os.close(descriptor)
+
+    def _directory(self, entry: Entry, parts: list[bytes]) -> None:
+        """Make a directory, or give an existing one the entry's attributes."""
+        if parts:
+            with self._parent(parts[:-1], make=True) as parent:
+                name = parts[-1]
+                try:
+                    status = os.lstat(name, dir_fd=parent)
+                except FileNotFoundError:
+                    os.mkdir(name, 0o700, dir_fd=parent)
+                else:
+                    if _is_whiteout(status):
+                        self._unhide(parent, name)
+                    elif not stat.S_ISDIR(status.st_mode):
+                        os.unlink(name, dir_fd=parent)
+                        os.mkdir(name, 0o700, dir_fd=parent)
+                self._dress_directory(entry, os.open(name, DIRECTORY, dir_fd=parent))
+        else:
+            self._dress_directory(entry, os.dup(self._root))
+        self._times.pop(tuple(parts), None)
+        self._times[tuple(parts)] = entry.mtime_ns
+
+    def _dress_directory(self, entry: Entry, descriptor: int) -> None:
+        try:
+            self._dress(entry, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _dress(self, entry: Entry, descriptor: int) -> None:
+        """Owner, mode and attributes of an open file or directory.
+
+        In this order: chown(2) clears the setuid bits and the capabilities.
+        """
+        if self._owners:
+            os.fchown(descriptor, entry.uid, entry.gid)
+        os.fchmod(descriptor, entry.mode)
+        for name, value in entry.xattrs.items():
+            if kept(name):
+                os.setxattr(descriptor, name, value)
+
+    def _file(self, entry: Entry, parent: int, name: bytes) -> None:
+        """A regular file with its content."""
+        if entry.size > self._bounds.size:
+            raise self._refuse(
+                f"has a file {entry.shown()} of {entry.size} bytes, more than {self._bounds.size}"
+            )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            if entry.sparse is None:
+                for data in self._archive.chunks():
+                    write_all(descriptor, data)
+            else:
+                self._sparse(entry.sparse, descriptor)
+                os.ftruncate(descriptor, entry.size)
+            self.size += entry.stored
+            self._dress(entry, descriptor)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(descriptor)
+
+    def _sparse(self, pieces: list[tuple[int, int]], descriptor: int) -> None:
+        """The stored data at the places it belongs; the parser made sure that lengths and data agree."""
+        remaining = iter(pieces)
+        length = 0
+        for data in self._archive.chunks():
+            while data:
+                while not length:
+                    offset, length = next(remaining)
+                    os.lseek(descriptor, offset, os.SEEK_SET)
+                write_all(descriptor, data[:length])
+                data, length = data[length:], length - min(length, len(data))
+
+    def _hard_link(self, entry: Entry, parent: int, name: bytes) -> None:
+        """Another name for an earlier file of this layer."""
+        parts = self._components(entry.target, entry)
+        shown = ascii(entry.target[:200].decode("utf-8", "backslashreplace"))
+        missing = self._refuse(f"has a hard link {entry.shown()} to {shown}, which is no file of this layer")
+        if not parts:
+            raise missing
+        try:
+            with self._parent(parts[:-1], make=False) as source:
+                status = os.lstat(parts[-1], dir_fd=source)
+                if stat.S_ISDIR(status.st_mode) or _is_whiteout(status):
+                    raise missing
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(status, os.lstat(name, dir_fd=parent)):
+                        return  # the same file already, perhaps the very same name
+                self._clear(parent, name)
+                os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing from None
+
+    def _special(self, entry: Entry, parent: int, name: bytes) -> None:
+        """A symlink, FIFO or device: never opened, so its attributes go through the parent's descriptor."""
+        if entry.kind == "symlink":
+            if not entry.target or b"\0" in entry.target or len(entry.target) > self._bounds.path:
+                raise self._refuse(
+                    f"has a symlink {entry.shown()} whose target is empty, has a NUL or is too long"
+                )
+            os.symlink(entry.target, name, dir_fd=parent)
+        elif entry.kind == "fifo":
+            os.mkfifo(name, 0o600, dir_fd=parent)
+        else:
+            kind = stat.S_IFCHR if entry.kind == "character device" else stat.S_IFBLK
+            os.mknod(name, kind | 0o600, os.makedev(*entry.device), dir_fd=parent)
+        if self._owners:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.kind != "symlink":
+            os.chmod(name, entry.mode, dir_fd=parent)
+        for attribute, value in entry.xattrs.items():
+            if kept(attribute) and not attribute.startswith(
+                "user."
+            ):  # xattr(7): user.* is for files and directories
+                os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), attribute, value, follow_symlinks=False)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _whiteout(self, entry: Entry, parent: int, name: bytes) -> None:
+        """What hides names of lower layers."""
+        if name == b".wh..wh..opq":
+            self._opaque(parent)
+            return
+        if name.startswith(b".wh..wh."):
+            return  # AUFS's own files
+        hidden = name[len(WHITEOUT) :]
+        if hidden in (b"", b".", b".."):
+            raise self._refuse(f"has a whiteout {entry.shown()} that names no file")
+        try:
+            status = os.lstat(hidden, dir_fd=parent)
+        except FileNotFoundError:
+            os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+            return
+        # The layer itself has the name, so the whiteout only concerns what lower layers have there.
+        if stat.S_ISDIR(status.st_mode):
+            descriptor = os.open(hidden, DIRECTORY, dir_fd=parent)
+            try:
+                self._opaque(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _opaque(self, descriptor: int) -> None:
+        try:
+            os.setxattr(descriptor, OPAQUE, b"y")
+        except PermissionError as error:
+            raise HostError(
+                f"Can't unpack {self._what}: marking a directory opaque needs root.",
+                hint="Run gear with sudo.",
+            ) from error
+
+
+def kept(name: str) -> bool:
+    """Whether an image may set the extended attribute *name*."""
+    return name.startswith(KEPT) and not name.startswith("user.overlay.")
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

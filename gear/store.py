@@ -1,0 +1,365 @@
+"""The images on this host: blobs as they came, layers unpacked, references to both.
+
+Not where images come from (gear/sources.py), nor what people do with them (gear/images.py).  The file system is the
+only database.  Below `layout.images`, which is 0700 because layers hold setuid programs:
+
+    lock                          flock(2): shared while images are added or used, exclusive while files are removed
+    blobs/ALGORITHM/HEX           manifests, configs and layers byte for byte as they came
+    layers/ALGORITHM/HEX/         an unpacked layer, by its diff id (the digest of the uncompressed archive)
+        root/                     its tree, with the ids of the archive
+        layer.json                {"size": bytes of its files, "entries": number}
+    manifests/ALGORITHM/HEX       an image that is here as a whole, by the digest of its manifest:
+                                  {"mediaType", "size": bytes of the manifest, "unpacked": bytes of all layers}
+    references/NAME:TAG           {"digest": that of the manifest}; "/" in a reference is written "+"
+    **/.partial-*                 work in progress, or what a crash left of it
+
+An image is written from the bottom up: blobs, layers, manifests, references.  Each is verified while it is
+written under a partial name, made durable, and renamed; so a name that can be seen is whole, and a crash leaves only
+partial names and files that nothing refers to.  It is removed from the top down.
+
+Whoever adds takes lease() around everything from the first blob to the reference; whoever needs an image to stay
+takes it around resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py need all leases gone, so what they
+see without an owner has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from gear import files, layer
+from gear.compression import Reader
+from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document
+from gear.errors import IntegrityError, NotFoundError, UsageError
+from gear.model import Layout
+from gear.oci import Descriptor, Image, ImageConfig, Manifest, Reference
+
+CHUNK = 1 << 20
+_PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
+REPAIR = "Remove the image with `gear image rm`, then load or pull it again."
+# Nothing larger is taken for a layer blob.
+BLOB_LIMIT = 64 << 30
+DIRECTORIES = ("blobs", "layers", "manifests")
+
+
+def lease(layout: Layout) -> AbstractContextManager[None]:
+    """Keep everything in the store from being removed while it is held; waits for a removal under way."""
+    prepare(layout)
+    return files.locked(layout.images / "lock", shared=True)
+
+
+def prepare(layout: Layout) -> None:
+    """Make the directories of the store."""
+    files.make_directory(layout.images, 0o700)
+    for name in DIRECTORIES:
+        for algorithm in ("sha256", "sha512"):
+            files.make_directory(layout.images / name / algorithm)
+    files.make_directory(layout.images / "references")
+
+
+def place(layout: Layout, directory: str, digest: str) -> Path:
+    """Where the blob, layer or manifest record *digest* is or would be."""
+    algorithm, digits = parse_digest(digest)
+    return layout.images / directory / algorithm / digits
+
+
+def blob_path(layout: Layout, digest: str) -> Path:
+    """Where the blob *digest* is or would be."""
+    return place(layout, "blobs", digest)
+
+
+def layer_root(layout: Layout, diff_id: str) -> Path:
+    """The tree of an unpacked layer; raises NotFoundError when it is not here."""
+    root = place(layout, "layers", diff_id) / "root"
+    if not root.is_dir():
+        raise NotFoundError(f"The layer {diff_id} is not in the image store.")
+    return root
+
+
+def add_blob(
+    layout: Layout,
+    stream: Reader,
+    *,
+    expected: Descriptor | None = None,
+    media_type: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Descriptor:
+    """Write *stream* to the store and verify it; returns what it is.  The caller holds the lease.
+
+    With *expected*, size and digest must be what it says, and a blob that is here already is not read again.
+    *progress* is called with the number of bytes of each piece.
+    """
+    algorithm = "sha256" if expected is None else parse_digest(expected.digest)[0]
+    if expected is not None and blob_path(layout, expected.digest).exists():
+        return expected
+    partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    hasher = hashlib.new(algorithm)
+    limit = BLOB_LIMIT if expected is None else expected.size
+    what = "a blob" if expected is None else f"the blob {expected.digest}"
+    size = 0
+    with files.explained(f"write {what} to the image store"):
+        try:
+            with open(partial, "xb", buffering=0) as file:
+                while data := stream.read(CHUNK):
+                    size += len(data)
+                    if size > limit:
+                        raise IntegrityError(
+                            f"{what.capitalize()} is larger than the {limit} bytes it should have."
+                        )
+                    hasher.update(data)
+                    files.write_all(file.fileno(), data)
+                    if progress is not None:
+                        progress(len(data))
+                os.fsync(file.fileno())
+            found = Descriptor(media_type, f"{algorithm}:{hasher.hexdigest()}", size)
+            if expected is not None:
+                if size != expected.size:
+                    raise IntegrityError(f"{what.capitalize()} has {size} bytes instead of {expected.size}.")
+                if found.digest != expected.digest:
+                    raise IntegrityError(
+                        f"{what.capitalize()} is damaged: its content has the digest {found.digest}."
+                    )
+                found = expected
+            os.rename(partial, blob_path(layout, found.digest))
+            files.sync_directory(partial.parent)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+            raise
+    return found
+
+
+def add_layer(
+    layout: Layout,
+    blob: Descriptor,
+    diff_id: str | None,
+    *,
+    bounds: layer.Bounds = layer.Bounds(),  # noqa: B008 (frozen)
+) -> str:
+    """Unpack the layer blob *blob*, which must turn out to be *diff_id* unless that is None.
+
+    Returns the diff id.  The caller holds the lease.
+    """
+    if diff_id is not None:
+        if place(layout, "layers", diff_id).exists():
+            return diff_id
+        if not diff_id.startswith("sha256:"):
+            raise IntegrityError(
+                f"The layer {blob.digest} has a diff id other than sha256, which is not supported."
+            )
+    what = f"The layer {blob.digest}"
+    partial = layout.images / "layers" / "sha256" / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    with files.explained(f"unpack the layer {blob.digest}"):
+        try:
+            os.mkdir(partial, 0o755)
+            os.mkdir(partial / "root", 0o755)
+            with open(blob_path(layout, blob.digest), "rb", buffering=0) as file:
+                found = layer.extract(
+                    file,
+                    partial / "root",
+                    what,
+                    media_type=blob.media_type or None,
+                    bounds=bounds,
+                    owners=os.geteuid() == 0,
+                )
+            if diff_id not in (None, found.diff_id):
+                raise IntegrityError(
+                    f"{what} unpacks to {found.diff_id}, but the image config promises {diff_id}."
+                )
+            facts = files.dump_json({"size": found.size, "entries": found.entries})
+            (partial / "layer.json").write_bytes(facts)
+            _sync_file_system(partial)
+            final = place(layout, "layers", found.diff_id)
+            try:
+                os.rename(partial, final)
+            except OSError:
+                # It is here already: a rename never replaces a directory that is not empty.
+                if not final.is_dir():
+                    raise
+                shutil.rmtree(partial)
+            files.sync_directory(final.parent)
+        except BaseException:
+            if partial.exists():
+                shutil.rmtree(partial)
+            raise
+    return found.diff_id
+
+
+def _sync_file_system(path: Path) -> None:
+    """syncfs(2): one call makes a whole tree durable, where fsync of each of its files takes many times longer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(ctypes.c_int(descriptor)) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+    finally:
+        os.close(descriptor)
+
+
+def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
+    """A manifest, index or config from the store, verified; *what* says which, as in "the manifest"."""
+    what = f"{what} {digest}"
+    data = files.read_bytes(blob_path(layout, digest), DOCUMENT_LIMIT)
+    if data is None:
+        raise IntegrityError(f"{what[0].upper()}{what[1:]} is missing in the image store.", hint=REPAIR)
+    algorithm, digits = parse_digest(digest)
+    if hashlib.new(algorithm, data).hexdigest() != digits:
+        raise IntegrityError(f"{what[0].upper()}{what[1:]} is damaged in the image store.", hint=REPAIR)
+    return data, parse_document(data, what)
+
+
+def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Image:
+    """Make an image whose blobs and layers are all here visible, and give it *reference*.
+
+    The caller holds the lease.  Raises IntegrityError when something is missing.
+    """
+    parsed, config = _documents(layout, manifest.digest, manifest.media_type)
+    for blob in (parsed.config, *parsed.layers):
+        if not blob_path(layout, blob.digest).exists():
+            raise IntegrityError(f"The image {manifest.digest} lacks the blob {blob.digest}.")
+    unpacked = 0
+    for diff_id in config.diff_ids:
+        layer_root(layout, diff_id)
+        facts = parse_document(
+            files.read_bytes(place(layout, "layers", diff_id) / "layer.json") or b"",
+            f"layer.json of {diff_id}",
+        )
+        unpacked += facts.size("size")
+    record = files.dump_json({"mediaType": parsed.media_type, "size": manifest.size, "unpacked": unpacked})
+    path = place(layout, "manifests", manifest.digest)
+    if files.read_bytes(path) != record:
+        files.write_atomic(path, record, 0o600)
+    if reference is not None:
+        set_reference(layout, reference, manifest.digest)
+    return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, unpacked)
+
+
+def _documents(layout: Layout, digest: str, media_type: str) -> tuple[Manifest, ImageConfig]:
+    """Manifest and config of an image, checked against each other."""
+    _, node = read_document(layout, digest, "the manifest")
+    manifest = Manifest.from_node(node, media_type)
+    _, node = read_document(layout, manifest.config.digest, "the image config")
+    config = ImageConfig.from_mapping(node.value, node.what)
+    if len(config.diff_ids) != len(manifest.layers):
+        raise IntegrityError(
+            f"The image {digest} has {len(manifest.layers)} layers, but its config lists {len(config.diff_ids)}."
+        )
+    return manifest, config
+
+
+def _reference_path(layout: Layout, reference: str) -> Path:
+    return layout.images / "references" / str(Reference.parse(reference)).replace("/", "+")
+
+
+def set_reference(layout: Layout, reference: str, digest: str) -> None:
+    """Let *reference* mean the image *digest* from now on."""
+    path = _reference_path(layout, reference)
+    data = files.dump_json({"digest": digest})
+    if files.read_bytes(path) != data:
+        files.write_atomic(path, data, 0o600)
+
+
+def remove_reference(layout: Layout, reference: str) -> bool:
+    """Forget *reference*, not the image; tells whether it was there."""
+    return files.remove_file(_reference_path(layout, reference))
+
+
+def references(layout: Layout) -> dict[str, str]:
+    """Every reference and the digest it stands for, sorted."""
+    try:
+        names = sorted(os.listdir(layout.images / "references"))
+    except FileNotFoundError:
+        return {}
+    result = {}
+    for name in names:
+        if not name.startswith(files.PARTIAL):
+            data = files.read_bytes(layout.images / "references" / name)
+            if data is not None:
+                reference = name.replace("+", "/")
+                result[reference] = parse_document(data, f"the reference {reference}").digest("digest")
+    return result
+
+
+def held(layout: Layout) -> list[str]:
+    """The digests of all images that are here as a whole, with a reference or without."""
+    result = []
+    for algorithm in ("sha256", "sha512"):
+        with suppress(FileNotFoundError):
+            result += [
+                f"{algorithm}:{name}"
+                for name in sorted(os.listdir(layout.images / "manifests" / algorithm))
+                if not name.startswith(files.PARTIAL)
+            ]
+    return result
+
+
+def resolve(layout: Layout, text: str) -> Image:
+    """The image that *text* means: a reference, a digest, or the first 8 or more digits of one.
+
+    Raises NotFoundError when nothing here goes by it, UsageError when it can't be a name or means several.
+    """
+    if layout.images.exists() and not os.access(layout.images, os.R_OK | os.X_OK):
+        raise files.explain(PermissionError(errno.EACCES, ""), f"read the image store {layout.images}")
+    known = references(layout)
+    reference = None
+    with suppress(UsageError):
+        reference = Reference.parse(text)
+    if reference is not None and str(reference) in known:
+        return image(layout, known[str(reference)], str(reference))
+    digest = reference.digest if reference is not None and reference.digest else _by_prefix(layout, text)
+    if digest is not None and digest in held(layout):
+        names = [name for name, target in known.items() if target == digest]
+        return image(layout, digest, names[0] if names else digest)
+    if reference is None and not _PREFIX.fullmatch(text):
+        Reference.parse(text)  # raises: it is no name at all
+    close = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
+    raise NotFoundError(
+        f"There is no image {text!r} on this host.",
+        hint=f"Did you mean {' or '.join(close)}?" if close else "`gear image list` shows what is here.",
+    )
+
+
+def _by_prefix(layout: Layout, text: str) -> str | None:
+    """The one digest that begins with *text*."""
+    match = _PREFIX.fullmatch(text)
+    if not match:
+        return None
+    found = [
+        digest
+        for digest in held(layout)
+        if digest.startswith(text) or (not match[1] and digest.partition(":")[2].startswith(text))
+    ]
+    if len(found) > 1:
+        raise UsageError(
+            f"{text!r} is the beginning of {len(found)} images.", hint="Give more digits of the digest."
+        )
+    return found[0] if found else None
+
+
+def image(layout: Layout, digest: str, reference: str) -> Image:
+    """The image *digest*, called *reference* in the answer; raises IntegrityError when it is damaged."""
+    record = files.read_bytes(place(layout, "manifests", digest))
+    if record is None:
+        raise IntegrityError(f"The image {reference} is not in the store as a whole.", hint=REPAIR)
+    facts = parse_document(record, f"the record of the image {digest}")
+    _, config = _documents(layout, digest, facts.text("mediaType"))
+    return Image(reference, digest, config, config.diff_ids, facts.size("unpacked"))
+
+
+def images(layout: Layout) -> list[Image]:
+    """Every image: once for each of its references, or with its digest as reference when it has none."""
+    known = references(layout)
+    nameless = [digest for digest in held(layout) if digest not in known.values()]
+    return [image(layout, digest, name) for name, digest in known.items()] + [
+        image(layout, digest, digest) for digest in nameless
+    ]
