@@ -13,8 +13,9 @@ from typing import Any
 from gear.errors import UsageError
 from gear.files import dump_json
 from gear.model import Layout
-from gear.oci import Identity, Image
+from gear.oci import Image
 from gear.spec import UID_RANGE_SIZE, Mount, Spec, container_path
+from gear.view import Identity
 
 # Docker's default set (moby, oci/caps/defaults.go), valid inside the container's user namespace.
 CAPABILITIES = tuple(

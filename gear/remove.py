@@ -107,6 +107,8 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     for path in _entries(helper):
         if path.is_dir() and not path.is_symlink() and str(path) != current_helper and not path.name.startswith("."):
             found.append(_tree("an earlier version of the start helper", path))
+    if layout.images.is_dir():
+        keep = set(images.users(layout)) | set() if with_images else set(images.users(layout))
     if with_volumes:
         used = {volume for name in installed for volume in _mounted(layout, name)}
         for path in _entries(layout.volumes):
