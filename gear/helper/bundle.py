@@ -6,8 +6,6 @@ half as much as everything else the helper does (it imports `re`), so its C scan
 
 from __future__ import annotations
 
-import os
-
 from gear.helper import syscalls
 from gear.helper.failure import Failure
 

@@ -5,7 +5,7 @@ Not for recovery: whoever raises or catches a Failure is about to end.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 # Exit statuses as systemd itself uses them, so that `systemctl status` prints their names
 # (systemd.exec(5), "Process Exit Codes").

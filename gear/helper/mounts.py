@@ -6,8 +6,8 @@ go onto the descriptor that came out, and no path of the container is ever looke
 
 from __future__ import annotations
 
-import os
-import stat
+import posix as os
+from _stat import S_ISCHR, S_ISDIR
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
@@ -145,7 +145,7 @@ class Root:
             attributes |= _ATTRIBUTES.get(option, 0)
         if attributes:
             syscalls.mount_setattr(source, attributes, recursive="rbind" in options)
-        place = self.destination(where, directory=stat.S_ISDIR(os.fstat(source).st_mode))
+        place = self.destination(where, directory=S_ISDIR(os.fstat(source).st_mode))
         syscalls.move_mount(source, place)
         os.close(place)
 
@@ -153,7 +153,7 @@ class Root:
         """A detached mount of the host's device node *name*, checked to be that device."""
         source = syscalls.open_tree(syscalls.AT_FDCWD, f"/dev/{name}", syscalls.OPEN_TREE_CLONE)
         status = os.fstat(source)
-        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(*_DEVICES[name]):
+        if not S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(*_DEVICES[name]):
             raise Failure(f"can't provide /dev/{name}: the host's /dev/{name} is not that device")
         return source
 
@@ -180,7 +180,7 @@ class Root:
             place = self.open(path)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(os.fstat(place).st_mode):
+        if S_ISDIR(os.fstat(place).st_mode):
             flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
             syscalls.mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, "size=0,nr_inodes=2,mode=755")
         else:

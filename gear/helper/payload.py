@@ -6,9 +6,12 @@ the file system, takes the identity and rights that config.json gives it, and be
 
 from __future__ import annotations
 
-import os
+import posix as os
+from fcntl import ioctl
 
 import _signal
+from _socket import AF_INET, SOCK_DGRAM, socket
+from _stat import S_ISDIR
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
@@ -101,10 +104,6 @@ def _set_up(config: dict, channel: Channel, cgroup2: bool, step: Step) -> None: 
 
 
 def _loopback_up() -> None:
-    from fcntl import ioctl
-
-    from _socket import AF_INET, SOCK_DGRAM, socket
-
     control = socket(AF_INET, SOCK_DGRAM)
     # struct ifreq: 16 bytes of name, then the flags; 40 bytes in all.
     request = bytearray(b"lo".ljust(40, b"\0"))
@@ -159,21 +158,21 @@ def _execute(process: dict) -> NoReturn:  # type: ignore[type-arg]
     except OSError as error:
         raise Failure(f"can't change to the working directory {cwd}: {error.strerror}", EXIT_CHDIR) from error
     environment = [entry.partition("=") for entry in process.get("env", ())]
-    variables = {os.fsencode(key): os.fsencode(value) for key, _, value in environment}
+    variables = {_bytes(key): _bytes(value) for key, _, value in environment}
     name = args[0]
     if "/" in name:
         candidates = [name]
     else:
-        path = os.fsdecode(variables.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin"))
-        candidates = [os.path.join(directory or ".", name) for directory in path.split(":")]
+        path = variables.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode("utf-8", "surrogateescape")
+        candidates = [f"{directory or '.'}/{name}" for directory in path.split(":")]
     refusal = Failure(f"can't run {name}: no such program in the container's PATH", EXIT_EXEC)
     if "/" in name:
         refusal = Failure(f"can't run {name}: there is no such file in the container", EXIT_EXEC)
     for candidate in candidates:
         try:
-            os.execve(candidate, [os.fsencode(argument) for argument in args], variables)
+            os.execve(candidate, [_bytes(argument) for argument in args], variables)
         except OSError as error:
-            if error.errno in (2, 20) and not os.path.lexists(candidate):  # ENOENT, ENOTDIR
+            if error.errno in (2, 20) and _mode(candidate, follow=False) is None:  # ENOENT, ENOTDIR
                 continue
             refusal = Failure(f"can't run {candidate}: {_why_not(candidate, error)}", EXIT_EXEC)
             if error.errno != 13:  # EACCES: a later directory of PATH may have a usable one, as in execvp(3)
@@ -181,10 +180,22 @@ def _execute(process: dict) -> NoReturn:  # type: ignore[type-arg]
     raise refusal
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _mode(path: str, *, follow: bool = True) -> int | None:
+    """st_mode of *path*; None when it is not there."""
+    try:
+        return os.stat(path, follow_symlinks=follow).st_mode
+    except OSError:
+        return None
+
+
 def _why_not(program: str, error: OSError) -> str:
     """Why execve(2) refused *program*, in words."""
     if error.errno == 13:
-        if os.path.isdir(program):
+        if S_ISDIR(_mode(program) or 0):
             return "it is a directory"
         return f"it is not executable for user {os.getuid()}"
     head = b""

@@ -7,7 +7,7 @@ attaches inside its own namespaces (gear/helper/payload.py).
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
@@ -54,7 +54,7 @@ def assemble_root(bundle: str, overlay: dict, userns_fd: int | None, step: Step)
         step.doing = f"open the writable layer {overlay[key]}"
         directory = os.open(overlay[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         options.append(f"{key}dir=/proc/self/fd/{directory}")
-    target = os.path.join(bundle, "rootfs")
+    target = f"{bundle}/rootfs"
     step.doing = "mount the layers with overlayfs"
     # No devices: a node that came with an image must not open a device of the host.
     syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, ",".join(options))
@@ -82,12 +82,7 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
     return descriptors
 
 
-def instance_for(pid: int, filesystem: str) -> int:
-    """A detached proc or sysfs for the namespaces of process *pid*; runs in a forked child of the helper.
-
-    Needed where the host's own /proc is partly covered, as inside nspawn or LXC: there the kernel refuses a user
-    namespace a fresh procfs (mount_too_revealing() in fs/namespace.c), but not the host's root.
-    """
-    syscalls.setns(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC), syscalls.CLONE_NEWNET)
+def new_instance(filesystem: str) -> int:
+    """A detached proc or sysfs of the namespaces that the calling process is in."""
     attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
     return syscalls.new_mount(filesystem, (), attributes)

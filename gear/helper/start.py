@@ -7,8 +7,9 @@ on standard error, which the journal keeps.
 
 from __future__ import annotations
 
-import os
+import posix as os
 import sys
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
 from gear.helper import payload, rootfs, syscalls
 from gear.helper.bundle import load_json, namespace_flags
@@ -40,7 +41,8 @@ def start(bundle: str) -> int:
         step.doing = f"read the bundle {bundle}"
         config = load_json(f"{bundle}/config.json")
         overlay = load_json(f"{bundle}/overlay.json")
-        cgroup2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers") or os.path.isdir("/sys/fs/cgroup/unified")
+        # On the unified hierarchy, or on the one beside the controllers of version 1.
+        cgroup2 = _exists("/sys/fs/cgroup/cgroup.procs") or _exists("/sys/fs/cgroup/unified/cgroup.procs")
         ours, theirs = pair()
         step.doing = "create the container's namespaces"
         # CLONE_PARENT: the payload becomes a child of PID 1, which then supervises it as it does any service;
@@ -59,6 +61,14 @@ def start(bundle: str) -> int:
     except OSError as error:
         raise step.failure(error) from error
     return pid
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _map_ids(pid: int, linux: dict, step: Step) -> int | None:  # type: ignore[type-arg]
@@ -94,32 +104,46 @@ def _follow(channel: Channel, pid: int, step: Step) -> None:
 
 
 def _provide_mount(channel: Channel, pid: int, filesystem: str, step: Step) -> None:
-    """Make a proc or sysfs in the container's namespaces with the host's rights, and send it."""
+    """Make a proc or sysfs of the container's namespaces with the host's rights, and send it.
+
+    Needed where the host's own /proc is partly covered, as inside nspawn or LXC: there the kernel refuses a user
+    namespace a fresh one (mount_too_revealing() in fs/namespace.c), but not the host's root.
+    """
     step.doing = f"make a {filesystem} for the container"
-    syscalls.setns(os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), syscalls.CLONE_NEWPID)
+    if filesystem == "sysfs":
+        _join(pid, "net", syscalls.CLONE_NEWNET)
+        channel.send(DESCRIPTORS, [rootfs.new_instance(filesystem)])
+        return
+    # procfs shows the pid namespace of the process that makes it, and only a child can be in another one.
+    _join(pid, "pid", syscalls.CLONE_NEWPID)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            channel.send(DESCRIPTORS, [rootfs.instance_for(pid, filesystem)])
+            channel.send(DESCRIPTORS, [rootfs.new_instance(filesystem)])
             status = 0
         except OSError as error:
             print(f"gear: {step.failure(error).message}", file=sys.stderr, flush=True)
-        os._exit(status)
+        finally:
+            os._exit(status)
     _, status = os.waitpid(child, 0)
     if status:
         raise Failure(f"can't {step.doing}: the kernel refused it")
 
 
+def _join(pid: int, namespace: str, kind: int) -> None:
+    descriptor = os.open(f"/proc/{pid}/ns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(descriptor, kind)
+    os.close(descriptor)
+
+
 def _notify(state: str) -> None:
     """Tell the service manager, as sd_notify(3) does."""
-    address = os.environ.get("NOTIFY_SOCKET")
+    address = os.environ.get(b"NOTIFY_SOCKET", b"")
     if not address:
         return
-    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
-
-    if address.startswith("@"):
-        address = "\0" + address[1:]
+    if address.startswith(b"@"):  # in the abstract namespace, unix(7)
+        address = b"\0" + address[1:]
     sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
     sender.sendto(state.encode(errors="surrogateescape"), address)
     sender.close()

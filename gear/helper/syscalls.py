@@ -2,25 +2,53 @@
 
 Not for policy: nothing here knows what a container is.  Constants name the kernel header they come from; the
 numbers are of the generic table that x86-64 and arm64 share, or are listed per machine.
+
+The calls go through `_ctypes`, the C half of ctypes: the other half is as slow to import as three quarters of a
+container's start (it brings `os`, `types` and `struct` along).  For the same reason the modules of the helper use
+`posix`, which is built in, where others use `os`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
+import posix as os
+import sys
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_PYTHONAPI,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    _SimpleCData,
+    dlopen,
+    dlsym,
+    get_errno,
+)
 
-# The loader's handle of the process itself: libc is linked in.  PyDLL keeps the interpreter lock during a call,
-# which spares the release and, after clone(), the wait for a lock that no second thread will give back.
-_libc = ctypes.PyDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+
+class _Long(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class _Function(CFuncPtr):
+    # PYTHONAPI keeps the interpreter lock during a call, which spares the release and, after clone(), the wait for a
+    # lock that no second thread will give back.
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
+    _restype_ = _Long
+
+
+# The loader's handle of the process itself; libc is linked in.
+_function = _Function(dlsym(dlopen(None, 2), "syscall"))  # 2: RTLD_NOW, dlfcn.h
+
 
 _MACHINE = os.uname().machine
 # asm/unistd_64.h and asm-generic/unistd.h; both tables agree from number 424 on.
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE)
+_MOUNT = {"x86_64": 165, "aarch64": 40}.get(_MACHINE)
+_UMOUNT2 = {"x86_64": 166, "aarch64": 39}.get(_MACHINE)
+_UNSHARE = {"x86_64": 272, "aarch64": 97}.get(_MACHINE)
+_SETNS = {"x86_64": 308, "aarch64": 268}.get(_MACHINE)
+_PRCTL = {"x86_64": 157, "aarch64": 167}.get(_MACHINE)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE)
 _SETHOSTNAME = {"x86_64": 170, "aarch64": 161}.get(_MACHINE)
-_SETDOMAINNAME = {"x86_64": 171, "aarch64": 162}.get(_MACHINE)
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE)
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
@@ -107,23 +135,24 @@ class Unsupported(OSError):
     """The kernel does not know the call (ENOSYS), or this machine's number for it is not known here."""
 
 
-def _check(result: int, call: str, path: str | None = None) -> int:
+def _call(name: str, number: int | None, *arguments: int | bytes | None, path: str | None = None) -> int:
+    """syscall(2) with integers and NUL-terminated bytes; *name* and *path* are for the error."""
+    if number is None:
+        raise Unsupported(38, f"{name}: no system call number is known for {_MACHINE} machines")
+    # The kernel reads whole registers: Python's integers would be passed as 32-bit ones.
+    words = [_Long(word) if isinstance(word, int) else word for word in arguments]
+    result: int = _function(_Long(number), *words)
     if result >= 0:
         return result
-    code = ctypes.get_errno()
+    code = get_errno()
     if code == 38:  # ENOSYS
-        raise Unsupported(code, f"{call}: the running kernel has no such system call", path)
-    raise OSError(code, f"{call}: {os.strerror(code)}", path)
-
-
-def _number(number: int | None, call: str) -> int:
-    if number is None:
-        raise Unsupported(38, f"{call}: no system call number is known for {_MACHINE} machines")
-    return number
+        raise Unsupported(code, f"{name}: the running kernel has no such system call", path)
+    raise OSError(code, f"{name}: {os.strerror(code)}", path)
 
 
 def _path(path: str | bytes | None) -> bytes | None:
-    return None if path is None else os.fsencode(path)
+    """As os.fsencode() does it where the interpreter runs in UTF-8 mode."""
+    return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
 
 
 def clone(flags: int) -> int:
@@ -131,159 +160,108 @@ def clone(flags: int) -> int:
 
     With CLONE_PARENT the caller's parent becomes the child's parent as well.
     """
-    zero = ctypes.c_void_p(0)
     # A null stack means a copy of the caller's, as in fork(2).
-    return _check(_syscall(_number(_CLONE, "clone"), ctypes.c_ulong(flags), zero, zero, zero, zero), "clone")
+    return _call("clone", _CLONE, flags, None, None, None, None)
 
 
 def unshare(flags: int) -> None:
     """unshare(2)."""
-    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+    _call("unshare", _UNSHARE, flags)
 
 
 def setns(descriptor: int, kind: int) -> None:
     """setns(2): *kind* is the CLONE_NEW flag that the namespace must be of."""
-    _check(_libc.setns(descriptor, kind), "setns")
+    _call("setns", _SETNS, descriptor, kind)
 
 
 def mount(
-    source: str | None, target: str, filesystem: str | None, flags: int = 0, data: str | bytes | None = None
+    source: str | None, target: str, filesystem: str | None, flags: int = 0, data: str | None = None
 ) -> None:
     """mount(2)."""
-    _check(
-        _libc.mount(_path(source), _path(target), _path(filesystem), ctypes.c_ulong(flags), _path(data)), "mount", target
-    )
+    words = (_path(source), _path(target), _path(filesystem), flags, _path(data))
+    _call("mount", _MOUNT, *words, path=target)
 
 
 def umount(target: str, flags: int) -> None:
     """umount2(2)."""
-    _check(_libc.umount2(_path(target), flags), "umount2", target)
+    _call("umount2", _UMOUNT2, _path(target), flags, path=target)
 
 
 def pivot_root(new: str, old: str) -> None:
     """pivot_root(2)."""
-    _check(_syscall(_number(_PIVOT_ROOT, "pivot_root"), _path(new), _path(old)), "pivot_root", new)
+    _call("pivot_root", _PIVOT_ROOT, _path(new), _path(old), path=new)
 
 
 def open_tree(directory: int, path: str, flags: int) -> int:
     """open_tree(2): with OPEN_TREE_CLONE a detached copy of the mount at *path*.  Close-on-exec."""
-    return _check(
-        _syscall(_OPEN_TREE, directory, _path(path), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC)), "open_tree", path
-    )
+    return _call("open_tree", _OPEN_TREE, directory, _path(path), flags | OPEN_TREE_CLOEXEC, path=path)
 
 
 def move_mount(mount_fd: int, target_fd: int) -> None:
     """move_mount(2) of a detached mount onto the place *target_fd* refers to."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    _check(_syscall(_MOVE_MOUNT, mount_fd, b"", target_fd, b"", flags), "move_mount")
+    _call("move_mount", _MOVE_MOUNT, mount_fd, b"", target_fd, b"", flags)
 
 
 def move_mount_to(mount_fd: int, path: str) -> None:
     """move_mount(2) of a detached mount onto the place named *path*."""
-    _check(
-        _syscall(_MOVE_MOUNT, mount_fd, b"", AT_FDCWD, _path(path), MOVE_MOUNT_F_EMPTY_PATH), "move_mount", path
-    )
+    _call("move_mount", _MOVE_MOUNT, mount_fd, b"", AT_FDCWD, _path(path), MOVE_MOUNT_F_EMPTY_PATH, path=path)
 
 
-class _MountAttr(ctypes.Structure):
-    # struct mount_attr, linux/mount.h
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
+def _u64(*numbers: int) -> bytes:
+    """A C structure of unsigned 64-bit members."""
+    return b"".join([number.to_bytes(8, sys.byteorder) for number in numbers])
 
 
 def mount_setattr(
     mount_fd: int, set_flags: int, *, clear: int = 0, userns_fd: int = 0, recursive: bool = False
 ) -> None:
     """mount_setattr(2) on the mount *mount_fd*; MOUNT_ATTR_IDMAP shifts ids by the map of *userns_fd*."""
-    attributes = _MountAttr(set_flags, clear, 0, userns_fd)
+    attributes = _u64(set_flags, clear, 0, userns_fd)  # struct mount_attr, linux/mount.h
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    _check(
-        _syscall(
-            _MOUNT_SETATTR,
-            mount_fd,
-            b"",
-            ctypes.c_uint(flags),
-            ctypes.byref(attributes),
-            ctypes.c_size_t(ctypes.sizeof(attributes)),
-        ),
-        "mount_setattr",
-    )
+    _call("mount_setattr", _MOUNT_SETATTR, mount_fd, b"", flags, attributes, len(attributes))
 
 
 def new_mount(filesystem: str, options: tuple[str, ...] = (), attributes: int = 0) -> int:
     """A new, detached mount: fsopen(2), fsconfig(2) for `key=value` or `flag` options, fsmount(2)."""
-    context = _check(_syscall(_FSOPEN, _path(filesystem), FSOPEN_CLOEXEC), "fsopen", filesystem)
+    context = _call("fsopen", _FSOPEN, _path(filesystem), FSOPEN_CLOEXEC, path=filesystem)
     try:
         for option in options:
             key, separator, value = option.partition("=")
-            if separator:
-                call = _syscall(_FSCONFIG, context, FSCONFIG_SET_STRING, _path(key), _path(value), 0)
-            else:
-                call = _syscall(_FSCONFIG, context, FSCONFIG_SET_FLAG, _path(key), None, 0)
-            _check(call, f"fsconfig {option}", filesystem)
-        _check(_syscall(_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0), "fsconfig create", filesystem)
-        return _check(_syscall(_FSMOUNT, context, FSMOUNT_CLOEXEC, ctypes.c_uint(attributes)), "fsmount", filesystem)
+            command = FSCONFIG_SET_STRING if separator else FSCONFIG_SET_FLAG
+            word = _path(value) if separator else None
+            _call(f"fsconfig {option}", _FSCONFIG, context, command, _path(key), word, 0, path=filesystem)
+        _call("fsconfig create", _FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0, path=filesystem)
+        return _call("fsmount", _FSMOUNT, context, FSMOUNT_CLOEXEC, attributes, path=filesystem)
     finally:
         os.close(context)
 
 
-class _OpenHow(ctypes.Structure):
-    # struct open_how, linux/openat2.h
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
 def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
     """openat2(2).  Close-on-exec."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return _check(
-        _syscall(_OPENAT2, directory, _path(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))),
-        "openat2",
-        path,
-    )
+    how = _u64(flags | os.O_CLOEXEC, mode, resolve)  # struct open_how, linux/openat2.h
+    return _call("openat2", _OPENAT2, directory, _path(path), how, len(how), path=path)
 
 
 def close_on_exec_from(lowest: int) -> None:
     """Mark every descriptor from *lowest* up close-on-exec: close_range(2)."""
-    top = ctypes.c_uint(0xFFFFFFFF)
-    _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(lowest), top, CLOSE_RANGE_CLOEXEC), "close_range")
+    _call("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
 
 
 def sethostname(name: str) -> None:
     """sethostname(2)."""
-    encoded = os.fsencode(name)
-    _check(_syscall(_number(_SETHOSTNAME, "sethostname"), encoded, ctypes.c_size_t(len(encoded))), "sethostname", name)
-
-
-def setdomainname(name: str) -> None:
-    """setdomainname(2)."""
-    encoded = os.fsencode(name)
-    _check(
-        _syscall(_number(_SETDOMAINNAME, "setdomainname"), encoded, ctypes.c_size_t(len(encoded))),
-        "setdomainname",
-        name,
-    )
+    encoded = _path(name) or b""
+    _call("sethostname", _SETHOSTNAME, encoded, len(encoded), path=name)
 
 
 def prctl(option: int, second: int = 0, third: int = 0) -> int:
     """prctl(2)."""
-    zero = ctypes.c_ulong(0)
-    return _check(_libc.prctl(option, ctypes.c_ulong(second), ctypes.c_ulong(third), zero, zero), f"prctl {option}")
+    return _call(f"prctl {option}", _PRCTL, option, second, third, 0, 0)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) of the calling thread; each set is a bit mask by capability number."""
-    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
-    low = 0xFFFFFFFF
-    data = (ctypes.c_uint32 * 6)(
-        effective & low,
-        permitted & low,
-        inheritable & low,
-        effective >> 32,
-        permitted >> 32,
-        inheritable >> 32,
-    )
-    _check(_syscall(_number(_CAPSET, "capset"), ctypes.byref(header), ctypes.byref(data)), "capset")
+    halves = [(mask & 0xFFFFFFFF, mask >> 32) for mask in (effective, permitted, inheritable)]
+    words = [half[0] for half in halves] + [half[1] for half in halves]
+    header = _LINUX_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4)
+    _call("capset", _CAPSET, header, b"".join([word.to_bytes(4, sys.byteorder) for word in words]))
