@@ -1,8 +1,8 @@
 """Directories below one root, reached without ever leaving it.
 
-Not for the host's own files (gear/files.py).  openat2(2) with RESOLVE_IN_ROOT would find an existing directory in
-one call; unpacking also has to make the missing ones and to see every symlink, so each component is opened by
-itself.
+Not for the host's own files (gear/files.py).  openat2(2) with RESOLVE_IN_ROOT would find an existing
+directory in one call; unpacking also has to make the missing ones and to see every symlink, so each component
+is opened by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OPAQUE = "trusted.overlay.opaque"
 
 
 class Tree:
-    """The tree below the directory that the descriptor *root* is open on; it belongs to this process alone."""
+    """The tree below the directory that *root* is open on; nobody else changes it."""
 
     def __init__(self, root: int, *, symlinks: int, depth: int) -> None:
         self.root = root
@@ -36,7 +36,7 @@ class Tree:
             self._kept = None
 
     def existing(self, parts: Sequence[bytes]) -> int:
-        """A descriptor of the directory *parts*, which the caller closes; symlinks are followed inside the root.
+        """A descriptor of the directory *parts*, which the caller closes; symlinks stay inside.
 
         Raises FileNotFoundError or NotADirectoryError.
         """
@@ -65,6 +65,8 @@ class Tree:
                 descriptor = self._open(opened[-1], name, make=make)
                 if descriptor is not None:
                     opened.append(descriptor)
+                    if len(opened) > self._depth + 1:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     continue
                 followed += 1
                 if followed > self._symlinks:
@@ -74,7 +76,7 @@ class Tree:
                     while len(opened) > 1:
                         os.close(opened.pop())
                 pending += reversed([part for part in target.split(b"/") if part not in (b"", b".")])
-                if len(opened) + len(pending) > 2 * self._depth:
+                if len(pending) > 2 * self._depth:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             return opened.pop()
         finally:
