@@ -57,7 +57,7 @@ class Changes:
             case _:
                 raise UsageError(
                     f"{instruction[:80]!r} is no change to an image.",
-                    hint="Known are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR.",
+                    hint="There are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR.",
                 )
 
     def config(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def argv(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """A command as an option gives it: a JSON array, or words split like a shell would, without running one."""
+    """A command as an option gives it: a JSON array, or words split as a shell does, without a shell."""
     if text.startswith("["):
         return argv(text)
     try:

@@ -139,8 +139,8 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "load",
         "load images from a file",
-        "Load the images of an OCI layout (a directory, or a tar of any compression) or of an archive by docker "
-        "save. Prints the reference and the digest of each. Loading again what is here changes nothing.",
+        "Load the images of an OCI layout (a directory, or a tar of any compression) or of an archive by "
+        "docker save. Prints the reference and the digest of each. Loading again what is here changes nothing.",
         _load_arguments,
         _load,
     ),
@@ -155,25 +155,27 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "list",
         "list the images on this host",
-        "List the images on this host. JSON is an array of objects with reference (empty when it has none), digest, "
-        "size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those that use it).",
+        "List the images on this host. JSON is an array of objects with reference (empty when it has none), "
+        "digest, size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those that "
+        "use it).",
         add_output_option,
         _list,
     ),
     Verb(
         "inspect",
         "show all about images",
-        "Print a JSON array with an object for each image: reference, references, digest, mediaType, size (bytes, "
-        "unpacked), created, architecture, os, layers (each with digest, mediaType, size and diffId, lowest first) and "
-        "config (digest, entrypoint, cmd, env, user, workdir, stopSignal, labels, volumes, exposedPorts, healthcheck).",
+        "Print a JSON array with an object for each image: reference, references, digest, mediaType, size "
+        "(bytes, unpacked), created, architecture, os, layers (each with digest, mediaType, size and diffId, "
+        "lowest first) and config (digest, entrypoint, cmd, env, user, workdir, stopSignal, labels, volumes, "
+        "exposedPorts, healthcheck).",
         _images_arguments,
         _inspect,
     ),
     Verb(
         "rm",
         "remove images",
-        "Remove references, and the images that nothing refers to any more. An image that an installed container uses "
-        "is never removed. Prints what was removed.",
+        "Remove references, and the images that nothing refers to any more. An image that an installed "
+        "container uses is never removed. Prints what was removed.",
         _images_arguments,
         _remove,
     ),

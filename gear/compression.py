@@ -77,7 +77,7 @@ class Guarded:
 def decompressed(
     file: IO[bytes], what: str, kind: str, *, floor: int = RATIO_FLOOR, ratio: int = RATIO
 ) -> Iterator[Reader]:
-    """The content of *file*, an unbuffered regular file at its beginning that is compressed as *kind* says."""
+    """The content of *file*, an unbuffered regular file at its beginning, compressed as *kind* says."""
     if kind == "plain":
         yield file
         return

@@ -40,7 +40,7 @@ def digest_of(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """An object inside a hostile JSON document, and where it is, for the sentence about what is wrong there."""
+    """An object inside a hostile JSON document, and where it is, for the sentence about what is wrong."""
 
     value: Mapping[str, Any]
     what: str

@@ -105,11 +105,12 @@ def needs(layout: Layout, digest: str) -> list[Path]:
 
 
 def collect(
-    layout: Layout, keep_digests: Iterable[str], *, wait: bool = False
+    layout: Layout, keep_digests: Iterable[str], *, drop: str | None = None, wait: bool = False
 ) -> list[tuple[Path, int]] | None:
     """Remove the garbage and what interrupted commands left; returns what was removed.
 
-    None, and nothing is removed, when somebody holds a lease and *wait* is not set.
+    None, and nothing is removed, when somebody holds a lease and *wait* is not set.  The image *drop* goes first,
+    so that two damaged images don't keep each other here.
     """
     with _alone(layout, wait=wait) as alone:
         if not alone:
@@ -117,6 +118,8 @@ def collect(
         for path in _everything(layout):
             if path.name.startswith(files.PARTIAL):
                 _remove(path)
+        if drop is not None:
+            files.remove_file(store.place(layout, "manifests", drop))
         doomed = garbage(layout, keep_digests)
         for path, _ in doomed:
             _remove(path)

@@ -11,6 +11,7 @@ import platform as host
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gear import files, garbage, sources, store
@@ -87,7 +88,8 @@ def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -
     parsed = _config(layout, config)
     if len(parsed.diff_ids) != len(candidate.layers):
         raise IntegrityError(
-            f"The image {names[0]} has {len(candidate.layers)} layers, but its config lists {len(parsed.diff_ids)}."
+            f"The image {names[0]} has {len(candidate.layers)} layers, "
+            f"but its config lists {len(parsed.diff_ids)}."
         )
     layers = []
     for part, diff_id in zip(candidate.layers, parsed.diff_ids, strict=True):
@@ -180,8 +182,6 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
 def _root_stream(layout: Layout, source: str, stack: ExitStack) -> Reader:
     """The layer that *source* becomes; gzip and zstd stay as they are."""
     if source != "-" and os.path.isdir(source):
-        from pathlib import Path
-
         return Packed(Path(source))
     file, what = sources.seekable(source, layout.images, stack)
     kind = kind_of(os.pread(file.fileno(), 6, 0))
@@ -297,7 +297,8 @@ def users(layout: Layout) -> dict[str, list[str]]:
 def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) -> list[str]:
     """Forget what *name* stands for, and remove from disk what no other image needs.
 
-    Returns what was removed: references, and the digest if the image itself went.  By digest all references go.
+    Returns what was removed: references, and the digest if the image itself went.  By digest all its
+    references go.
     Refuses while containers in *in_use* (digest -> names) need it.  When somebody else works with the store,
     the disk space is freed by a later removal.
     """
@@ -316,8 +317,8 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
     if not last:
         return doomed
     keep = (set(store.held(layout)) | set(in_use)) - {digest}
-    garbage.collect(layout, keep)
-    return [*doomed, digest]
+    freed = garbage.collect(layout, keep, drop=digest)
+    return doomed if freed is None else [*doomed, digest]
 
 
 def _target(layout: Layout, name: str) -> tuple[str | None, str]:

@@ -8,15 +8,15 @@ is opened by itself with O_NOFOLLOW below the descriptor of its parent, symlinks
 the root only, and what can't be meant well is refused with the name of the entry.
 
 What is kept: type, content, mode with setuid, owner, times, hard links, sparseness, and the extended
-attributes in KEPT.  A whiteout `.wh.NAME` becomes a character device 0:0 called NAME, and `.wh..wh..opq` becomes the
-attribute trusted.overlay.opaque of its directory (kernel: Documentation/filesystems/overlayfs.rst).
+attributes in KEPT and of users.  A whiteout `.wh.NAME` becomes a character device 0:0 called NAME, and
+`.wh..wh..opq` becomes the attribute trusted.overlay.opaque of its directory (kernel:
+Documentation/filesystems/overlayfs.rst).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,12 +29,13 @@ from gear.errors import HostError, IntegrityError
 from gear.files import explain, write_all
 from gear.oci import LAYERS
 from gear.tarstream import Archive, Entry
+from gear.tree import DIRECTORY, OPAQUE, Tree, is_whiteout
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-OPAQUE = "trusted.overlay.opaque"
 WHITEOUT = b".wh."
+# What the kernel says of an entry that contradicts itself or an earlier one.
+IMPOSSIBLE = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EMLINK, errno.EFBIG, errno.EEXIST)
 # Others would steer overlayfs (trusted.overlay.*, user.overlay.*) or belong to the host (security.selinux).
-KEPT = ("user.", "security.capability", "system.posix_acl_access", "system.posix_acl_default")
+KEPT = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What extract() found: the digest of the uncompressed archive, its entries, and the bytes of its files."""
+    """What extract() found: the digest of the uncompressed archive, its entries, the bytes of its files."""
 
     diff_id: str
     entries: int
@@ -88,8 +89,12 @@ def extract(
         archive = Archive(stream, what, limit=bounds.size)
         root = os.open(destination, DIRECTORY)
         try:
-            extraction = _Extraction(root, archive, what, bounds, owners)
-            extraction.run()
+            tree = Tree(root, symlinks=bounds.symlinks, depth=bounds.depth)
+            try:
+                extraction = _Extraction(tree, archive, what, bounds, owners)
+                extraction.run()
+            finally:
+                tree.close()
         finally:
             os.close(root)
         archive.drain()
@@ -99,14 +104,9 @@ def extract(
 class _Extraction:
     """One run over an archive.  Descriptors it opens are closed by the method that opened them."""
 
-    def __init__(self, root: int, archive: Archive, what: str, bounds: Bounds, owners: bool) -> None:
-        self._root, self._archive, self._what, self._bounds, self._owners = (
-            root,
-            archive,
-            what,
-            bounds,
-            owners,
-        )
+    def __init__(self, tree: Tree, archive: Archive, what: str, bounds: Bounds, owners: bool) -> None:
+        self._tree, self._archive, self._what = tree, archive, what
+        self._bounds, self._owners = bounds, owners
         self.entries = 0
         self.size = 0
         # Directory times come last: every file made in a directory changes them.
@@ -120,12 +120,13 @@ class _Extraction:
                 raise self._refuse(f"has more than {self._bounds.entries} entries")
             with self._naming(entry):
                 self._place(entry)
-        for path, mtime_ns in reversed(self._times.items()):
-            with (
-                suppress(IntegrityError, FileNotFoundError, NotADirectoryError),
-                self._parent(path, make=False) as fd,
-            ):
-                os.utime(fd, ns=(mtime_ns, mtime_ns))
+        for path, mtime_ns in self._times.items():
+            with suppress(OSError):  # a later entry replaced the directory
+                descriptor = self._tree.existing(path)
+                try:
+                    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+                finally:
+                    os.close(descriptor)
 
     def _refuse(self, problem: str) -> IntegrityError:
         return IntegrityError(f"{self._what} {problem}.")
@@ -141,14 +142,7 @@ class _Extraction:
             ) from error
         except OSError as error:
             doing = f"unpack {entry.shown()} of {self._what}"
-            if error.errno in (
-                errno.ENOTDIR,
-                errno.EISDIR,
-                errno.ELOOP,
-                errno.EINVAL,
-                errno.EMLINK,
-                errno.EFBIG,
-            ):
+            if error.errno in IMPOSSIBLE:
                 raise self._refuse(
                     f"has an entry {entry.shown()} that can't be made: {error.strerror}"
                 ) from error
@@ -188,106 +182,37 @@ class _Extraction:
                 f"has an entry {entry.shown()} that replaces the root directory by a {entry.kind}"
             )
         name = parts[-1]
-        with self._parent(parts[:-1], make=True) as parent:
+        with self._tree.made(parts[:-1]) as parent:
             if name.startswith(WHITEOUT):
                 self._whiteout(entry, parent, name)
                 return
             if entry.kind == "hard link":
                 self._hard_link(entry, parent, name)
                 return
-            self._clear(parent, name)
+            self._tree.clear(parent, name)
             if entry.kind == "file":
                 self._file(entry, parent, name)
                 return
             self._special(entry, parent, name)
 
-    @contextmanager
-    def _parent(self, parts: list[bytes] | tuple[bytes, ...], *, make: bool) -> Iterator[int]:
-        """The directory *parts*, following symlinks inside the root; missing ones are made if asked."""
-        opened = [os.dup(self._root)]
-        try:
-            pending = list(reversed(parts))
-            followed = 0
-            while pending:
-                name = pending.pop()
-                if name == b"..":
-                    if len(opened) > 1:
-                        os.close(opened.pop())
-                    continue
-                try:
-                    opened.append(os.open(name, DIRECTORY, dir_fd=opened[-1]))
-                    continue
-                except FileNotFoundError:
-                    if not make:
-                        raise
-                    os.mkdir(name, 0o755, dir_fd=opened[-1])
-                    opened.append(os.open(name, DIRECTORY, dir_fd=opened[-1]))
-                    os.fchmod(opened[-1], 0o755)
-                    continue
-                except OSError as error:
-                    # O_DIRECTORY with O_NOFOLLOW on a symlink is ENOTDIR, open(2).
-                    if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                        raise
-                    status = os.lstat(name, dir_fd=opened[-1])
-                if make and _is_whiteout(status):
-                    # The whiteout hides what lower layers have, and this layer has something of its own there.
-                    self._unhide(opened[-1], name)
-                    pending.append(name)
-                    continue
-                followed += 1
-                if not stat.S_ISLNK(status.st_mode) or followed > self._bounds.symlinks:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                target = os.readlink(name, dir_fd=opened[-1])
-                if target.startswith(b"/"):
-                    while len(opened) > 1:
-                        os.close(opened.pop())
-                parts_of_target = [part for part in target.split(b"/") if part not in (b"", b".")]
-                pending += reversed(parts_of_target)
-                if len(opened) + len(pending) > 2 * self._bounds.depth:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            yield opened[-1]
-        finally:
-            for descriptor in opened:
-                os.close(descriptor)
-
-    def _clear(self, parent: int, name: bytes) -> None:
-        """Make room: a later entry of the same name replaces an earlier one, tree and all."""
-        try:
-            os.unlink(name, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        except IsADirectoryError:
-            shutil.rmtree(name, dir_fd=parent)
-
-    def _unhide(self, parent: int, name: bytes) -> None:
-        """Turn the whiteout *name* into an opaque directory, which hides the same and can hold entries."""
-        os.unlink(name, dir_fd=parent)
-        os.mkdir(name, 0o755, dir_fd=parent)
-        descriptor = os.open(name, DIRECTORY, dir_fd=parent)
-        try:
-            os.fchmod(descriptor, 0o755)
-            os.setxattr(descriptor, OPAQUE, b"y")
-        finally:
-            os.close(descriptor)
-
     def _directory(self, entry: Entry, parts: list[bytes]) -> None:
         """Make a directory, or give an existing one the entry's attributes."""
         if parts:
-            with self._parent(parts[:-1], make=True) as parent:
+            with self._tree.made(parts[:-1]) as parent:
                 name = parts[-1]
                 try:
                     status = os.lstat(name, dir_fd=parent)
                 except FileNotFoundError:
                     os.mkdir(name, 0o700, dir_fd=parent)
                 else:
-                    if _is_whiteout(status):
-                        self._unhide(parent, name)
+                    if is_whiteout(status):
+                        self._tree.unhide(parent, name)
                     elif not stat.S_ISDIR(status.st_mode):
-                        os.unlink(name, dir_fd=parent)
+                        self._tree.clear(parent, name)
                         os.mkdir(name, 0o700, dir_fd=parent)
                 self._dress_directory(entry, os.open(name, DIRECTORY, dir_fd=parent))
         else:
-            self._dress_directory(entry, os.dup(self._root))
+            self._dress_directory(entry, os.dup(self._tree.root))
         self._times.pop(tuple(parts), None)
         self._times[tuple(parts)] = entry.mtime_ns
 
@@ -350,17 +275,22 @@ class _Extraction:
         if not parts:
             raise missing
         try:
-            with self._parent(parts[:-1], make=False) as source:
-                status = os.lstat(parts[-1], dir_fd=source)
-                if stat.S_ISDIR(status.st_mode) or _is_whiteout(status):
-                    raise missing
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(status, os.lstat(name, dir_fd=parent)):
-                        return  # the same file already, perhaps the very same name
-                self._clear(parent, name)
-                os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+            source = self._tree.existing(parts[:-1])
+        except OSError:
             raise missing from None
+        try:
+            status = os.lstat(parts[-1], dir_fd=source)
+            if stat.S_ISDIR(status.st_mode) or is_whiteout(status):
+                raise missing
+            with suppress(FileNotFoundError):
+                if os.path.samestat(status, os.lstat(name, dir_fd=parent)):
+                    return  # the same file already, perhaps the very same name
+            self._tree.clear(parent, name)
+            os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            raise missing from None
+        finally:
+            os.close(source)
 
     def _special(self, entry: Entry, parent: int, name: bytes) -> None:
         """A symlink, FIFO or device: never opened, so its attributes go through the parent's descriptor."""
@@ -380,9 +310,8 @@ class _Extraction:
         if entry.kind != "symlink":
             os.chmod(name, entry.mode, dir_fd=parent)
         for attribute, value in entry.xattrs.items():
-            if kept(attribute) and not attribute.startswith(
-                "user."
-            ):  # xattr(7): user.* is for files and directories
+            # xattr(7): user.* is for files and directories only.
+            if kept(attribute) and not attribute.startswith("user."):
                 os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), attribute, value, follow_symlinks=False)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
@@ -421,8 +350,4 @@ class _Extraction:
 
 def kept(name: str) -> bool:
     """Whether an image may set the extended attribute *name*."""
-    return name.startswith(KEPT) and not name.startswith("user.overlay.")
-
-
-def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+    return name in KEPT or (name.startswith("user.") and not name.startswith("user.overlay."))

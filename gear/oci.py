@@ -87,7 +87,7 @@ class Reference:
         ):
             raise UsageError(
                 f"{text[:REFERENCE_LIMIT]!r} can't name an image.",
-                hint="Write NAME[:TAG][@sha256:DIGEST]; NAME is lower-case letters, digits, '.', '_', '-' and '/'.",
+                hint="Write NAME[:TAG][@DIGEST]; NAME has lower-case letters, digits, '.', '_', '-' and '/'.",
             )
         if not colon and not at:
             tag = "latest"

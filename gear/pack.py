@@ -13,8 +13,9 @@ from pathlib import Path
 
 from gear.errors import GearError, UsageError
 from gear.files import explain
-from gear.layer import DIRECTORY, kept
+from gear.layer import kept
 from gear.tarstream import BLOCK
+from gear.tree import DIRECTORY
 
 CHUNK = 1 << 20
 FLAGS = {

@@ -1,7 +1,8 @@
-"""Images in local files: OCI layouts and archives of `docker save`, as directories and as tar of any compression.
+"""Images in local files: OCI layouts and archives of `docker save`.
 
-Not registries, and not root file systems (gear/pack.py, gear/images.py).  An archive is hostile: it is indexed, and its
-members are read by names that gear derived from digests or validated; nothing is ever extracted by name.
+Not registries, and not root file systems (gear/pack.py, gear/images.py).  An archive is hostile: it is
+indexed, and its members are read by names that gear derived from digests or looked up there; nothing is ever
+extracted by name.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SPOOL_LIMIT = 64 << 30
 MEMBER_LIMIT = 100_000
 LINK_LIMIT = 8
 NESTING_LIMIT = 3
-# Who made the archive says the full name in the first; the second is a bare tag for some and a name for others.
+# The first has a full name where it is used; the second is a name for some and only a tag for others.
 NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 

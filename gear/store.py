@@ -1,25 +1,25 @@
 """The images on this host: blobs as they came, layers unpacked, references to both.
 
-Not where images come from (gear/sources.py), nor what people do with them (gear/images.py).  The file system is the
-only database.  Below `layout.images`, which is 0700 because layers hold setuid programs:
+Not where images come from (gear/sources.py), nor what people do with them (gear/images.py).  The file system
+is the only database.  Below `layout.images`, which is 0700 because layers hold setuid programs:
 
-    lock                          flock(2): shared while images are added or used, exclusive while files are removed
-    blobs/ALGORITHM/HEX           manifests, configs and layers byte for byte as they came
-    layers/ALGORITHM/HEX/         an unpacked layer, by its diff id (the digest of the uncompressed archive)
-        root/                     its tree, with the ids of the archive
-        layer.json                {"size": bytes of its files, "entries": number}
-    manifests/ALGORITHM/HEX       an image that is here as a whole, by the digest of its manifest:
-                                  {"mediaType", "size": bytes of the manifest, "unpacked": bytes of all layers}
-    references/NAME:TAG           {"digest": that of the manifest}; "/" in a reference is written "+"
-    **/.partial-*                 work in progress, or what a crash left of it
+    lock                        flock(2): shared while images are added or used, exclusive for removal
+    blobs/ALGORITHM/HEX         manifests, configs and layers, byte for byte as they came
+    layers/ALGORITHM/HEX/       an unpacked layer, by its diff id (the digest of the uncompressed archive)
+        root/                   its tree, with the ids of the archive
+        layer.json              {"size": bytes of its files, "entries": number}
+    manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
+                                {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
+    references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
+    **/.partial-*               work in progress, or what a crash left of it
 
 An image is written from the bottom up: blobs, layers, manifests, references.  Each is verified while it is
-written under a partial name, made durable, and renamed; so a name that can be seen is whole, and a crash leaves only
-partial names and files that nothing refers to.  It is removed from the top down.
+written under a partial name, made durable, and renamed; so a name that can be seen is whole, and a crash
+leaves only partial names and files that nothing refers to.  It is removed from the top down.
 
-Whoever adds takes lease() around everything from the first blob to the reference; whoever needs an image to stay
-takes it around resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py need all leases gone, so what they
-see without an owner has none.
+Whoever adds takes lease() around everything from the first blob to the reference; whoever needs an image to
+stay takes it around resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py need all
+leases gone, so what they see without an owner has none.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def add_layer(
 
 
 def _sync_file_system(path: Path) -> None:
-    """syncfs(2): one call makes a whole tree durable, where fsync of each of its files takes many times longer."""
+    """syncfs(2): makes a whole tree durable in one call; fsync of each file takes many times longer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -252,7 +252,8 @@ def _documents(layout: Layout, digest: str, media_type: str) -> tuple[Manifest, 
     config = ImageConfig.from_mapping(node.value, node.what)
     if len(config.diff_ids) != len(manifest.layers):
         raise IntegrityError(
-            f"The image {digest} has {len(manifest.layers)} layers, but its config lists {len(config.diff_ids)}."
+            f"The image {digest} has {len(manifest.layers)} layers, "
+            f"but its config lists {len(config.diff_ids)}."
         )
     return manifest, config
 

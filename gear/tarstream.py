@@ -63,7 +63,7 @@ class Entry:
 class Archive:
     """Iterates over the entries of a tar stream and hands out the data of the current one.
 
-    Everything read is counted against *limit* and hashed: digest() is that of the whole stream, after drain().
+    Everything read is counted against *limit* and hashed: digest() is that of the whole stream after drain().
     With *skip*, which moves the stream forward, what nobody asks for is not read, and there is no digest.
     """
 
@@ -140,7 +140,7 @@ class Archive:
         """The next block that is not the end of the archive."""
         first = self._stream.read(BLOCK)
         if not first:
-            # GNU tar and Go's reader accept an archive without its end blocks, but nothing at all is no archive.
+            # GNU tar and Go's reader accept an archive without end blocks, but nothing at all is no archive.
             if self.position == 0:
                 raise self.fail("is empty, not a tar archive")
             return None
