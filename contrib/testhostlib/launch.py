@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import disks, needs, recipe, state, supervisor, trees
+from . import disks, images, needs, recipe, state, supervisor, trees
 from .errors import ToolError, UsageError
 from .host import BOOT_TIMEOUT_S, Host, discard
 from .places import Places, check_name
@@ -234,6 +234,12 @@ def clean(places: Places, *, everything: bool) -> list[Path]:
     if everything and used:
         raise UsageError("the cache is in use by hosts", hint="testhost stop --all")
     current = {trees.tree_path(places, release) for release in recipe.RELEASES}
+    current |= {
+        images.image_path(places, name, release) for name in images.NAMES for release in recipe.RELEASES
+    }
+    if (places.ssh / "id_ed25519.pub").exists():
+        public = disks.public_key(places)
+        current |= {disks.disk_path(places, release, public) for release in recipe.RELEASES}
     removed = []
     for path in sorted(path for top in (places.trees, places.disks, places.images) for path in top.iterdir()):
         if path in used or (path in current and not everything):

@@ -48,7 +48,7 @@ def qemu(request: Request, source: Path, disk: Path, qmp_fd: int, accel: str = "
         " ".join(words),
     ]
     argv += ["-drive", f"file={disk},if=virtio,format=qcow2,cache=unsafe".replace(str(disk), comma(disk))]
-    argv += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
+    argv += ["-netdev", "user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
     argv += ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     return [*argv, "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
