@@ -150,11 +150,11 @@ def supervise(args: argparse.Namespace, places: Places) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="testhost",
-        description="Boot throw-away Debian hosts with systemd as PID 1: nested ones in under a second, or virtual "
-        "machines. Needs root and Debian's packages only; PID 1 of this machine need not be systemd.",
-        epilog="Cache: $GEAR_TESTHOST_CACHE, by default /var/cache/gear-testhost. Mirror: $GEAR_TESTHOST_MIRROR. "
-        "Exit status: 0 done, 1 failed, 2 wrong usage; 'run' and 'shell' pass on the command's and use 125 for "
-        "their own failures.",
+        description="Boot throw-away Debian hosts with systemd as PID 1: nested ones in about a second, or "
+        "virtual machines. Needs root and Debian's packages only; PID 1 of this machine need not be systemd.",
+        epilog="Cache: $GEAR_TESTHOST_CACHE, by default /var/cache/gear-testhost. Mirror: "
+        "$GEAR_TESTHOST_MIRROR. Exit status: 0 done, 1 failed, 2 wrong usage; 'run' and 'shell' pass on the "
+        "command's and use 125 for their own failures.",
     )
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
 

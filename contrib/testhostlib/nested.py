@@ -1,7 +1,8 @@
 """A nested host: systemd as PID 1 of an nspawn container on a cached tree.  Fast, and no security boundary.
 
-Below it all is the shared tree, read-only; changes go to an overlay of the host's own.  /var and /root are plain
-directories, because overlayfs can't be the upper layer of another overlayfs, and containers bring theirs.
+Below it all is the shared tree, read-only; changes go to an overlay of the host's own.  /var and /root are
+plain directories, because overlayfs can't be the upper layer of another overlayfs, and containers bring
+theirs.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def escape(path: str) -> str:
 
 
 def files_limit() -> int:
-    """The hard limit of open files: as on a host of its own, if this machine's kernel can be asked for so many.
+    """The hard limit of open files to ask for: that of a host of its own.
 
-    nspawn's default is the kernel's, too little for dbus; above fs.nr_open not even root gets more.
+    nspawn's default is the kernel's, too little for dbus.  A root without CAP_SYS_RESOURCE can't raise its
+    own.
     """
     return min(524288, int(Path("/proc/sys/fs/nr_open").read_text()))
 
@@ -146,7 +148,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 # $1 is the limit of open files; enters the cgroups named before '--', then runs what is after it.
-JOIN = 'ulimit -Hn "$1"; ulimit -Sn 1024; shift; until [ "$1" = -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+JOIN = """\
+ulimit -Hn "$1" 2>/dev/null
+ulimit -Sn 1024
+shift
+until [ "$1" = -- ]; do echo 0 > "$1" || exit 125; shift; done
+shift
+exec "$@"
+"""
 
 
 def enter(leader: Process, argv: Sequence[str], *, tty: bool = False) -> list[str]:
