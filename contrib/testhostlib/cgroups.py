@@ -1,8 +1,8 @@
 """The cgroup of a host, made by its supervisor and removed after it.
 
 nspawn with --keep-unit builds the container's cgroups below its own.  Where PID 1 is systemd the supervisor
-runs in a delegated scope and stays in it; elsewhere nobody manages the tree, and gear-testhost/NAME is made at its
-root.  Only the named and the unified hierarchy count: v1 controllers are read-only in a nested host.
+runs in a delegated scope and stays in it; elsewhere nobody manages the tree, and gear-testhost/NAME is made
+at its root.  Only the named and the unified hierarchy count: v1 controllers are read-only in a nested host.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def managed() -> bool:
 
 
 def make(name: str) -> list[Path]:
-    """Make the cgroups of a host and move this process into their 'keeper'; returns them, to be removed later."""
+    """Make the cgroups of a host and move this process into their 'keeper'; returns what is to be removed."""
     if managed():
         directories = of("self")
     else:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import disks, launch, needs, recipe, state, supervisor, trees
+from . import disks, images, launch, needs, recipe, state, supervisor, trees
 from .errors import ToolError, UsageError
 from .host import Host, shell_status
 from .places import Places
@@ -132,6 +132,11 @@ def list_hosts(args: argparse.Namespace, places: Places) -> int:
     return 0
 
 
+def image(args: argparse.Namespace, places: Places) -> int:
+    print(images.build_image(args.image, release=args.release, places=places))
+    return 0
+
+
 def clean(args: argparse.Namespace, places: Places) -> int:
     for path in launch.clean(places, everything=args.cache):
         print(path)
@@ -145,11 +150,11 @@ def supervise(args: argparse.Namespace, places: Places) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="testhost",
-        description="Boot throw-away Debian hosts with systemd as PID 1: nested ones in under a second, or virtual "
-        "machines. Needs root and Debian's packages only; PID 1 of this machine need not be systemd.",
-        epilog="Cache: $GEAR_TESTHOST_CACHE, by default /var/cache/gear-testhost. Mirror: $GEAR_TESTHOST_MIRROR. "
-        "Exit status: 0 done, 1 failed, 2 wrong usage; 'run' and 'shell' pass on the command's and use 125 for "
-        "their own failures.",
+        description="Boot throw-away Debian hosts with systemd as PID 1: nested ones in about a second, or "
+        "virtual machines. Needs root and Debian's packages only; PID 1 of this machine need not be systemd.",
+        epilog="Cache: $GEAR_TESTHOST_CACHE, by default /var/cache/gear-testhost. Mirror: "
+        "$GEAR_TESTHOST_MIRROR. Exit status: 0 done, 1 failed, 2 wrong usage; 'run' and 'shell' pass on the "
+        "command's and use 125 for their own failures.",
     )
     verbs = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -212,6 +217,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("host", nargs="*", metavar="NAME")
 
     verb("list", list_hosts, "list the hosts")
+
+    sub = verb(
+        "image", image, "build and cache a root file system to make a container image of; print its path"
+    )
+    sub.add_argument("image", metavar="IMAGE", help=", ".join(images.NAMES))
+    sub.add_argument("--release", default="bookworm", metavar="RELEASE")
 
     sub = verb("clean", clean, "remove what interrupted builds, dead hosts and older recipes have left")
     sub.add_argument("--cache", action="store_true", help="all trees, disks and images")

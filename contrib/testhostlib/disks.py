@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from . import initrd, needs, recipe, trees
-from .errors import ToolError
 from .places import Places
 
 DISK_MIB = 1536
@@ -56,23 +54,16 @@ def public_key(places: Places) -> str:
                 trees.remove(staging)
                 staging.mkdir(mode=0o700)
                 argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "testhost"]
-                execute([*argv, "-f", str(staging / private.name)], "make an ssh key")
+                trees.output([*argv, "-f", str(staging / private.name)], "make an ssh key")
                 os.rename(staging, places.ssh)
     return private.with_suffix(".pub").read_text()
-
-
-def execute(argv: list[str], what: str) -> None:
-    environment = {"PATH": needs.SEARCH_PATH, "LANG": "C.UTF-8"}
-    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment)
-    if result.returncode != 0:
-        raise ToolError(f"testhost could not {what}: {result.stderr.decode(errors='replace').strip()}")
 
 
 def fill(tree: Path, staging: Path, public: str) -> None:
     for name in ("kernel", "upper", "work", "merged"):
         (staging / name).mkdir(parents=True)
     (package,) = (tree / "usr/lib/testhost-kernel").glob("*.deb")
-    execute(["dpkg-deb", "-x", str(package), str(staging / "kernel")], f"unpack {package.name}")
+    trees.output(["dpkg-deb", "-x", str(package), str(staging / "kernel")], f"unpack {package.name}")
     (vmlinuz,) = staging.glob("kernel/boot/vmlinuz-*")
     version = vmlinuz.name.removeprefix("vmlinuz-")
     (modules,) = staging.glob("kernel/**/lib/modules")
@@ -86,7 +77,7 @@ def fill(tree: Path, staging: Path, public: str) -> None:
     authorized.write_text(public)
     script = SCRIPT.format(modules=" ".join(initrd.MODULES))
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-    execute([*argv, str(tree), str(staging), version, DISK_SIZE], "make a disk")
+    trees.output([*argv, str(tree), str(staging), version, DISK_SIZE], "make a disk")
     found = modules_to_load((staging / "modules").read_text(), staging / "upper")
     (staging / "initrd").write_bytes(initrd.build((tree / "usr/bin/busybox").read_bytes(), found))
     host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()

@@ -71,7 +71,10 @@ class Host:
 
     @property
     def leader(self) -> int:
-        """The pid here of the host's PID 1, or of qemu; its namespaces are in /proc/PID/ns. Raises when off."""
+        """The pid here of the host's PID 1, or of qemu; raises when it is off.
+
+        A nested host's namespaces are in /proc/PID/ns.
+        """
         return self._leader().pid
 
     @property
@@ -117,8 +120,8 @@ class Host:
     ) -> subprocess.Popen[bytes]:
         """Start a command in the host, in / with a clean environment and ENV; OPTIONS are Popen's.
 
-        The command is killed when the returned process is; in a virtual machine only at the end of the timeout, which
-        nothing else here waits for.
+        The command is killed when the returned process is; in a virtual machine only at the end of the
+        timeout, which nothing else here waits for.
         """
         command, environment = self.command(argv, env=env, tty=tty, timeout=timeout)
         return subprocess.Popen(command, env=environment, **options)
@@ -134,8 +137,8 @@ class Host:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command in the host and collect its output.
 
-        Raises CommandError when it does not end in time and, with check, when its status is not 0.  A signal that
-        ended it is told as 128 + its number, for both kinds of host.
+        Raises CommandError when it does not end in time and, with check, when its status is not 0.  A signal
+        that ended it is told as 128 + its number, for both kinds of host.
         """
         timeout = RUN_TIMEOUT_S[self.kind] if timeout is None else timeout
         stdin: int | IO[bytes] = subprocess.DEVNULL if input is None else subprocess.PIPE
@@ -194,7 +197,7 @@ class Host:
         return ["journalctl", "--no-pager", "-D", str(storage / "var/log/journal"), *args]
 
     def settle(self, timeout: float | None = None) -> str:
-        """Wait until the boot is over: 'running', or 'degraded' when a unit has failed; raises on anything else."""
+        """Wait for the end of the boot: 'running', or 'degraded' when a unit has failed; raises otherwise."""
         result = self.run(["systemctl", "is-system-running", "--wait"], check=False, timeout=timeout)
         word = result.stdout.decode().strip()
         if word not in ("running", "degraded"):
@@ -204,7 +207,7 @@ class Host:
         return word
 
     def reboot(self, *, hard: bool = False, timeout: float | None = None) -> None:
-        """Reboot in order, or as after a power cut; a host that is off is switched on.  Returns once it is up."""
+        """Reboot in order, or as after a power cut; switch on a host that is off.  Returns once it is up."""
         timeout = BOOT_TIMEOUT_S[self.kind] if timeout is None else timeout
         deadline = time.monotonic() + timeout
         before = self.state
@@ -233,6 +236,16 @@ class Host:
                 now.keeper.signal(signal.SIGKILL)
                 now.keeper.wait(STOP_TIMEOUT_S)
         discard(self.places, self.name)
+        reap()
+
+
+# The keepers that are children of this process; kept, because they have to be waited for.
+keepers: list[subprocess.Popen[bytes]] = []
+
+
+def reap() -> None:
+    """Wait for those of them that have ended."""
+    keepers[:] = [keeper for keeper in keepers if keeper.poll() is None]
 
 
 def discard(places: Places, name: str) -> None:

@@ -1,6 +1,6 @@
-"""The initial RAM disk of a virtual machine: busybox, six modules and a script; pure but for reading the modules.
+"""The initial RAM disk of a virtual machine: busybox, a few modules and a script.
 
-Debian's own would bring initramfs-tools into the tree, take half a minute to make, and run udev twice at every
+Debian's own would bring initramfs-tools into the tree, take its time to make, and run udev twice at every
 boot, where each program costs twenty times what it does natively.
 """
 

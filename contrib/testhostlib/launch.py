@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import disks, needs, recipe, state, supervisor, trees
+from . import disks, images, needs, recipe, state, supervisor, trees
 from .errors import ToolError, UsageError
-from .host import BOOT_TIMEOUT_S, Host, discard
+from .host import BOOT_TIMEOUT_S, Host, discard, keepers, reap
 from .places import Places, check_name
 from .processes import Process
 
@@ -37,8 +37,9 @@ def boot(
 ) -> Host:
     """Boot a host and return once it is up; builds and caches its tree or disk when that is not there.
 
-    It is torn down when the owner ends: by default the calling process (0), otherwise a pid; None is nobody.  BINDS are
-    pairs of a path here and one in a nested host.  STORAGE is a directory that keeps its changes when it is stopped.
+    It is torn down when the owner ends: by default the calling process (0), otherwise a pid; None is nobody.
+    BINDS are pairs of a path here and one in a nested host.  STORAGE is a directory that keeps the host's
+    changes when it is stopped.
     """
     places = places or Places.default()
     kind = "vm" if vm else "nested"
@@ -152,7 +153,8 @@ def launch(host: Host, timeout_s: float) -> None:
             )
     finally:
         os.close(answer_out)
-    _REAPED_LATER.append(process)
+    reap()
+    keepers.append(process)
     with open(answer_in, "rb", buffering=0) as answers:
         ready, _, _ = select.select([answers], [], [], timeout_s)
         if not ready:
@@ -164,10 +166,6 @@ def launch(host: Host, timeout_s: float) -> None:
     reply = json.loads(text)
     if "error" in reply:
         raise ToolError(f"{host.name} could not be booted: {reply['error']}\n{reply['console']}".strip())
-
-
-# Supervisors are children of the process that boots, so it has to reap them; Popen does when it starts another one.
-_REAPED_LATER: list[subprocess.Popen[bytes]] = []
 
 
 def scope(name: str) -> list[str]:
@@ -234,6 +232,12 @@ def clean(places: Places, *, everything: bool) -> list[Path]:
     if everything and used:
         raise UsageError("the cache is in use by hosts", hint="testhost stop --all")
     current = {trees.tree_path(places, release) for release in recipe.RELEASES}
+    current |= {
+        images.image_path(places, name, release) for name in images.NAMES for release in recipe.RELEASES
+    }
+    if (places.ssh / "id_ed25519.pub").exists():
+        public = disks.public_key(places)
+        current |= {disks.disk_path(places, release, public) for release in recipe.RELEASES}
     removed = []
     for path in sorted(path for top in (places.trees, places.disks, places.images) for path in top.iterdir()):
         if path in used or (path in current and not everything):

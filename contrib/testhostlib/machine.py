@@ -1,7 +1,7 @@
 """A virtual machine: its own kernel, cgroup v2 and every controller, some twenty times slower than native.
 
-QEMU emulates, because /dev/kvm may exist and not work; where it does, GEAR_TESTHOST_ACCEL=kvm is much faster.  The
-guest is reached by ssh alone, through a port of 127.0.0.1; it can't reach anything itself.
+QEMU emulates, because /dev/kvm may exist and not work; where it does, GEAR_TESTHOST_ACCEL=kvm is much faster.
+The guest is reached by ssh alone, through a port of 127.0.0.1; it can't reach anything itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTROL_PATH_MAX = 90
 
 
 def qemu(request: Request, source: Path, disk: Path, qmp_fd: int, accel: str = "tcg") -> list[str]:
-    """The command; port 0 has the kernel choose a free one, which QMP then tells, so there is no race for it."""
+    """The command; port 0 has the kernel choose a free one, which QMP then tells: no race for it."""
     words = ["console=ttyS0", "root=/dev/vda", "rw", "quiet", "net.ifnames=0", "mitigations=off", "panic=-1"]
     words += [f"systemd.hostname={request.name}", f"systemd.machine_id={request.machine_id}"]
     argv = ["qemu-system-x86_64", *ACCEL[accel], "-smp", "2", "-m", f"{request.memory}M", "-no-reboot"]
@@ -48,7 +48,7 @@ def qemu(request: Request, source: Path, disk: Path, qmp_fd: int, accel: str = "
         " ".join(words),
     ]
     argv += ["-drive", f"file={disk},if=virtio,format=qcow2,cache=unsafe".replace(str(disk), comma(disk))]
-    argv += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
+    argv += ["-netdev", "user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
     argv += ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     return [*argv, "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
@@ -218,14 +218,15 @@ def ssh(
 ) -> tuple[list[str], dict[str, str]]:
     """The command that runs ARGV in the guest, and its environment here.
 
-    The guest does not learn that its client was killed, so with a timeout it ends the command itself, a little later.
+    The guest does not learn that its client was killed; with a timeout it ends the command itself, a little
+    later.
     """
     command = ["env", "-i", *(f"{key}={value}" for key, value in environment.items())]
     if timeout_s is not None:
         command += ["timeout", "--foreground", "--signal=KILL", f"{timeout_s + 2:f}"]
     command += argv
-    # Not the shell's last command, which it would become: this way a signal is told as 128 + N.  The shell's own
-    # words about it go nowhere.
+    # Not the shell's last command, which it would become: this way a signal is told as 128 + N.  What the
+    # shell says about it goes nowhere.
     remote = f"cd /; exec 3>&2 2>/dev/null; {shlex.join(command)} 2>&3 3>&-; exit $?"
     options = ssh_options(places, request.name, places.cache / request.source, port)
     local = [*options, "-tt" if tty else "-T", "root@127.0.0.1", remote]

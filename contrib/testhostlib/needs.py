@@ -48,5 +48,5 @@ def space(directory: Path, mebibytes: int) -> None:
     if free < mebibytes:
         raise ToolError(
             f"{directory} has {free} MiB free, and {mebibytes} MiB are needed",
-            hint="set GEAR_TESTHOST_CACHE to a directory on a larger file system, or run 'testhost clean --cache'",
+            hint="testhost clean --cache, or set GEAR_TESTHOST_CACHE to a directory on a larger file system",
         )

@@ -1,7 +1,8 @@
 """A nested host: systemd as PID 1 of an nspawn container on a cached tree.  Fast, and no security boundary.
 
-Below it all is the shared tree, read-only; changes go to an overlay of the host's own.  /var and /root are plain
-directories, because overlayfs can't be the upper layer of another overlayfs, and containers bring theirs.
+Below it all is the shared tree, read-only; changes go to an overlay of the host's own.  /var and /root are
+plain directories, because overlayfs can't be the upper layer of another overlayfs, and containers bring
+theirs.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ NOTIFY = "/run/systemd/testhost-notify"
 LEGACY = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0")
 
 
-def nspawn(name: str, root: str, binds: Sequence[tuple[str, str]], *, legacy: bool) -> list[str]:
+def nspawn(name: str, root: str, binds: Sequence[tuple[str, str]], *, legacy: bool, files: int) -> list[str]:
     argv = ["systemd-nspawn", "-q", "-D", root, "-b", f"--machine={name}", "--keep-unit", "--register=no"]
     argv += ["--capability=all", "--system-call-filter=@known", "--console=pipe", "--private-network"]
-    # What PID 1 has on a real machine; nspawn would give the kernel's default, too little for dbus.
-    argv += ["--rlimit=NOFILE=1024:524288"]
+    argv += [f"--rlimit=NOFILE=1024:{files}"]
     argv += ["--notify-ready=yes", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
     argv += [f"--bind={escape(source)}:{escape(target)}" for source, target in binds]
     return argv + (list(LEGACY) if legacy else [])
@@ -39,6 +39,15 @@ def nspawn(name: str, root: str, binds: Sequence[tuple[str, str]], *, legacy: bo
 def escape(path: str) -> str:
     """nspawn splits --bind= at colons that have no backslash before them."""
     return path.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def files_limit() -> int:
+    """The hard limit of open files to ask for: that of a host of its own.
+
+    nspawn's default is the kernel's, too little for dbus.  A root without CAP_SYS_RESOURCE can't raise its
+    own.
+    """
+    return min(524288, int(Path("/proc/sys/fs/nr_open").read_text()))
 
 
 class Nested(Guest):
@@ -91,7 +100,13 @@ class Nested(Guest):
         staging.rename(var)
 
     def start(self) -> None:
-        argv = nspawn(self.request.name, str(self.root), self.binds, legacy=cgroups.version() == "v1")
+        argv = nspawn(
+            self.request.name,
+            str(self.root),
+            self.binds,
+            legacy=cgroups.version() == "v1",
+            files=files_limit(),
+        )
         environment = {"PATH": needs.SEARCH_PATH, "NOTIFY_SOCKET": NOTIFY, "SYSTEMD_NSPAWN_LOCK": "0"}
         with open(self.directory / "console.log", "ab") as console:
             self.child = subprocess.Popen(
@@ -132,8 +147,15 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return words | {"LANG": "C.UTF-8"} | dict(extra or {})
 
 
-# Enters the cgroups named before '--', then runs what is after it.
-JOIN = 'until [ "$1" = -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+# $1 is the limit of open files; enters the cgroups named before '--', then runs what is after it.
+JOIN = """\
+ulimit -Hn "$1" 2>/dev/null
+ulimit -Sn 1024
+shift
+until [ "$1" = -- ]; do echo 0 > "$1" || exit 125; shift; done
+shift
+exec "$@"
+"""
 
 
 def enter(leader: Process, argv: Sequence[str], *, tty: bool = False) -> list[str]:
@@ -145,4 +167,18 @@ def enter(leader: Process, argv: Sequence[str], *, tty: bool = False) -> list[st
     if tty:
         argv = ["script", "--quiet", "--return", "--command", f"exec {shlex.join(argv)}", "/dev/null"]
     inside = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
-    return ["sh", "-c", JOIN, "sh", *procs, "--", "nsenter", "-t", str(leader.pid), "-a", "--", *inside]
+    return [
+        "sh",
+        "-c",
+        JOIN,
+        "sh",
+        str(files_limit()),
+        *procs,
+        "--",
+        "nsenter",
+        "-t",
+        str(leader.pid),
+        "-a",
+        "--",
+        *inside,
+    ]

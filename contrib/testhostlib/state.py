@@ -1,7 +1,8 @@
 """What is on disk about one host: request.json, what was asked for, and state.json, what has become of it.
 
-The request is written once, when the name is claimed.  The state is written by whoever is in charge: first the
-process that claims the name, then the host's supervisor.  Both are replaced whole, so a reader sees no half.
+The request is written once, when the name is claimed.  The state is written by whoever is in charge: first
+the process that claims the name, then the host's supervisor.  Both are replaced whole, so a reader sees no
+half.
 """
 
 from __future__ import annotations

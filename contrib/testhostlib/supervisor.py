@@ -1,9 +1,9 @@
 """The process that holds a host.
 
-Two processes, so that neither needs the other to tidy up.  The supervisor proper is PID 1 of a pid namespace and
-owner of a mount namespace: when it dies, by SIGKILL too, the kernel kills all that ran there, and the last of them
-takes the mounts along.  Its parent, the keeper, outlives it to remove cgroups and directories; the supervisor dies
-with the keeper, and then the next call of testhost removes the rest.
+Two processes, so that neither needs the other to tidy up.  The supervisor proper is PID 1 of a pid namespace
+and owner of a mount namespace: when it dies, by SIGKILL too, the kernel kills all that ran there, and the
+last of them takes the mounts along.  Its parent, the keeper, outlives it to remove cgroups and directories;
+the supervisor dies with the keeper, and then the next call of testhost removes the rest.
 
     SIGTERM to the keeper        the host is torn down
     SIGUSR1 to the supervisor    power cut, then power on
@@ -32,7 +32,7 @@ CONSOLE_TAIL = 2000
 
 
 def keep(places: Places, name: str, answer_fd: int) -> int:
-    """Hold the host until it is stopped or its owner ends; answers on the descriptor once it is up or has failed."""
+    """Hold the host until it is stopped or its owner ends; answers once it is up or has failed to come up."""
     directory = places.host(name)
     request = state.load_request(directory)
     assert request is not None

@@ -83,6 +83,15 @@ def bootstrap(release: str, packages: Sequence[str], target: Path, *, hook: str 
         )
 
 
+def output(argv: list[str], what: str) -> bytes:
+    """What a program of this machine writes; raises with what it complains about when it fails."""
+    environment = {"PATH": needs.SEARCH_PATH, "LANG": "C.UTF-8"}
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment)
+    if result.returncode != 0:
+        raise ToolError(f"testhost could not {what}: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
+
+
 def finish(tree: Path) -> None:
     """Turn what mmdebstrap made into a host that boots fast and to 'running'."""
     for name, text in recipe.FILES.items():
