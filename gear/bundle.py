@@ -78,7 +78,10 @@ def anonymous_volume(container: str, destination: str) -> str:
     slug = destination.strip("/").replace("/", "-")
     if not slug.isascii() or not all(c.isalnum() or c in "_." for c in destination.replace("/", "")):
         digest = hashlib.sha256(destination.encode(errors="surrogateescape")).hexdigest()[:8]
-        slug = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in slug)[:80] + f"-{digest}"
+        slug = (
+            "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in slug)[:80]
+            + f"-{digest}"
+        )
     return f"{container}.{slug}"[:200]
 
 
@@ -127,7 +130,9 @@ def _kernel_mounts(spec: Spec) -> list[dict[str, Any]]:
     ]
     if spec.net == "host":
         # The kernel gives a fresh sysfs only to the owner of the network namespace it would show.
-        mounts.append({"destination": "/sys", "type": "bind", "source": "/sys", "options": ["bind", *_QUIET, "ro"]})
+        mounts.append(
+            {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["bind", *_QUIET, "ro"]}
+        )
     else:
         mounts.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*_QUIET, "ro"]})
     mounts.append(
@@ -156,14 +161,16 @@ def _mounts(spec: Spec, wanted: Sequence[Mount], layout: Layout) -> list[dict[st
     for destination, source in files.items():
         if destination not in taken:
             options = ["bind", "ro", *_QUIET]
-            mounts.append({"destination": destination, "type": "bind", "source": str(source), "options": options})
+            mounts.append(
+                {"destination": destination, "type": "bind", "source": str(source), "options": options}
+            )
     for mount in wanted:
         entry: dict[str, Any] = {"destination": mount.destination}
         if mount.kind == "tmpfs":
             entry |= {"type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", *mount.options]}
         elif mount.kind == "volume":
-            source = str(volume_directory(layout, mount.source))
-            entry |= {"type": "bind", "source": source, "options": ["bind", "idmap", "nodev", *mount.options]}
+            data = str(volume_directory(layout, mount.source))
+            entry |= {"type": "bind", "source": data, "options": ["bind", "idmap", "nodev", *mount.options]}
         else:
             how = [] if "rbind" in mount.options else ["bind"]
             entry |= {"type": "bind", "source": mount.source, "options": [*how, "nodev", *mount.options]}

@@ -49,7 +49,9 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose complaints end as every other error does."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.".replace("..", "."), hint=f"{self.prog} --help")
+        raise UsageError(
+            f"{message[:1].upper()}{message[1:]}.".replace("..", "."), hint=f"{self.prog} --help"
+        )
 
 
 def verbs_of(module: str) -> dict[str, Verb]:
@@ -70,7 +72,13 @@ def verb_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
 
 def usage() -> str:
     """The help of gear itself."""
-    lines = ["usage: gear [OPTION...] VERB [ARGUMENT...]", "", "Containers that are ordinary systemd services.", "", "Verbs:"]
+    lines = [
+        "usage: gear [OPTION...] VERB [ARGUMENT...]",
+        "",
+        "Containers that are ordinary systemd services.",
+        "",
+        "Verbs:",
+    ]
     for name, module in TABLE.items():
         lines.append(f"  {name:<14}{verbs_of(module)[name].summary}")
     for group, module in GROUPS.items():

@@ -21,8 +21,12 @@ _ENV_FILE_LIMIT = 1 << 20  # bytes
 
 def _install_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a reference or digest that gear image list shows")
-    parser.add_argument("names", metavar="NAME", nargs="+", help="what the container is called; K=V sets a variable")
-    parser.add_argument("--start", action="store_true", help="start it, now and at every boot; restart it if it changed")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="+", help="what the container is called; K=V sets a variable"
+    )
+    parser.add_argument(
+        "--start", action="store_true", help="start it, now and at every boot; restart it if it changed"
+    )
     _spec_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would change, as gear plan does")
     add_output_option(parser)
@@ -33,22 +37,78 @@ def _spec_options(parser: argparse.ArgumentParser) -> None:
     add("--entrypoint", metavar="COMMAND", help="run this instead of the image's entrypoint; empty for none")
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
-    add("-e", "--env", metavar="NAME[=VALUE]", action="append", default=[], help="set a variable; NAME alone takes gear's own value")
-    add("--env-file", metavar="FILE", action="append", default=[], help="set the variables in FILE, one NAME=VALUE a line")
-    add("-v", "--volume", metavar="SOURCE:DIRECTORY[:OPTIONS]", action="append", default=[], help="mount a host path, or the named volume SOURCE")
-    add("--tmpfs", metavar="DIRECTORY[:OPTIONS]", action="append", default=[], help="mount an empty file system in memory")
+    add(
+        "-e",
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="set a variable; NAME alone takes gear's own value",
+    )
+    add(
+        "--env-file",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="set the variables in FILE, one NAME=VALUE a line",
+    )
+    add(
+        "-v",
+        "--volume",
+        metavar="SOURCE:DIRECTORY[:OPTIONS]",
+        action="append",
+        default=[],
+        help="mount a host path, or the named volume SOURCE",
+    )
+    add(
+        "--tmpfs",
+        metavar="DIRECTORY[:OPTIONS]",
+        action="append",
+        default=[],
+        help="mount an empty file system in memory",
+    )
     add("--read-only", action="store_true", help="make the container's root read-only")
     add("--hostname", metavar="NAME", help="the host name inside; the container's name if not given")
-    add("-l", "--label", metavar="NAME=VALUE", action="append", default=[], help="a note of your own, shown by gear inspect")
-    add("--slice", metavar="SLICE", default="container.slice", help="the slice it runs in, for example container-small")
+    add(
+        "-l",
+        "--label",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a note of your own, shown by gear inspect",
+    )
+    add(
+        "--slice",
+        metavar="SLICE",
+        default="container.slice",
+        help="the slice it runs in, for example container-small",
+    )
     add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
     add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
     add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
-    add("--restart", metavar="POLICY", default="on-failure", help="when PID 1 starts it again: no, on-failure (default), always")
-    add("--stop-signal", metavar="SIGNAL", help="what asks it to stop; the image's signal or SIGTERM if not given")
+    add(
+        "--restart",
+        metavar="POLICY",
+        default="on-failure",
+        help="when PID 1 starts it again: no, on-failure (default), always",
+    )
+    add(
+        "--stop-signal",
+        metavar="SIGNAL",
+        help="what asks it to stop; the image's signal or SIGTERM if not given",
+    )
     add("--stop-timeout", metavar="SECONDS", default="10", help="how long it may take to stop (10)")
-    add("--net", metavar="NETWORK", default="none", help="none (default): loopback only; host: the host's network")
-    add("--isolate", action="store_true", help="geard's word for user ids of its own, which every container has now")
+    add(
+        "--net",
+        metavar="NETWORK",
+        default="none",
+        help="none (default): loopback only; host: the host's network",
+    )
+    add(
+        "--isolate",
+        action="store_true",
+        help="geard's word for user ids of its own, which every container has now",
+    )
 
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
@@ -70,7 +130,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
             names.append(item)
     if not names:
         raise UsageError("No container is named.", hint="gear install IMAGE NAME...")
-    mounts = [spec.parse_volume(text) for text in args.volume] + [spec.parse_tmpfs(text) for text in args.tmpfs]
+    mounts = [spec.parse_volume(text) for text in args.volume] + [
+        spec.parse_tmpfs(text) for text in args.tmpfs
+    ]
     destinations = [mount.destination for mount in mounts]
     for destination in destinations:
         if destinations.count(destination) > 1:
@@ -83,7 +145,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "command": command,
         "env": env,
         "user": args.user,
-        "workdir": None if args.workdir is None else spec.container_path(args.workdir, "The working directory"),
+        "workdir": None
+        if args.workdir is None
+        else spec.container_path(args.workdir, "The working directory"),
         "mounts": tuple(mounts),
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
@@ -179,7 +243,9 @@ def _start(
 ) -> int:
     stale = [report["name"] for report in reports if report["restart_needed"]]
     fresh = [item.spec.name for item in done if item.spec.name not in stale]
-    outcome = lifecycle.start(manager, context.layout, fresh) | lifecycle.start(manager, context.layout, stale, again=True)
+    outcome = lifecycle.start(manager, context.layout, fresh) | lifecycle.start(
+        manager, context.layout, stale, again=True
+    )
     status = 0
     for report in reports:
         error = outcome[report["name"]]
@@ -209,8 +275,12 @@ def _sentence(report: dict[str, Any]) -> str:
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE|NAME", help="an image, or with nothing else an installed container")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="what the container would be called; K=V sets a variable")
+    parser.add_argument(
+        "image", metavar="IMAGE|NAME", help="an image, or with nothing else an installed container"
+    )
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="what the container would be called; K=V sets a variable"
+    )
     _spec_options(parser)
     add_output_option(parser)
 
@@ -226,7 +296,9 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
     return _show_plans(context, args, names, options)
 
 
-def _show_plans(context: Context, args: argparse.Namespace, names: Sequence[str], options: dict[str, Any]) -> int:
+def _show_plans(
+    context: Context, args: argparse.Namespace, names: Sequence[str], options: dict[str, Any]
+) -> int:
     host.require_root("read the specifications of containers")
     status, plans = 0, []
     for name in names:
@@ -252,7 +324,11 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
                 {
                     "name": name,
                     "changes": [
-                        {"path": str(path), "action": "create" if found is None else "replace", "diff": _diff(path, found, new)}
+                        {
+                            "path": str(path),
+                            "action": "create" if found is None else "replace",
+                            "diff": _diff(path, found, new),
+                        }
                         for path, (found, new) in changed.items()
                     ],
                 }

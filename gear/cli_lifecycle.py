@@ -49,7 +49,9 @@ def _run_start(args: argparse.Namespace, context: Context) -> int:
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
-        return _tell(context, lifecycle.start(manager, context.layout, args.names, again=True), "is running again")
+        return _tell(
+            context, lifecycle.start(manager, context.layout, args.names, again=True), "is running again"
+        )
 
 
 def _run_stop(args: argparse.Namespace, context: Context) -> int:
@@ -94,7 +96,10 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     base, size = state["uid_range"]["base"], state["uid_range"]["size"]
     lines = [
         ("Image", f"{state['image']['reference']} ({state['image']['digest']})"),
-        ("Network", f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}"),
+        (
+            "Network",
+            f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}",
+        ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
         ("User ids", f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"),
         ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
@@ -105,7 +110,9 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-a", "--all", action="store_true", help="also those that are installed and not loaded")
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="also those that are installed and not loaded"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
     add_output_option(parser)
 
@@ -156,10 +163,16 @@ def _logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-S", "--since", metavar="TIME", help="from this time on, as in journalctl(1)")
     parser.add_argument("-U", "--until", metavar="TIME", help="up to this time")
     parser.add_argument("-b", "--boot", action="store_true", help="only since the machine was booted")
-    parser.add_argument("-i", "--invocation", action="store_true", help="only since the container was last started")
-    parser.add_argument("-t", "--timestamps", action="store_true", help="with time, host and process, as journalctl prints")
+    parser.add_argument(
+        "-i", "--invocation", action="store_true", help="only since the container was last started"
+    )
+    parser.add_argument(
+        "-t", "--timestamps", action="store_true", help="with time, host and process, as journalctl prints"
+    )
     parser.add_argument("-a", "--all", action="store_true", help="also what systemd says about the unit")
-    parser.add_argument("--output", choices=("table", "json"), default="table", help="json: one journal record a line")
+    parser.add_argument(
+        "--output", choices=("table", "json"), default="table", help="json: one journal record a line"
+    )
 
 
 def _run_logs(args: argparse.Namespace, context: Context) -> int:
@@ -190,7 +203,17 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 # What systemd has in force for a container, shown by inspect: interface, and the properties read from it.
 _IN_FORCE = {
     "Unit": ("ActiveState", "SubState", "UnitFileState", "FragmentPath", "DropInPaths", "NeedDaemonReload"),
-    "Service": ("MainPID", "ControlGroup", "Slice", "MemoryMax", "MemoryCurrent", "CPUQuotaPerSecUSec", "TasksMax", "Restart", "NRestarts"),
+    "Service": (
+        "MainPID",
+        "ControlGroup",
+        "Slice",
+        "MemoryMax",
+        "MemoryCurrent",
+        "CPUQuotaPerSecUSec",
+        "TasksMax",
+        "Restart",
+        "NRestarts",
+    ),
 }
 
 
@@ -244,8 +267,8 @@ VERBS = (
     Verb(
         "stop",
         "stop containers and keep them from starting at boot",
-        "Send the stop signal and wait for the payload to end; after the stop timeout it is killed.  A payload that has no "
-        "handler for the signal is not waited for.  Stopped containers do not start at boot.",
+        "Send the stop signal and wait for the payload to end; after the stop timeout it is killed.  A payload that "
+        "has no handler for the signal is not waited for.  Stopped containers do not start at boot.",
         _names,
         _run_stop,
     ),
@@ -266,7 +289,7 @@ VERBS = (
     Verb(
         "list-units",
         "list the containers that are loaded",
-        "List the containers whose unit is loaded: running, starting, failed.  With --all every container that is installed.",
+        "List the containers whose unit is loaded: running, starting, failed.  With --all every installed one.",
         _list_arguments,
         _run_list,
     ),

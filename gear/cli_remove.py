@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from gear import files, garbage, host, images, remove
+from gear import files, host, remove
 from gear.command import Context, Verb, add_output_option, for_each
 from gear.systemd import Manager
 
 
 def _delete_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", metavar="NAME", nargs="+", help="an installed container")
-    parser.add_argument("--volumes", action="store_true", help="also its volumes that no other container uses")
+    parser.add_argument(
+        "--volumes", action="store_true", help="also its volumes that no other container uses"
+    )
 
 
 def _run_delete(args: argparse.Namespace, context: Context) -> int:
@@ -20,7 +22,9 @@ def _run_delete(args: argparse.Namespace, context: Context) -> int:
 
         def delete(name: str) -> None:
             found = remove.delete(manager, context.layout, name, volumes=args.volumes)
-            context.report(f"{name} is deleted" if found else f"{name} is not installed, so nothing was deleted")
+            context.report(
+                f"{name} is deleted" if found else f"{name} is not installed, so nothing was deleted"
+            )
             for path in remove.drop_ins(context.layout, name):
                 context.warn(f"your own settings for it are still in {path}")
 
@@ -49,8 +53,12 @@ def _run_purge(args: argparse.Namespace, context: Context) -> int:
 
 
 def _clean_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", action="store_true", help="also images that no container was installed from")
-    parser.add_argument("--volumes", action="store_true", help="also volumes that no container uses, with their data")
+    parser.add_argument(
+        "--images", action="store_true", help="also images that no container was installed from"
+    )
+    parser.add_argument(
+        "--volumes", action="store_true", help="also volumes that no container uses, with their data"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     add_output_option(parser)
 
@@ -66,7 +74,9 @@ def _run_clean(args: argparse.Namespace, context: Context) -> int:
                 verb = "would remove" if args.dry_run else "removed"
                 context.report(f"{verb} {item.path}: {item.what}")
     if args.output == "json":
-        context.report_json([{"path": str(item.path), "what": item.what, "removed": not args.dry_run} for item in found])
+        context.report_json(
+            [{"path": str(item.path), "what": item.what, "removed": not args.dry_run} for item in found]
+        )
     elif not found:
         context.report("there is nothing to clean")
     return 0

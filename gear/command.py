@@ -69,9 +69,7 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def for_each(
-    items: Iterable[str], work: Callable[[str], None], context: Context
-) -> int:
+def for_each(items: Iterable[str], work: Callable[[str], None], context: Context) -> int:
     """Do *work* for every item; a failure is told and does not stop the others.
 
     Returns the exit status: that of the worst failure, 0 when there was none.
@@ -91,5 +89,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )

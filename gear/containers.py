@@ -44,7 +44,9 @@ def get(layout: Layout, name: str) -> Spec:
     """The spec of *name*; raises NotFoundError when it is not installed."""
     spec = find(layout, name)
     if spec is None:
-        raise NotFoundError(f"There is no container {name}.", hint="gear list-units --all shows what is installed.")
+        raise NotFoundError(
+            f"There is no container {name}.", hint="gear list-units --all shows what is installed."
+        )
     return spec
 
 

@@ -32,7 +32,8 @@ def explain(error: OSError, doing: str) -> GearError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return GearError(
-            f"Can't {doing}: the file system is full.", hint="Free some space, then run the same command again."
+            f"Can't {doing}: the file system is full.",
+            hint="Free some space, then run the same command again.",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return HostError(f"Can't {doing}: {reason}.", hint="gear needs root: run it with sudo.")
@@ -81,7 +82,9 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace *path* with *data*, durably; readers see the old file or the new one, never a mixture."""
     partial = partial_name(path)
     with explained(f"write {path}"):
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        descriptor = os.open(
+            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+        )
         try:
             with open(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)

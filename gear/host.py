@@ -21,7 +21,9 @@ def require_root(doing: str) -> None:
         raise HostError(f"Only root can {doing}.", hint="Run the same command with sudo.")
 
 
-def require_isolation(release: str | None = None, namespaces: Path = Path("/proc/sys/user/max_user_namespaces")) -> None:
+def require_isolation(
+    release: str | None = None, namespaces: Path = Path("/proc/sys/user/max_user_namespaces")
+) -> None:
     """Raise HostError unless the kernel has what the default isolation needs."""
     release = release or os.uname().release
     match = re.match(r"([0-9]+)\.([0-9]+)", release)
@@ -62,6 +64,6 @@ def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> 
         if value is not None and controller not in available:
             option = {"memory": "--memory", "cpu": "--cpus", "pids": "--pids-limit"}[controller]
             raise HostError(
-                f"{spec.name} can't be limited by {option}: the {controller} controller is not available on this machine.",
+                f"{spec.name} can't be limited by {option}: this machine has no {controller} controller.",
                 hint="Limits need cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), or leave the option out.",
             )

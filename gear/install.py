@@ -233,7 +233,11 @@ def static_units() -> dict[str, bytes]:
     directory = package / "static_units"
     if not directory.is_dir():
         directory = package.parent / "units"  # a checkout
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in (".slice", ".target")}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".slice", ".target")
+    }
 
 
 def publish_static_units(layout: Layout) -> list[str]:

@@ -59,6 +59,13 @@ def tail(name: str, lines: int, invocation: str | None) -> list[str]:
 
 def last_invocation(name: str) -> str | None:
     """The id of the latest invocation that the journal knows of; None when there is none."""
-    command = ["journalctl", "--quiet", "--output=cat", "--output-fields=INVOCATION_ID", "--lines=1", "--no-pager"]
+    command = [
+        "journalctl",
+        "--quiet",
+        "--output=cat",
+        "--output-fields=INVOCATION_ID",
+        "--lines=1",
+        "--no-pager",
+    ]
     found = process.output([*command, f"UNIT={unit_name(name)}", "JOB_TYPE=start"], accept=(0, 1)).split()
     return found[0] if found else None

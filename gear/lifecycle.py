@@ -20,7 +20,9 @@ class StartError(GearError):
     """A container did not start."""
 
 
-def start(manager: Manager, layout: Layout, names: Sequence[str], *, again: bool = False) -> dict[str, GearError | None]:
+def start(
+    manager: Manager, layout: Layout, names: Sequence[str], *, again: bool = False
+) -> dict[str, GearError | None]:
     """Start (or with *again* restart) installed containers at once, and at every boot from now on.
 
     Returns for each name None, or the error with the unit's result, the helper's words and the last journal lines.
@@ -29,7 +31,8 @@ def start(manager: Manager, layout: Layout, names: Sequence[str], *, again: bool
     masked = {name for name, spec in specs.items() if manager.file_state(spec.unit).startswith("masked")}
     for name in masked:
         outcome[name] = StartError(
-            f"{name} is masked, so systemd will not start it.", hint=f"systemctl unmask {specs.pop(name).unit}"
+            f"{name} is masked, so systemd will not start it.",
+            hint=f"systemctl unmask {specs.pop(name).unit}",
         )
     if specs:
         manager.enable([spec.unit for spec in specs.values()])

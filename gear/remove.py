@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gear import bundle, containers, files, garbage, images, install, lifecycle, store, uids
@@ -35,7 +36,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             manager.disable([unit])
             result = manager.stop([unit])[unit]
             if result != "done" and path.exists():
-                raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
+                raise GearError(
+                    f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}."
+                )
             lifecycle.settle(manager, unit)
         doomed = _volumes_of(layout, spec) if volumes and spec else []
         files.remove_file(path)
@@ -48,7 +51,12 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
 
 def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
     """The volumes that *spec* has and no other container."""
-    others = {volume for other in containers.names(layout) if other != spec.name for volume in _mounted(layout, other)}
+    others = {
+        volume
+        for other in containers.names(layout)
+        if other != spec.name
+        for volume in _mounted(layout, other)
+    }
     return sorted(set(_mounted(layout, spec.name)) - others)
 
 
@@ -71,7 +79,7 @@ class Leftover:
 
     what: str
     path: Path
-    remove: Callable[[], None]
+    remove: Callable[[], object]
 
 
 def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool = False) -> list[Leftover]:
@@ -83,11 +91,17 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
     for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
-        found += [_tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)]
+        found += [
+            _tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)
+        ]
     for path in _entries(layout.containers):
         if path.name in installed:
             current = _current_layer(layout, path.name)
-            found += [_tree("interrupted work", inner) for inner in _entries(path) if inner.name.startswith(files.PARTIAL)]
+            found += [
+                _tree("interrupted work", inner)
+                for inner in _entries(path)
+                if inner.name.startswith(files.PARTIAL)
+            ]
             found += [
                 _tree("a writable layer of an earlier image", inner)
                 for inner in _entries(path)
@@ -98,23 +112,57 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     for path in _entries(layout.units):
         name = path.name.removeprefix("ctr-").removesuffix(".service")
         if unit_name(name) == path.name and name not in installed and _rendered_by_gear(path, layout):
-            found.append(Leftover("a unit without a container", path, lambda path=path: _unlink(path)))  # type: ignore[misc]
+            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
     for base, name in sorted(uids.owners(layout).items()):
         if name not in installed:
             path = uids.directory(layout) / str(base)
-            found.append(Leftover(f"the user id range of {name}", path, lambda path=path: _unlink(path)))  # type: ignore[misc]
+            found.append(Leftover(f"the user id range of {name}", path, partial(files.remove_file, path)))
     current_helper = os.path.realpath(helper / "current")
     for path in _entries(helper):
-        if path.is_dir() and not path.is_symlink() and str(path) != current_helper and not path.name.startswith("."):
+        if (
+            path.is_dir()
+            and not path.is_symlink()
+            and str(path) != current_helper
+            and not path.name.startswith(".")
+        ):
             found.append(_tree("an earlier version of the start helper", path))
-    if layout.images.is_dir():
-        keep = set(images.users(layout)) | set() if with_images else set(images.users(layout))
+    found += _store_leftovers(layout, with_images=with_images)
     if with_volumes:
         used = {volume for name in installed for volume in _mounted(layout, name)}
         for path in _entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path))
     return found
+
+
+def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:
+    """References on request, then what no reference and no container needs; the first removal takes all of those."""
+    if not layout.images.is_dir():
+        return []
+    used = set(images.users(layout))
+    found = []
+    for reference, digest in sorted(store.references(layout).items()) if with_images else ():
+        if digest not in used:
+            path = store.place(layout, "manifests", digest)
+            what = f"the image {reference}, which no container uses"
+            found.append(Leftover(what, path, partial(store.remove_reference, layout, reference)))
+
+    def collect() -> None:
+        garbage.collect(layout, used, wait=True)
+
+    for path, size in garbage.garbage(layout, used):
+        found.append(Leftover(f"{size} bytes that no image needs", path, collect))
+    if found:
+        found[-1] = Leftover(found[-1].what, found[-1].path, _both(found[-1].remove, collect))
+    return found
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        first()
+        second()
+
+    return run
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -126,19 +174,17 @@ def _entries(directory: Path) -> list[Path]:
 
 def _tree(what: str, path: Path) -> Leftover:
     if path.is_dir() and not path.is_symlink():
-        return Leftover(what, path, lambda: files.remove_tree(path))
-    return Leftover(what, path, lambda: _unlink(path))
-
-
-def _unlink(path: Path) -> None:
-    files.remove_file(path)
+        return Leftover(what, path, partial(files.remove_tree, path))
+    return Leftover(what, path, partial(files.remove_file, path))
 
 
 def _is_ours_partial(layout: Layout, path: Path) -> bool:
     if not path.name.startswith(files.PARTIAL):
         return False
     # The unit directory is shared with others, who may name their files as they like.
-    return path.parent != layout.units or path.name.startswith((f"{files.PARTIAL}ctr-", f"{files.PARTIAL}container"))
+    return path.parent != layout.units or path.name.startswith(
+        (f"{files.PARTIAL}ctr-", f"{files.PARTIAL}container")
+    )
 
 
 def _rendered_by_gear(path: Path, layout: Layout) -> bool:
@@ -192,8 +238,7 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
 
 def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
-    for directory in (volumes,):
-        if not _entries(directory):
-            files.remove_tree(directory)
+    if not _entries(volumes):
+        files.remove_tree(volumes)
     if _entries(state) == [lock]:
         files.remove_tree(state)

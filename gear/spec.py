@@ -22,7 +22,16 @@ UID_RANGE_SIZE = 65536
 NETWORKS = ("none", "host")
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
 # boot whatever the policy, so here it means what `always` means.
-RESTARTS = ("no", "on-failure", "always", "unless-stopped", "on-success", "on-abnormal", "on-abort", "on-watchdog")
+RESTARTS = (
+    "no",
+    "on-failure",
+    "always",
+    "unless-stopped",
+    "on-success",
+    "on-abnormal",
+    "on-abort",
+    "on-watchdog",
+)
 BIND_OPTIONS = ("ro", "rw", "idmap", "nosuid", "nodev", "noexec", "rbind")
 VOLUME_OPTIONS = ("ro", "rw", "nosuid", "nodev", "noexec")
 
@@ -31,7 +40,9 @@ _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_TMPFS = re.compile(r"(size|mode|nr_inodes|uid|gid)=[0-9]+[kmgKMG%]?|ro|rw|nosuid|nodev|noexec|exec|suid", re.ASCII)
+_TMPFS = re.compile(
+    r"(size|mode|nr_inodes|uid|gid)=[0-9]+[kmgKMG%]?|ro|rw|nosuid|nodev|noexec|exec|suid", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -196,7 +207,9 @@ def _labels(value: Any) -> dict[str, str]:
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
     return tuple(
-        checked_mount(Mount(_text(m["kind"]), _text(m["source"]), _text(m["destination"]), _texts(m["options"])))
+        checked_mount(
+            Mount(_text(m["kind"]), _text(m["source"]), _text(m["destination"]), _texts(m["options"]))
+        )
         for m in value
     )
 
@@ -208,7 +221,10 @@ def checked_mount(mount: Mount) -> Mount:
         raise UsageError("Nothing can be mounted on / of a container.", hint="The root comes from the image.")
     for taken in ("/proc", "/sys", "/dev"):
         if destination == taken or destination.startswith(taken + "/") and destination != "/dev/shm":
-            raise UsageError(f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view.")
+            raise UsageError(
+                f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
+            )
+    allowed: tuple[str, ...] = ()
     if mount.kind == "bind":
         allowed = BIND_OPTIONS
         source = host_path(mount.source)
@@ -216,15 +232,19 @@ def checked_mount(mount: Mount) -> Mount:
         allowed = VOLUME_OPTIONS
         source = volume_name(mount.source)
     elif mount.kind == "tmpfs":
-        allowed = ()
         source = ""
         wrong = [option for option in mount.options if not _TMPFS.fullmatch(option)]
         if wrong:
-            raise UsageError(f"A tmpfs has no option {wrong[0]!r}.", hint="Options are size=, mode=, ro, exec and the like.")
+            raise UsageError(
+                f"A tmpfs has no option {wrong[0]!r}.",
+                hint="Options are size=, mode=, ro, exec and the like.",
+            )
     else:
         raise UsageError(f"{mount.kind!r} is no kind of mount.", hint="Kinds are bind, volume and tmpfs.")
     if allowed and (wrong := [option for option in mount.options if option not in allowed]):
-        raise UsageError(f"A {mount.kind} mount has no option {wrong[0]!r}.", hint=f"Options are {', '.join(allowed)}.")
+        raise UsageError(
+            f"A {mount.kind} mount has no option {wrong[0]!r}.", hint=f"Options are {', '.join(allowed)}."
+        )
     return Mount(mount.kind, source, destination, mount.options)
 
 
@@ -259,7 +279,8 @@ def parse_volume(text: str) -> Mount:
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(
-            f"{text!r} is no volume.", hint="Write /host/directory:/in/container[:ro] or name:/in/container[:ro]."
+            f"{text!r} is no volume.",
+            hint="Write /host/directory:/in/container[:ro] or name:/in/container[:ro].",
         )
     options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
     kind = "bind" if parts[0].startswith("/") else "volume"
@@ -309,14 +330,18 @@ def slice_name(text: str) -> str:
     """The full name of a slice unit, `.slice` added where it is missing; raises UsageError."""
     stem = text.removesuffix(".slice")
     if not _SLICE.fullmatch(stem) or len(stem) > 200:
-        raise UsageError(f"{text[:80]!r} can't name a slice.", hint="For example container-small or web.slice.")
+        raise UsageError(
+            f"{text[:80]!r} can't name a slice.", hint="For example container-small or web.slice."
+        )
     return stem + ".slice"
 
 
 def host_name(text: str) -> str:
     """*text* if it may be a host name (hostname(7)); raises UsageError."""
     if not _HOSTNAME.fullmatch(text):
-        raise UsageError(f"{text[:80]!r} can't be a host name.", hint="Use up to 64 letters, digits, '-' and '.'.")
+        raise UsageError(
+            f"{text[:80]!r} can't be a host name.", hint="Use up to 64 letters, digits, '-' and '.'."
+        )
     return text
 
 

@@ -152,12 +152,16 @@ class Manager:
 
     def properties(self, unit: str, interface: str = "Unit") -> dict[str, Any]:
         """All properties of *unit* on one interface, `Unit` or `Service`; strings decoded."""
-        return self._get_all(self._path_encode(_PATH + b"/unit", unit.encode()), f"org.freedesktop.systemd1.{interface}")
+        return self._get_all(
+            self._path_encode(_PATH + b"/unit", unit.encode()), f"org.freedesktop.systemd1.{interface}"
+        )
 
     def _get_all(self, path: bytes, interface: str) -> dict[str, Any]:
         arguments = self._apply_signature(b"s", [interface.encode()])
         try:
-            reply = self._bus.call_method(_DESTINATION, path, b"org.freedesktop.DBus.Properties", b"GetAll", arguments)
+            reply = self._bus.call_method(
+                _DESTINATION, path, b"org.freedesktop.DBus.Properties", b"GetAll", arguments
+            )
         except Exception as error:
             raise UnitError(f"systemd gives no properties of {path.decode()}: {_reason(error)}.") from error
         body = _decoded(reply.body)
@@ -176,7 +180,9 @@ class Manager:
 
     def enable(self, units: Sequence[str]) -> None:
         """Make *units* start at boot, as their [Install] sections say: `systemctl enable`, without a reload."""
-        self._call("EnableUnitFiles", "asbb", [unit.encode() for unit in units], False, False, unit=", ".join(units))
+        self._call(
+            "EnableUnitFiles", "asbb", [unit.encode() for unit in units], False, False, unit=", ".join(units)
+        )
 
     def disable(self, units: Sequence[str]) -> None:
         """Undo enable(); units that are not enabled are fine."""
@@ -192,8 +198,6 @@ class Manager:
     def reset_failed(self, unit: str) -> None:
         """Forget that *unit* failed."""
         self._call("ResetFailedUnit", "s", unit.encode(), unit=unit)
-
-
 
 
 def _string(value: Any) -> str:

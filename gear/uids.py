@@ -39,7 +39,9 @@ def owners(layout: Layout) -> dict[int, str]:
     return found
 
 
-def allocate(layout: Layout, name: str, *, accounts: tuple[Path, ...] = (Path("/etc/subuid"), Path("/etc/subgid"))) -> int:
+def allocate(
+    layout: Layout, name: str, *, accounts: tuple[Path, ...] = (Path("/etc/subuid"), Path("/etc/subgid"))
+) -> int:
     """The lowest range that nobody has, taken for *name*; the one it has already, if an earlier run was cut off.
 
     Ranges that the host delegates to its users (subuid(5)) are left to them.
@@ -53,7 +55,9 @@ def allocate(layout: Layout, name: str, *, accounts: tuple[Path, ...] = (Path("/
     base = FIRST
     while base <= LAST:
         busy = base in taken or any(
-            start < base + UID_RANGE_SIZE and base < start + count for part in foreign for start, count in part
+            start < base + UID_RANGE_SIZE and base < start + count
+            for part in foreign
+            for start, count in part
         )
         if not busy:
             with explained(f"take the user id range {base}"):

@@ -39,7 +39,7 @@ def load_json(path: str) -> dict:  # type: ignore[type-arg]
     try:
         from _json import make_scanner
 
-        document, end = make_scanner(_ScannerOptions)(text, 0)
+        document, end = make_scanner(_ScannerOptions)(text, 0)  # type: ignore[arg-type]
     except (ImportError, AttributeError, StopIteration):
         import json
 
@@ -62,5 +62,3 @@ def is_bind(mount: dict) -> bool:  # type: ignore[type-arg]
     """Whether a `mounts` entry is a bind mount (config.md, "Linux mounts": by type or by option)."""
     options = mount.get("options", ())
     return mount.get("type") == "bind" or "bind" in options or "rbind" in options
-
-

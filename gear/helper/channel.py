@@ -8,8 +8,15 @@ more to import than all of the set-up; its C half has what is needed.
 from __future__ import annotations
 
 import sys
-
-from _socket import AF_UNIX, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socketpair
+from _socket import (
+    AF_UNIX,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
 
 EXEC = b"exec"
 FAILED = b"failed "  # then the exit status, a blank, and the sentence

@@ -33,5 +33,7 @@ class Step:
         """The sentence for *error*: what failed, on what, why."""
         reason = error.strerror or str(error)
         if error.errno:
-            reason = reason if os.strerror(error.errno) in reason else f"{reason} ({os.strerror(error.errno)})"
+            reason = (
+                reason if os.strerror(error.errno) in reason else f"{reason} ({os.strerror(error.errno)})"
+            )
         return Failure(f"can't {self.doing}: {reason}")

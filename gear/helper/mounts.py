@@ -10,7 +10,6 @@ import posix as os
 from _stat import S_ISCHR, S_ISDIR
 
 from gear.helper import syscalls
-from gear.helper.bundle import is_bind
 from gear.helper.channel import MOUNT, Channel
 from gear.helper.failure import Failure, Step
 
@@ -42,7 +41,14 @@ _ATTRIBUTES = {
     "nosymfollow": syscalls.MOUNT_ATTR_NOSYMFOLLOW,
 }
 # OCI runtime specification, config-linux.md, "Default Devices": name -> (major, minor).
-_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
 _LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",

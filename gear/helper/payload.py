@@ -6,12 +6,11 @@ the file system, takes the identity and rights that config.json gives it, and be
 
 from __future__ import annotations
 
-import posix as os
-from fcntl import ioctl
-
 import _signal
+import posix as os
 from _socket import AF_INET, SOCK_DGRAM, socket
 from _stat import S_ISDIR
+from fcntl import ioctl
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
@@ -33,7 +32,16 @@ CAPABILITIES = (
 ).split()
 
 # e_machine of an ELF header (elf.h), for the sentence about a foreign architecture.
-_ELF_MACHINES = {3: "i386", 8: "mips", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+_ELF_MACHINES = {
+    3: "i386",
+    8: "mips",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv",
+}
 
 # ioctl(2) requests of netdevice(7).
 _SIOCGIFFLAGS = 0x8913

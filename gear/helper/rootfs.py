@@ -13,8 +13,6 @@ from gear.helper import syscalls
 from gear.helper.bundle import is_bind
 from gear.helper.failure import Failure, Step
 
-_HINT_IDMAP = "the file system of {path} or this kernel has no idmapped mounts (Linux 5.19 or later with ext4, xfs, btrfs or tmpfs is needed)"
-
 
 def own_mount_namespace(step: Step) -> None:
     """Leave the host's mount namespace; from here on no mount of ours reaches it."""
@@ -28,7 +26,10 @@ def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) 
     try:
         syscalls.mount_setattr(mount_fd, syscalls.MOUNT_ATTR_IDMAP, userns_fd=userns_fd, recursive=recursive)
     except OSError as error:
-        raise Failure(f"can't map ids of {path}: {_HINT_IDMAP.format(path=path)}") from error
+        raise Failure(
+            f"can't map the ids of {path}: its file system or this kernel has no idmapped mounts "
+            f"(ext4, xfs, btrfs or tmpfs and Linux 5.19 have them; {error.strerror})"
+        ) from error
 
 
 def assemble_root(bundle: str, overlay: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]

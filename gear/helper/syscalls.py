@@ -36,7 +36,7 @@ class _Function(CFuncPtr):
 
 
 # The loader's handle of the process itself; libc is linked in.
-_function = _Function(dlsym(dlopen(None, 2), "syscall"))  # 2: RTLD_NOW, dlfcn.h
+_function = _Function(dlsym(dlopen("", 2), "syscall"))  # 2: RTLD_NOW, dlfcn.h
 
 
 _MACHINE = os.uname().machine
