@@ -33,10 +33,10 @@ def build_disk(release: str, *, places: Places | None = None) -> Path:
     """The directory with the cached disk of a release, built now when it is not there, from its tree."""
     places = places or Places.default()
     tree = trees.build_tree(release, places=places)
-    needs.programs("mke2fs", "ssh-keygen", "unshare", "dpkg-deb")
+    needs.programs("mke2fs", "ssh-keygen", "setpriv", "unshare", "dpkg-deb")
     public = public_key(places)
     path = disk_path(places, release, public)
-    return trees.build_once(places, path, DISK_MIB, lambda staging: fill(tree, staging, public))
+    return trees.build_once(places, path, DISK_MIB, lambda staging, held: fill(tree, staging, public, held))
 
 
 def disk_path(places: Places, release: str, public: str) -> Path:
@@ -59,7 +59,7 @@ def public_key(places: Places) -> str:
     return private.with_suffix(".pub").read_text()
 
 
-def fill(tree: Path, staging: Path, public: str) -> None:
+def fill(tree: Path, staging: Path, public: str, held: int) -> None:
     for name in ("kernel", "upper", "work", "merged"):
         (staging / name).mkdir(parents=True)
     (package,) = (tree / "usr/lib/testhost-kernel").glob("*.deb")
@@ -76,8 +76,8 @@ def fill(tree: Path, staging: Path, public: str) -> None:
     authorized.parents[1].chmod(0o700)
     authorized.write_text(public)
     script = SCRIPT.format(modules=" ".join(initrd.MODULES))
-    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-    trees.output([*argv, str(tree), str(staging), version, DISK_SIZE], "make a disk")
+    argv = [*recipe.CONFINED, "sh", "-c", script, "sh", str(tree), str(staging), version, DISK_SIZE]
+    trees.output(argv, "make a disk", held)
     found = modules_to_load((staging / "modules").read_text(), staging / "upper")
     (staging / "initrd").write_bytes(initrd.build((tree / "usr/bin/busybox").read_bytes(), found))
     host_key = (tree / "etc/ssh/ssh_host_ed25519_key.pub").read_text()

@@ -14,7 +14,7 @@ from typing import IO, Any
 from . import cgroups, machine, nested, state, supervisor, transfer
 from .errors import CommandError, ToolError
 from .places import Places
-from .processes import Process
+from .processes import Entered, Process
 
 RUN_TIMEOUT_S = {"nested": 60.0, "vm": 300.0}
 BOOT_TIMEOUT_S = {"nested": 60.0, "vm": 300.0}
@@ -124,7 +124,8 @@ class Host:
         timeout, which nothing else here waits for.
         """
         command, environment = self.command(argv, env=env, tty=tty, timeout=timeout)
-        return subprocess.Popen(command, env=environment, **options)
+        kind = subprocess.Popen if self.kind == "vm" else Entered
+        return kind(command, env=environment, **options)
 
     def run(
         self,

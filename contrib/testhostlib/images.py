@@ -53,10 +53,10 @@ def build_image(name: str, *, release: str = "bookworm", places: Places | None =
             ["chroot", os.fspath(tree), "/usr/bin/busybox", "--list"], "list busybox's applets"
         )
         return trees.build_once(
-            places, path, 8, lambda staging: busybox(staging, program, applets.decode().split())
+            places, path, 8, lambda staging, held: busybox(staging, program, applets.decode().split())
         )
     return trees.build_once(
-        places, path, IMAGE_MIB, lambda staging: trees.bootstrap(release, PACKAGES[name], staging)
+        places, path, IMAGE_MIB, lambda staging, held: trees.bootstrap(release, PACKAGES[name], staging, held)
     )
 
 

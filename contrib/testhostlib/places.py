@@ -76,10 +76,13 @@ class Places:
             raise ToolError(f"the cache {self.cache} can't be made: {err.strerror}") from err
 
     @contextmanager
-    def lock(self, what: str) -> Iterator[None]:
-        """Hold the lock of one thing that is built; blocks while another process builds it."""
-        with locked(self.cache / "locks" / what):
-            yield
+    def lock(self, what: str) -> Iterator[int]:
+        """Hold the lock of one thing that is built; blocks while another process builds it.
+
+        A process that is given the descriptor holds the lock, too, until it has ended.
+        """
+        with locked(self.cache / "locks" / what) as held:
+            yield held
 
     @contextmanager
     def hosts_lock(self) -> Iterator[None]:
@@ -88,8 +91,8 @@ class Places:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """An exclusive flock(2), which the kernel drops when its holder dies."""
+def locked(path: Path) -> Iterator[int]:
+    """An exclusive flock(2), which the kernel drops when all that have the descriptor are dead."""
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,3 +86,27 @@ class Process:
             return bool(poll.poll(timeout_s * 1000))
         finally:
             os.close(pidfd)
+
+
+class Entered(subprocess.Popen[bytes]):
+    """A command that nsenter has started in another pid namespace; signals are for the command.
+
+    If nsenter were killed, its child would become one of this machine's PID 1 and, until that reaps it, a
+    zombie which the host's systemd waits for at shutdown.
+    """
+
+    def send_signal(self, sig: int) -> None:
+        children = [Process.of(pid) for pid in children_of(self.pid)]
+        living = [child for child in children if child is not None]
+        if not living:
+            super().send_signal(sig)  # it has not forked yet, or is about to end
+        for child in living:
+            child.signal(signal.Signals(sig))
+
+
+def children_of(pid: int) -> list[int]:
+    """See proc_pid_task_tid_children(5): exact for a process that forks no more."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

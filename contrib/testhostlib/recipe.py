@@ -41,6 +41,13 @@ MASKED = (
     "getty@tty1.service", "console-getty.service", "serial-getty@ttyS0.service",
 )  # fmt: skip
 
+# Before a command: its processes end with the caller, and its mounts with them, so an interrupted build
+# leaves nothing running and, above all, no /proc or /dev mounted in a tree that is going to be removed.
+CONFINED = (
+    "setpriv", "--pdeathsig", "KILL",
+    "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--",
+)  # fmt: skip
+
 READY_MARK = "testhost-ready"
 
 FILES = {
@@ -103,12 +110,8 @@ def tree_key(release: str) -> str:
 def mmdebstrap(
     release: str, packages: Sequence[str], target: str, *, hook: str = "", mirror: str | None = None
 ) -> list[str]:
-    """The command that builds a tree (TARGET a directory) or a tar (TARGET ends in .tar).
-
-    It runs in a pid namespace that dies with the caller: an interrupted build leaves no apt or dpkg running.
-    """
-    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--"]
-    argv += ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--architectures=amd64"]
+    """The command that builds a tree (TARGET a directory) or a tar (TARGET ends in .tar)."""
+    argv = [*CONFINED, "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--architectures=amd64"]
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     argv += ["--dpkgopt=force-unsafe-io"]
     if packages:

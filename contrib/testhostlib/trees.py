@@ -34,16 +34,20 @@ def build_tree(release: str, *, places: Places | None = None) -> Path:
     needs.programs("mmdebstrap", "setpriv", "unshare")
     places.make()
 
-    def fill(staging: Path) -> None:
-        bootstrap(release, recipe.PACKAGES, staging, hook=recipe.KERNEL_HOOK)
+    def fill(staging: Path, held: int) -> None:
+        bootstrap(release, recipe.PACKAGES, staging, held, hook=recipe.KERNEL_HOOK)
         finish(staging)
 
     return build_once(places, path, TREE_MIB, fill)
 
 
-def build_once(places: Places, path: Path, mebibytes: int, fill: Callable[[Path], None]) -> Path:
-    """Have PATH made by FILL, which gets another name beside it, unless it is there already."""
-    with places.lock(path.name):
+def build_once(places: Places, path: Path, mebibytes: int, fill: Callable[[Path, int], None]) -> Path:
+    """Have PATH made by FILL, unless it is there already.
+
+    FILL gets another name beside it, and the lock's descriptor for the processes it starts: when this one is
+    killed, the next builder waits until they are gone, too.
+    """
+    with places.lock(path.name) as held:
         if path.exists():
             return path
         # The start of the name stays, because mmdebstrap chooses between directory and tar by its end.
@@ -51,7 +55,7 @@ def build_once(places: Places, path: Path, mebibytes: int, fill: Callable[[Path]
         remove(staging)
         needs.space(places.cache, mebibytes)
         try:
-            fill(staging)
+            fill(staging, held)
         except BaseException:
             remove(staging)
             raise
@@ -62,18 +66,25 @@ def build_once(places: Places, path: Path, mebibytes: int, fill: Callable[[Path]
 def remove(path: Path) -> None:
     """Remove a file or a tree, if it is there."""
     if path.is_dir() and not path.is_symlink():
+        if any(os.path.ismount(top) for top, _, _ in os.walk(path)):
+            raise ToolError(f"{path} can't be removed: something is mounted in it", hint=f"umount -R {path}")
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def bootstrap(release: str, packages: Sequence[str], target: Path, *, hook: str = "") -> None:
+def bootstrap(release: str, packages: Sequence[str], target: Path, held: int, *, hook: str = "") -> None:
     mirror = os.environ.get("GEAR_TESTHOST_MIRROR")
     argv = recipe.mmdebstrap(release, packages, os.fspath(target), hook=hook, mirror=mirror)
     environment = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
     environment |= {"PATH": needs.SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/root"}
     result = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        pass_fds=[held],
     )
     if result.returncode != 0:
         lines = result.stdout.decode(errors="replace").strip().splitlines()
@@ -83,10 +94,12 @@ def bootstrap(release: str, packages: Sequence[str], target: Path, *, hook: str 
         )
 
 
-def output(argv: list[str], what: str) -> bytes:
+def output(argv: list[str], what: str, *held: int) -> bytes:
     """What a program of this machine writes; raises with what it complains about when it fails."""
     environment = {"PATH": needs.SEARCH_PATH, "LANG": "C.UTF-8"}
-    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment)
+    result = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, env=environment, pass_fds=held
+    )
     if result.returncode != 0:
         raise ToolError(f"testhost could not {what}: {result.stderr.decode(errors='replace').strip()}")
     return result.stdout

@@ -124,7 +124,8 @@ def test_an_unknown_release_is_refused() -> None:
 
 def test_mmdebstrap_dies_with_its_caller() -> None:
     argv = recipe.mmdebstrap("trixie", ["nginx", "redis"], "/t.tar", mirror="http://mirror/debian")
-    assert argv[:7] == ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+    assert argv[:5] == ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount"]
+    assert argv[len(recipe.CONFINED)] == "mmdebstrap"
     assert argv[-4:] == ["--include=nginx,redis", "trixie", "/t.tar", "http://mirror/debian"]
 
 
@@ -142,11 +143,11 @@ def test_a_build_is_atomic_and_done_once(tmp_path: Path) -> None:
     (interrupted / "half").write_text("")
     calls = []
 
-    def fail(staging: Path) -> None:
+    def fail(staging: Path, held: int) -> None:
         staging.mkdir()
         raise ToolError("no network")
 
-    def fill(staging: Path) -> None:
+    def fill(staging: Path, held: int) -> None:
         calls.append(staging)
         assert not path.exists()
         staging.mkdir()
