@@ -1,0 +1,116 @@
+"""gear on a test host: what the host and vm tests drive it with.
+
+Not the test host itself (contrib/testhostlib), which knows nothing of gear.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TOP / "contrib"))
+
+from testhostlib import Host, boot  # noqa: E402 (its directory is put on the path above)
+
+RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
+
+_WRAPPER = b'#!/bin/sh\nPYTHONPATH=/opt/gear exec /usr/bin/python3 -m gear "$@"\n'
+
+
+class GearHost:
+    """A booted test host with the checkout in /opt/gear and `gear` on its path."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        # Virtual machines are emulated: everything takes some 20 times as long.
+        self.patience_s = 30.0 if host.kind == "nested" else 300.0
+        self.sh("mkdir -p /opt/gear")
+        host.copy([TOP / "gear", TOP / "units"], "/opt/gear")
+        self.write("/usr/local/bin/gear", _WRAPPER, mode="755")
+
+    def run(
+        self, *argv: str, check: bool = True, input: bytes | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command in the host."""
+        return self.host.run(list(argv), check=check, input=input, env=env)
+
+    def out(self, *argv: str) -> str:
+        """What a command prints, without the last newline."""
+        return self.run(*argv).stdout.decode().rstrip("\n")
+
+    def sh(self, script: str, *, check: bool = True) -> str:
+        """What a shell script prints, without the last newline."""
+        return self.run("sh", "-ec", script, check=check).stdout.decode().rstrip("\n")
+
+    def gear(self, *arguments: str, env: dict[str, str] | None = None) -> str:
+        """Run gear; it must succeed.  Returns what it prints."""
+        return self.run("gear", *arguments, env=env).stdout.decode()
+
+    def json(self, *arguments: str) -> Any:
+        """Run gear with --output json; it must succeed."""
+        return json.loads(self.gear(*arguments, "--output", "json"))
+
+    def fails(self, status: int, *arguments: str, env: dict[str, str] | None = None) -> str:
+        """Run gear; it must end with *status* and without a traceback.  Returns standard error."""
+        done = self.run("gear", *arguments, check=False, env=env)
+        error = done.stderr.decode(errors="replace")
+        assert "Traceback" not in error, error
+        assert done.returncode == status, f"status {done.returncode}, not {status}: {error}{done.stdout.decode()}"
+        return error
+
+    def show(self, unit: str, prop: str) -> str:
+        """One property of a unit, as systemctl shows it."""
+        return self.out("systemctl", "show", "--property", prop, "--value", unit)
+
+    def pid(self, name: str) -> int:
+        """The main process of a container."""
+        return int(self.show(f"ctr-{name}.service", "MainPID"))
+
+    def inside(self, name: str, script: str) -> str:
+        """Run a shell script of the host in the network namespace of a container."""
+        return self.out("nsenter", "--target", str(self.pid(name)), "--net", "sh", "-ec", script)
+
+    def read(self, path: str) -> bytes:
+        """The content of a file of the host."""
+        return self.run("cat", path).stdout
+
+    def write(self, path: str, content: bytes, *, mode: str = "644") -> None:
+        """Make a file of the host."""
+        self.run("install", "-D", "-m", mode, "/dev/stdin", path, input=content)
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until *condition* holds; fails after the host's patience, saying *what* was waited for."""
+        deadline = time.monotonic() + self.patience_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+
+    def mount_table(self) -> list[str]:
+        """The host's own mounts: device, place and type."""
+        return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
+
+    def leftovers(self) -> list[dict[str, str]]:
+        """What gear clean would remove."""
+        found: list[dict[str, str]] = self.json("clean", "--dry-run")
+        return found
+
+
+def start_host(*, vm: bool = False) -> GearHost:
+    """Boot a host of the release under test, with gear on it."""
+    return GearHost(boot(RELEASE, vm=vm))
+
+
+def demo_image(directory: Path, name: str = "hello") -> Path:
+    """The embedded default image as an OCI layout below *directory*."""
+    layout = directory / name
+    program = [sys.executable, str(TOP / "contrib" / "demo-image"), "--name", name, str(layout)]
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    return layout
+
+

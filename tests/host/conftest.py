@@ -1,0 +1,36 @@
+"""One nested host of the release under test for all host tests; each test uses names of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gearhost import GearHost, demo_image, start_host  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
+    machine = start_host()
+    try:
+        machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
+        machine.gear("image", "load", "/root/hello")
+        yield machine
+    finally:
+        machine.host.stop()
+
+
+@pytest.fixture
+def host(booted: GearHost) -> Iterator[GearHost]:
+    """The host, on which nothing of a test may be left: no container, no mount, nothing to clean."""
+    before = booted.mount_table()
+    yield booted
+    names = booted.gear("list-units", "--all", "--quiet").split()
+    if names:
+        booted.gear("delete", "--volumes", *names)
+    assert booted.mount_table() == before
+    assert booted.leftovers() == []
