@@ -11,7 +11,6 @@ from gear.bundle import effective_mounts, volume_directory
 from gear.model import Layout
 from gear.oci import Image
 from gear.spec import Spec, signal_number
-from gear.unitfile import Verbatim
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
 PYTHON = "/usr/bin/python3"
@@ -61,7 +60,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         ("NotifyAccess", "main"),
         ("ExecStart", unitfile.command([*INTERPRETER, f"{helper}/start", str(directory)])),
         # PID 1 of a pid namespace never sees a signal that it has no handler for; the script looks first.
-        ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal), Verbatim("$MAINPID")])),
+        ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal)])),
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(spec.stop_timeout)),

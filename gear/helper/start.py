@@ -86,19 +86,21 @@ def _map_ids(pid: int, linux: dict, step: Step) -> int | None:  # type: ignore[t
 
 def _follow(channel: Channel, pid: int, step: Step) -> None:
     """Serve the payload's process until it has become the payload; raises its Failure."""
-    executing = False
+    executing, failure = False, None
     while True:
         step.doing = "follow the container's first process"
         message, _ = channel.receive()
-        if not message:
-            if executing:
-                return
-            raise Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+        if not message:  # it has closed its end: by execve(2), or because it has ended
+            if failure is None and not executing:
+                failure = Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+            if failure is not None:
+                raise failure
+            return
         if message == EXEC:
             executing = True
         elif message.startswith(FAILED):
             status, _, sentence = message.removeprefix(FAILED).decode(errors="surrogateescape").partition(" ")
-            raise Failure(sentence, int(status))
+            failure = Failure(sentence, int(status))
         elif message.startswith(MOUNT):
             _provide_mount(channel, pid, message.removeprefix(MOUNT).decode(), step)
 
