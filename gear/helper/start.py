@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posix as os
 import sys
+from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
 from gear.helper import payload, rootfs, syscalls
@@ -52,15 +53,29 @@ def start(bundle: str) -> int:
             ours.close()
             payload.run(config, theirs, cgroup2)
         theirs.close()
-        userns_fd = _map_ids(pid, config["linux"], step)
-        rootfs.own_mount_namespace(step)
-        descriptors = rootfs.bind_sources(config, userns_fd, step)
-        descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
-        ours.send(DESCRIPTORS, descriptors)
-        _follow(ours, pid, step)
+        try:
+            userns_fd = _map_ids(pid, config["linux"], step)
+            rootfs.own_mount_namespace(step)
+            descriptors = rootfs.bind_sources(config, userns_fd, step)
+            descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
+            ours.send(DESCRIPTORS, descriptors)
+            _follow(ours, pid, step)
+        except (OSError, Failure):
+            _end(pid, ours)
+            raise
     except OSError as error:
         raise step.failure(error) from error
     return pid
+
+
+def _end(pid: int, channel: Channel) -> None:
+    """End the container's first process, so that systemd finds nothing left of the unit."""
+    try:
+        os.kill(pid, SIGKILL)
+        while channel.receive()[0]:
+            pass
+    except OSError:
+        pass
 
 
 def _exists(path: str) -> bool:
