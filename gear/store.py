@@ -240,6 +240,7 @@ def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Imag
     if files.read_bytes(path) != record:
         files.write_atomic(path, record, 0o600)
     if reference is not None:
+        reference = str(Reference.parse(reference))
         set_reference(layout, reference, manifest.digest)
     return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, unpacked)
 
