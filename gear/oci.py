@@ -293,7 +293,7 @@ class ImageConfig:
     created: str = ""
 
     @classmethod
-    def from_mapping(cls, document: Mapping[str, Any], what: str = "the image config") -> ImageConfig:
+    def from_mapping(cls, document: Mapping[str, Any], what: str = "The image config") -> ImageConfig:
         """Raises IntegrityError naming the member that is wrong; null members count as absent."""
         top = Node(document, what)
         config = top.node("config") or Node({}, what, "config.")

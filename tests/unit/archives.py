@@ -1,4 +1,4 @@
-"""Archives and images made by hand for the tests; the writer is tarfile, so gear's parser meets another's work."""
+"""Archives and images made by hand; the writer is tarfile, so gear's parser meets another's work."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ class OciLayout:
             "config": self.blob(content, "application/vnd.oci.image.config.v1+json"),
             "layers": [self.blob(layer, layer_type) for layer in layers],
         }
-        result = self.blob(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json", **more)
+        result = self.blob(
+            json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json", **more
+        )
         if name is not None:
             result["annotations"] = {"org.opencontainers.image.ref.name": name}
         self.entries.append(result)

@@ -22,6 +22,7 @@ from gear.errors import GearError, IntegrityError
 from gear.layer import Bounds, Unpacked, extract
 
 ROOT = os.geteuid() == 0
+BOUNDS = Bounds()
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: devices, owners or trusted attributes")
 
 
@@ -34,7 +35,7 @@ def sandbox(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def unpack(data: bytes, sandbox: Path, *, media_type: str | None = None, bounds: Bounds = Bounds()) -> Unpacked:
+def unpack(data: bytes, sandbox: Path, *, media_type: str | None = None, bounds: Bounds = BOUNDS) -> Unpacked:
     """Unpack *data* into sandbox/root."""
     with tempfile.TemporaryFile(buffering=0) as file:
         file.write(data)
@@ -74,7 +75,10 @@ HOSTILE = {
         [hard_link("a", "a")],
         "has a hard link 'a' to 'a', which is no file of this layer",
     ),
-    "root becomes a file": ([entry(".", b"x")], "has an entry '.' that replaces the root directory by a file"),
+    "root becomes a file": (
+        [entry(".", b"x")],
+        "has an entry '.' that replaces the root directory by a file",
+    ),
     "root becomes a symlink": (
         [symlink("./", "/etc")],
         "has an entry './' that replaces the root directory by a symlink",
@@ -84,13 +88,22 @@ HOSTILE = {
     "whiteout of dotdot": ([entry("d/.wh...")], "has a whiteout 'd/.wh...' that names no file"),
     "whiteout directory": ([directory(".wh.x")], "has a directory '.wh.x/' that is named like a whiteout"),
     "below a whiteout": ([entry(".wh./x")], "has an entry '.wh./x' below a whiteout"),
-    "below a file": ([entry("a", b"x"), entry("a/b", b"x")], "has an entry 'a/b' that can't be made: Not a directory"),
+    "below a file": (
+        [entry("a", b"x"), entry("a/b", b"x")],
+        "has an entry 'a/b' that can't be made: Not a directory",
+    ),
     "symlink loop": (
         [symlink("a", "b"), symlink("b", "a"), entry("a/x", b"x")],
         "has an entry 'a/x' that can't be made: Too many levels of symbolic links",
     ),
-    "empty symlink": ([symlink("a", "")], "has a symlink 'a' whose target is empty, has a NUL or is too long"),
-    "long component": ([entry("n" * 256)], f"has an entry '{'n' * 200}' with a component of more than 255 bytes"),
+    "empty symlink": (
+        [symlink("a", "")],
+        "has a symlink 'a' whose target is empty, has a NUL or is too long",
+    ),
+    "long component": (
+        [entry("n" * 256)],
+        f"has an entry '{'n' * 200}' with a component of more than 255 bytes",
+    ),
     "deep": ([entry("d/" * 300)], "deeper than 256 directories"),
     "nul": (
         [entry("x", pax_headers={"path": "a\0b"})],
@@ -108,7 +121,10 @@ def test_hostile_entry_is_refused_by_name(name: str, sandbox: Path) -> None:
     members, message = HOSTILE[name]
     before = outside(sandbox)
     with pytest.raises(IntegrityError) as caught:
-        unpack(tar(*members, format=tarfile.GNU_FORMAT if name == "negative owner" else tarfile.PAX_FORMAT), sandbox)
+        unpack(
+            tar(*members, format=tarfile.GNU_FORMAT if name == "negative owner" else tarfile.PAX_FORMAT),
+            sandbox,
+        )
     assert caught.value.message.startswith("The layer X ")
     assert message in caught.value.message
     assert outside(sandbox) == before
@@ -119,7 +135,11 @@ CONTAINED = {
     "symlink up, written through": [symlink("up", "../../../../.."), entry("up/secret", b"x")],
     "absolute symlink, written through": [symlink("abs", "/"), entry("abs/secret", b"x")],
     "symlink replaced by what is written": [symlink("secret", "../secret"), entry("secret", b"x")],
-    "directory through a symlink": [symlink("d", "../outside"), directory("d/sub"), entry("d/sub/secret", b"x")],
+    "directory through a symlink": [
+        symlink("d", "../outside"),
+        directory("d/sub"),
+        entry("d/sub/secret", b"x"),
+    ],
     "directory replaces a symlink": [symlink("d", "../outside"), directory("d"), entry("d/secret", b"x")],
     "hard link to a symlink": [symlink("l", "../secret"), hard_link("m", "l"), entry("m", b"x")],
     "whiteout through a symlink": [symlink("up", "../.."), entry("up/.wh.secret")],
@@ -153,7 +173,10 @@ def test_repeated_entry_keeps_the_last(sandbox: Path) -> None:
 @needs_root
 def test_attributes_are_kept(sandbox: Path) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
-    headers = {"SCHILY.xattr.user.note": "a\0b", "SCHILY.xattr.security.capability": capability.decode("latin-1")}
+    headers = {
+        "SCHILY.xattr.user.note": "a\0b",
+        "SCHILY.xattr.security.capability": capability.decode("latin-1"),
+    }
     data = tar(
         directory("d", mode=0o1777, uid=1, gid=2, mtime=5, pax_headers={"mtime": "5.123456789"}),
         entry("d/suid", b"#!", mode=0o6755, uid=70000, gid=3, pax_headers=headers | {"mtime": "1.000000001"}),
@@ -189,7 +212,10 @@ def test_attributes_that_steer_the_host_are_dropped(sandbox: Path) -> None:
 
 @needs_root
 def test_whiteouts_become_what_overlayfs_understands(sandbox: Path) -> None:
-    unpack(tar(directory("d"), entry("d/.wh.gone"), directory("o"), entry("o/.wh..wh..opq"), entry("o/x")), sandbox)
+    unpack(
+        tar(directory("d"), entry("d/.wh.gone"), directory("o"), entry("o/.wh..wh..opq"), entry("o/x")),
+        sandbox,
+    )
     status = (sandbox / "root/d/gone").lstat()
     assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
     assert os.getxattr(sandbox / "root/o", "trusted.overlay.opaque") == b"y"
@@ -223,7 +249,7 @@ def test_long_names(format: int, sandbox: Path) -> None:
 def test_sparse_files(kind: str, sandbox: Path) -> None:
     source = sandbox / "outside/sparse"
     with open(source, "wb") as file:
-        for place in range(0, 40):
+        for place in range(40):
             file.seek(place << 20)
             file.write(b"%d" % place)
         file.truncate(64 << 20)
@@ -239,9 +265,7 @@ def test_sparse_files(kind: str, sandbox: Path) -> None:
     assert found.size < 1 << 20
 
 
-@pytest.mark.parametrize(
-    ("kind", "suffix"), [("plain", ""), ("gzip", "+gzip"), ("zstd", "+zstd")]
-)
+@pytest.mark.parametrize(("kind", "suffix"), [("plain", ""), ("gzip", "+gzip"), ("zstd", "+zstd")])
 def test_compression_is_detected_and_must_be_the_announced_one(kind: str, suffix: str, sandbox: Path) -> None:
     plain = tar(entry("a", b"data"))
     if kind == "gzip":
@@ -288,7 +312,11 @@ def test_a_damaged_header_in_the_middle_is_not_the_end(sandbox: Path) -> None:
 
 
 BOMBS = {
-    "bytes": (tar(entry("a", bytes(3 << 19)), entry("b", bytes(3 << 19))), Bounds(size=2 << 20), "is larger than 2097152 bytes when unpacked"),
+    "bytes": (
+        tar(entry("a", bytes(3 << 19)), entry("b", bytes(3 << 19))),
+        Bounds(size=2 << 20),
+        "is larger than 2097152 bytes when unpacked",
+    ),
     "entries": (tar(*(entry(f"{n}") for n in range(20))), Bounds(entries=10), "has more than 10 entries"),
     "ratio": (
         gzip.compress(tar(entry("a", bytes(8 << 20)))),
@@ -350,7 +378,9 @@ ORDINARY = tar(
 @settings(max_examples=150, derandomize=True, deadline=2000, database=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, len(ORDINARY) - 1), st.binary(min_size=1, max_size=12)), min_size=1, max_size=4
+        st.tuples(st.integers(0, len(ORDINARY) - 1), st.binary(min_size=1, max_size=12)),
+        min_size=1,
+        max_size=4,
     ),
     st.booleans(),
 )
@@ -396,8 +426,9 @@ def test_descriptors_are_not_leaked(sandbox: Path) -> None:
         shutil.rmtree(sandbox / "root")
         (sandbox / "root").mkdir()
         with pytest.raises(IntegrityError):
-            unpack(tar(*members, format=tarfile.GNU_FORMAT if members[0][0].uid < 0 else tarfile.PAX_FORMAT), sandbox)
+            unpack(
+                tar(*members, format=tarfile.GNU_FORMAT if members[0][0].uid < 0 else tarfile.PAX_FORMAT),
+                sandbox,
+            )
     unpack(ORDINARY, sandbox)
     assert opened() == before
-
-

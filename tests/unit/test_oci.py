@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from gear.document import parse_document
 from gear.errors import GearError, IntegrityError, UsageError
-from gear.oci import Descriptor, ImageConfig, Manifest, Platform, Reference, choose, index_entries, parse_digest
+from gear.oci import (
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    Platform,
+    Reference,
+    choose,
+    index_entries,
+    parse_digest,
+)
 
 HEX = "0123456789abcdef" * 4
 
@@ -39,7 +48,8 @@ def test_reference_has_one_canonical_text(text: str, canonical: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", ":", "hello:", "Hello", "a b", "a//b", "/a", "a/", "a:b:c", "../a", "a/../b", "-a", "a..b", "a___b",
+        "", ":", "hello:", "Hello", "a b", "a//b", "/a", "a/", "a:b:c", "../a", "a/../b",
+        "-a", "a..b", "a___b",
         "a@", "a@sha256:12", f"a@md5:{HEX}", f"a@sha256:{HEX.upper()}", f"a@sha256:{HEX}@sha256:{HEX}",
         "a:" + "t" * 129, "a" * 231, "ä", "a\n", "a\0", "a:-x", "%2e", "a+b", "host:99999999/x",
     ],
@@ -63,7 +73,15 @@ def test_every_reference_is_a_plain_file_name(text: str) -> None:
 def test_digests() -> None:
     assert parse_digest(f"sha256:{HEX}") == ("sha256", HEX)
     assert parse_digest(f"sha512:{HEX}{HEX}") == ("sha512", HEX + HEX)
-    for text in ("", HEX, f"md5:{HEX}", f"sha256:{HEX}0", f"sha256:{HEX[:-1]}", f"sha256:{HEX.upper()}", "../x"):
+    for text in (
+        "",
+        HEX,
+        f"md5:{HEX}",
+        f"sha256:{HEX}0",
+        f"sha256:{HEX[:-1]}",
+        f"sha256:{HEX.upper()}",
+        "../x",
+    ):
         with pytest.raises(IntegrityError, match="is not a digest"):
             parse_digest(text)
 
@@ -94,7 +112,9 @@ def test_manifest() -> None:
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     assert Manifest.from_node(parse_document(json.dumps(docker).encode(), "it"), kind).media_type == kind
     silent = manifest(mediaType=...)
-    assert Manifest.from_node(parse_document(json.dumps(silent).encode(), "it")).media_type.endswith("manifest.v1+json")
+    assert Manifest.from_node(parse_document(json.dumps(silent).encode(), "it")).media_type.endswith(
+        "manifest.v1+json"
+    )
 
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -105,13 +125,25 @@ INDEX = "application/vnd.oci.image.index.v1+json"
     [
         (manifest(manifests=[]), "", "It is an index and a manifest at once."),
         (manifest(schemaVersion=1), "", "It: schemaVersion is not 2, and older schemas are not supported."),
-        (manifest(), INDEX, "It says it is 'application/vnd.oci.image.manifest.v1+json', but it was announced as"),
+        (
+            manifest(),
+            INDEX,
+            "It says it is 'application/vnd.oci.image.manifest.v1+json', but it was announced as",
+        ),
         (manifest(mediaType=INDEX), INDEX, "which does not fit what it holds"),
         (manifest(config=...), "", "It: config is missing."),
         (manifest(config=[]), "", "It: config is not an object."),
         (manifest(artifactType="a/b"), "", "It is not a container image but an artifact of type 'a/b'."),
-        (manifest(config=descriptor("application/vnd.x+json")), "", "an artifact of type 'application/vnd.x+json'"),
-        (manifest(layers=[descriptor("text/plain")]), "", "It: layers[0].mediaType is 'text/plain', not a known kind"),
+        (
+            manifest(config=descriptor("application/vnd.x+json")),
+            "",
+            "an artifact of type 'application/vnd.x+json'",
+        ),
+        (
+            manifest(layers=[descriptor("text/plain")]),
+            "",
+            "It: layers[0].mediaType is 'text/plain', not a known kind",
+        ),
         (
             manifest(layers=[descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")]),
             "",
@@ -119,7 +151,11 @@ INDEX = "application/vnd.oci.image.index.v1+json"
         ),
         (manifest(layers=[descriptor("x", size=-1)]), "", "It: layers[0].size is not a size in bytes."),
         (manifest(layers=[descriptor("x", size=True)]), "", "It: layers[0].size is not a size in bytes."),
-        (manifest(layers=[descriptor("x", digest="md5:0")]), "", "It: layers[0].digest is not a sha256 or sha512"),
+        (
+            manifest(layers=[descriptor("x", digest="md5:0")]),
+            "",
+            "It: layers[0].digest is not a sha256 or sha512",
+        ),
         (manifest(layers={}), "", "It: layers is not an array."),
         (manifest(layers=[descriptor("x")] * 501), "", "It: layers has more than 500 items."),
     ],
@@ -216,7 +252,18 @@ def test_config() -> None:
     assert config.diff_ids == (digest(b""),)
 
 
-NAMES = ["Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal", "Labels", "Volumes", "ExposedPorts", "Healthcheck"]
+NAMES = [
+    "Entrypoint",
+    "Cmd",
+    "Env",
+    "User",
+    "WorkingDir",
+    "StopSignal",
+    "Labels",
+    "Volumes",
+    "ExposedPorts",
+    "Healthcheck",
+]
 
 
 def test_null_members_are_absent() -> None:
@@ -243,10 +290,16 @@ def test_null_members_are_absent() -> None:
         ({"WorkingDir": "/a\0"}, "The config: config.WorkingDir holds a NUL byte."),
         ({"Labels": ["a"]}, "The config: config.Labels is not an object."),
         ({"Labels": {"a": 1}}, "The config: config.Labels.a is not a string."),
-        ({"Labels": {str(n): "" for n in range(5000)}}, "The config: config.Labels has more than 4096 members."),
+        (
+            {"Labels": {str(n): "" for n in range(5000)}},
+            "The config: config.Labels has more than 4096 members.",
+        ),
         ({"Volumes": {"a\0": {}}}, "The config: config.Volumes.'a\\x00' holds a NUL byte."),
         ({"ExposedPorts": {"0/tcp": {}}}, "The config: config.ExposedPorts.'0/tcp' is not PORT/PROTOCOL."),
-        ({"ExposedPorts": {"80/icmp": {}}}, "The config: config.ExposedPorts.'80/icmp' is not PORT/PROTOCOL."),
+        (
+            {"ExposedPorts": {"80/icmp": {}}},
+            "The config: config.ExposedPorts.'80/icmp' is not PORT/PROTOCOL.",
+        ),
         ({"Healthcheck": "x"}, "The config: config.Healthcheck is not an object."),
     ],
 )
@@ -264,10 +317,10 @@ JSON = st.recursive(
 )
 
 
-@settings(
-    max_examples=200, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+@settings(max_examples=200, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.sampled_from(NAMES), JSON), st.dictionaries(st.sampled_from(["os", "rootfs"]), JSON)
 )
-@given(st.dictionaries(st.sampled_from(NAMES), JSON), st.dictionaries(st.sampled_from(["os", "rootfs"]), JSON))
 def test_any_config_is_understood_or_refused(members: dict[str, Any], top: dict[str, Any]) -> None:
     try:
         config = ImageConfig.from_mapping({**image_config(**members), **top})
