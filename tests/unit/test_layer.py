@@ -432,3 +432,10 @@ def test_descriptors_are_not_leaked(sandbox: Path) -> None:
             )
     unpack(ORDINARY, sandbox)
     assert opened() == before
+
+
+def test_a_hard_link_to_a_symlink_is_that_symlink(sandbox: Path) -> None:
+    """link(2) would otherwise follow it, out of the layer and into a file of the host."""
+    unpack(tar(symlink("l", str(sandbox / "secret")), hard_link("m", "l")), sandbox)
+    assert os.readlink(sandbox / "root/m") == str(sandbox / "secret")
+    assert (sandbox / "secret").stat().st_nlink == 1
