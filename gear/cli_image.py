@@ -140,15 +140,16 @@ VERBS: tuple[Verb, ...] = (
         "load",
         "load images from a file",
         "Load the images of an OCI layout (a directory, or a tar of any compression) or of an archive by "
-        "docker save. Prints the reference and the digest of each. Loading again what is here changes nothing.",
+        "docker save. Prints the reference and the digest of each. Loading again what is here changes "
+        "nothing.",
         _load_arguments,
         _load,
     ),
     Verb(
         "import",
         "make an image from a root file system",
-        "Make an image of one layer from a directory or a tar archive of any compression. The options and the "
-        "instructions of --change say how it is run. Prints the reference and the digest.",
+        "Make an image of one layer from a directory or a tar archive of any compression. The options and "
+        "the instructions of --change say how it is run. Prints the reference and the digest.",
         _import_arguments,
         _import,
     ),
@@ -156,8 +157,8 @@ VERBS: tuple[Verb, ...] = (
         "list",
         "list the images on this host",
         "List the images on this host. JSON is an array of objects with reference (empty when it has none), "
-        "digest, size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those that "
-        "use it).",
+        "digest, size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those "
+        "that use it).",
         add_output_option,
         _list,
     ),

@@ -146,11 +146,13 @@ def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -
 def import_root(layout: Layout, source: str, reference: str, *, changes: Changes) -> Image:
     """Make an image of one layer from a root file system: a directory, a tar of any compression, or `-`.
 
-    *changes* says how it is to be run.  The creation time is the newest of the layer's root, so the same
+    *changes* says how it is to be run.  The creation time is that of the root directory, so the same
     source gives the same digest.
     """
     require_root("import an image")
     name = str(Reference.parse(reference))
+    run = changes.config()
+    ImageConfig.from_mapping({"config": run})
     store.prepare(layout)
     garbage.sweep(layout)
     with store.lease(layout), ExitStack() as stack:
@@ -168,12 +170,11 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
             "os": platform.os,
             **({"variant": platform.variant} if platform.variant else {}),
             "created": _timestamp(root.stat().st_mtime),
-            "config": changes.config(),
+            "config": run,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created_by": "gear image import"}],
         }
         data = files.dump_json(document)
-        ImageConfig.from_mapping(document, "the image config")
         config = store.add_blob(layout, _Bytes(data), media_type=OCI_CONFIG)
         manifest = Manifest(OCI_MANIFEST, config, (blob,))
         return _publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))
