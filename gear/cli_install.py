@@ -210,7 +210,8 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
-        install.acquaint(manager, context.layout, [item.spec.name for item in done])
+        if done:
+            install.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
@@ -371,7 +372,8 @@ def _run_apply(args: argparse.Namespace, context: Context) -> int:
             context.fail(error)
             status = max(status, error.exit_status)
     with Manager() as manager:
-        install.acquaint(manager, context.layout, [item.spec.name for item in done])
+        if done:
+            install.acquaint(manager, context.layout, [item.spec.name for item in done])
         reports = [_report(manager, context, item, started=False) for item in done]
     if args.output == "json":
         context.report_json(reports)

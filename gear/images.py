@@ -8,8 +8,8 @@ from __future__ import annotations
 import datetime
 import os
 import platform as host
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,7 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
     """
     require_root("load an image")
     wanted = None if reference is None else str(Reference.parse(reference))
-    store.prepare(layout)
-    garbage.sweep(layout)
-    with store.lease(layout), sources.opened(source, layout.images) as opened:
+    with _adding(layout), sources.opened(source, layout.images) as opened:
         found = sources.candidates(opened, host_platform(), reference)
         if wanted is not None:
             return [_add(layout, sources.one(found, opened.what), (wanted,))]
@@ -73,6 +71,21 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
             for candidate, own in zip(found, names, strict=True)
             for image in _add_all(layout, candidate, own)
         ]
+
+
+@contextmanager
+def _adding(layout: Layout) -> Iterator[None]:
+    """Hold a lease of the store.  When adding fails, what was added so far goes again, unless somebody else is at
+    work, who may need it; `gear clean` finds it then."""
+    store.prepare(layout)
+    garbage.sweep(layout)
+    try:
+        with store.lease(layout):
+            yield
+    except BaseException:
+        with suppress(GearError):
+            garbage.collect(layout, {*users(layout), *store.held(layout)})
+        raise
 
 
 def _add_all(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> list[Image]:
@@ -153,9 +166,7 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
     name = str(Reference.parse(reference))
     run = changes.config()
     ImageConfig.from_mapping({"config": run})
-    store.prepare(layout)
-    garbage.sweep(layout)
-    with store.lease(layout), ExitStack() as stack:
+    with _adding(layout), ExitStack() as stack:
         blob = store.add_blob(layout, _root_stream(layout, source, stack))
         blob = Descriptor(_layer_type(layout, blob), blob.digest, blob.size)
         diff_id = store.add_layer(layout, blob, None)

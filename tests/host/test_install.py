@@ -48,6 +48,7 @@ def test_new_units_need_no_daemon_reload(host: GearHost) -> None:
     # Three changed units are one reload.
     host.gear("install", "hello", "second", "third")
     host.gear("start", "first", "second", "third")
+    before = reloads()
     host.gear("install", "hello", "first", "second", "third", "--stop-timeout", "7")
     assert reloads() == before + 1
 
