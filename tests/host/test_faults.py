@@ -182,8 +182,9 @@ open('/root/bad/noise.tar', 'wb').write(os.urandom(4096))
     # A blob that is not what its digest says.
     host.sh("rm -rf /root/wrong && cp -r /root/hello /root/wrong && f=$(ls -S /root/wrong/blobs/sha256/* | head -n 1)"
             " && printf X | dd of=$f bs=1 seek=100 conv=notrunc 2>/dev/null")  # fmt: skip
-    error = host.fails(1, "image", "load", "/root/wrong", "--name", "wrong")
+    error = host.fails(1, "--state-dir", "/root/state", "image", "load", "/root/wrong", "--name", "wrong")
     assert "sha256:" in error
+    assert host.sh("find /root/state -type f -not -name lock") == ""
     assert snapshot(host) == before
     # A link out of an image is only ever followed inside it.
     host.sh("rm -rf /root/evil && mkdir -p /root/evil/etc /root/evil/bin && cp /bin/busybox /root/evil/bin/sh"

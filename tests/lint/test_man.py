@@ -203,6 +203,7 @@ JSON = {
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
     "clean": ("cli_remove", "_run_clean"),
+    "image load and import": ("cli_image", "_report"),
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }

@@ -18,7 +18,7 @@ from gear import images, store
 from gear.changes import Changes
 from gear.cli_image import VERBS, human_size, printable
 from gear.command import Context
-from gear.errors import GearError, HostError, IntegrityError, UsageError
+from gear.errors import GearError, IntegrityError, UsageError
 from gear.model import Layout
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: load and import unpack with owners")
@@ -301,21 +301,6 @@ def test_a_damaged_image_does_not_hide_the_others(
     assert captured.err.startswith("error: The image lost:latest is not in the store as a whole.")
     assert gear(context, "rm", "lost") == 0
     assert gear(context, "list") == 0
-
-
-def test_without_root_load_says_so_first(context: Context, tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if os.geteuid() == 0:
-                os.setuid(65534)
-            images.load(context.layout, str(tmp_path / "missing"))
-        except HostError as error:
-            status = 0 if error.message.startswith("Can't load an image: unpacking layers needs root") else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_text_of_an_image_does_not_steer_the_terminal() -> None:

@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: load unpa
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return Layout(state=tmp_path / "state", runtime=tmp_path / "run", config=tmp_path / "etc")
+    return Layout(state=tmp_path / "state")
 
 
 def add(layout: Layout, name: str | None, *layers: bytes) -> Image:
