@@ -219,11 +219,10 @@ def checked_mount(mount: Mount) -> Mount:
     destination = container_path(mount.destination, "A mount's destination")
     if destination == "/":
         raise UsageError("Nothing can be mounted on / of a container.", hint="The root comes from the image.")
-    for taken in ("/proc", "/sys", "/dev"):
-        if destination == taken or destination.startswith(taken + "/") and destination != "/dev/shm":
-            raise UsageError(
-                f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
-            )
+    if (taken := kernel_view(destination)) is not None and destination != "/dev/shm":
+        raise UsageError(
+            f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
+        )
     allowed: tuple[str, ...] = ()
     if mount.kind == "bind":
         allowed = BIND_OPTIONS
@@ -248,6 +247,14 @@ def checked_mount(mount: Mount) -> Mount:
     return Mount(mount.kind, source, destination, mount.options)
 
 
+def kernel_view(path: str) -> str | None:
+    """Which of /proc, /sys and /dev a normal path is or is in; None for others."""
+    for taken in ("/proc", "/sys", "/dev"):
+        if path == taken or path.startswith(taken + "/"):
+            return taken
+    return None
+
+
 def container_path(text: str, what: str) -> str:
     """*text* as an absolute, normal path inside a container; raises UsageError naming *what*."""
     if not text.startswith("/") or "\0" in text:
@@ -258,8 +265,11 @@ def container_path(text: str, what: str) -> str:
 
 def host_path(text: str) -> str:
     """*text* as an absolute, normal path on the host; raises UsageError."""
-    if not text.startswith("/") or "\0" in text or "\n" in text:
+    if not text.startswith("/"):
         raise UsageError(f"A bind mount's source must be an absolute path on the host, not {text!r}.")
+    if any(character < " " or character == "\x7f" for character in text):
+        # RequiresMountsFor= of the unit knows no escapes for them.
+        raise UsageError(f"{text!r} can't be bound: it has control characters.")
     path = posixpath.normpath(text)
     return path[1:] if path.startswith("//") else path
 
