@@ -78,7 +78,9 @@ def make_spec(**members: Any) -> Spec:
 def make_image(config: dict[str, Any] | None = None) -> Image:
     """An image with the given `config` member of its OCI config."""
     document = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": list(LAYERS)}}
-    parsed = ImageConfig.from_mapping(document | {"config": {"Cmd": ["/bin/web"]} if config is None else config})
+    parsed = ImageConfig.from_mapping(
+        document | {"config": {"Cmd": ["/bin/web"]} if config is None else config}
+    )
     return Image("nginx:latest", DIGEST, parsed, LAYERS, 12345)
 
 

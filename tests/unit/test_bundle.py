@@ -115,7 +115,10 @@ def test_volumes_of_images_have_different_names() -> None:
 
 @given(HOSTILE)
 def test_volume_of_an_image_is_always_a_valid_name(path: str) -> None:
-    spec, image = rendering.make_spec(), rendering.make_image({"Cmd": ["x"], "Volumes": {"/srv/x" + path: {}}})
+    spec, image = (
+        rendering.make_spec(),
+        rendering.make_image({"Cmd": ["x"], "Volumes": {"/srv/x" + path: {}}}),
+    )
     for mount in bundle.effective_mounts(spec, image):
         again = rendering.make_spec(
             mounts=[{"kind": "volume", "source": mount.source, "destination": "/d", "options": []}]

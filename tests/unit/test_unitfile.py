@@ -74,7 +74,10 @@ def test_value_stays_on_its_line(text: str) -> None:
     (key, value), following = embedded(content)
     assert (key, following) == ("Key", ("Next", "1"))
     # Blanks and backslashes at the ends are all that is lost.
-    assert unitsyntax.specifiers(value).strip().strip("\\").split() == text.strip("\\ ").strip().strip("\\ ").split()
+    assert (
+        unitsyntax.specifiers(value).strip().strip("\\").split()
+        == text.strip("\\ ").strip().strip("\\ ").split()
+    )
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "\0", "\x1b[31m", "\x7f", "a\tb"])

@@ -101,7 +101,12 @@ def test_volume_that_an_image_declares_adds_one_word(path: str) -> None:
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_what_was_asked_for_never_makes_a_setting(text: str, user: str, label: str) -> None:
     spec = rendering.make_spec(
-        entrypoint=[text], command=[user], env={"A": text}, user=user, workdir=f"/{text}", labels={label: text}
+        entrypoint=[text],
+        command=[user],
+        env={"A": text},
+        user=user,
+        workdir=f"/{text}",
+        labels={label: text},
     )
     assert units.render(spec, rendering.make_image(), Layout()) == units.render(
         rendering.make_spec(), rendering.make_image(), Layout()
