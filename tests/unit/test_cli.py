@@ -573,3 +573,14 @@ def test_json_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.isascii() and "\x1b" not in out
     assert json.loads(out) == [{"a": 1, "b": "ä\udcff\x1b"}]
+
+
+def test_names_that_are_no_text_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    Context(Layout()).report("removed /x/\udcff")
+    assert capsys.readouterr().out == "removed /x/\\udcff\n"
+
+
+def test_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["version"]) == 0
+    Context(Layout()).report("x")
