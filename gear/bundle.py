@@ -14,7 +14,7 @@ from gear.errors import UsageError
 from gear.files import dump_json
 from gear.model import Layout
 from gear.oci import Image
-from gear.spec import UID_RANGE_SIZE, Mount, Spec, container_path
+from gear.spec import UID_RANGE_SIZE, Mount, Spec, container_path, kernel_view
 from gear.view import Identity
 
 # Docker's default set (moby, oci/caps/defaults.go), valid inside the container's user namespace.
@@ -44,6 +44,8 @@ READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trig
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _QUIET = ("nosuid", "noexec", "nodev")
+# A volume's name may have 200 characters, a container's 63.
+_SLUG = 120
 
 
 def arguments(spec: Spec, image: Image) -> tuple[str, ...]:
@@ -75,14 +77,12 @@ def environment(spec: Spec, image: Image, home: str) -> dict[str, str]:
 
 def anonymous_volume(container: str, destination: str) -> str:
     """The name of the volume for a directory that the image declares as one: readable, and unique."""
-    slug = destination.strip("/").replace("/", "-")
-    if not slug.isascii() or not all(c.isalnum() or c in "_." for c in destination.replace("/", "")):
+    # No dot: what follows the last one in the name is the directory, so no two containers share a volume by chance.
+    slug = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "-" for c in destination[1:])
+    if slug != destination[1:].replace("/", "-") or "-" in destination or len(slug) > _SLUG:
         digest = hashlib.sha256(destination.encode(errors="surrogateescape")).hexdigest()[:8]
-        slug = (
-            "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in slug)[:80]
-            + f"-{digest}"
-        )
-    return f"{container}.{slug}"[:200]
+        slug = f"{slug[:_SLUG]}-{digest}"
+    return f"{container}.{slug}"
 
 
 def effective_mounts(spec: Spec, image: Image) -> tuple[Mount, ...]:
@@ -93,7 +93,7 @@ def effective_mounts(spec: Spec, image: Image) -> tuple[Mount, ...]:
     wanted = {}
     for declared in image.config.volumes:
         destination = container_path(declared, "A volume that the image declares")
-        if destination != "/" and not destination.startswith(("/proc", "/sys", "/dev")):
+        if destination != "/" and kernel_view(destination) is None:
             wanted[destination] = Mount("volume", anonymous_volume(spec.name, destination), destination)
     for mount in spec.mounts:
         wanted[mount.destination] = mount

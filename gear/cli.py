@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from gear import __version__
-from gear.command import Context, Verb
+from gear.command import Context, Verb, discard_output, write_output
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
 
@@ -47,9 +47,8 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose complaints end as every other error does."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(
-            f"{message[:1].upper()}{message[1:]}.".replace("..", "."), hint=f"{self.prog} --help"
-        )
+        sentence = message[:1].upper() + message[1:].removesuffix(".")
+        raise UsageError(f"{sentence}.", hint=f"{self.prog} --help")
 
 
 def verbs_of(module: str) -> dict[str, Verb]:
@@ -146,7 +145,10 @@ def run(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run gear and return the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            write_output()
     except GearError as error:
         Context(Layout()).fail(error)
         return error.exit_status
@@ -154,5 +156,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read the output has gone; nothing is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1

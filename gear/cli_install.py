@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gear import containers, files, host, install, lifecycle, spec, store
-from gear.command import Context, Verb, add_output_option
+from gear.command import Context, Verb, add_output_option, write_output
 from gear.errors import GearError, UsageError
 from gear.model import container_name
 from gear.systemd import Manager
@@ -164,7 +164,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
 
 
 def _number(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdigit() else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -175,13 +175,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _env_files(paths: Sequence[str]) -> dict[str, str]:
-    """The variables in files of NAME=VALUE lines, as Docker reads them: nothing is unquoted or expanded."""
+    """The variables in files of NAME=VALUE lines, as Docker reads them: nothing is unquoted or expanded, and a byte
+    order mark at the beginning is none of the name."""
     env: dict[str, str] = {}
     for path in paths:
         data = files.read_bytes(Path(path), _ENV_FILE_LIMIT)
         if data is None:
             raise UsageError(f"There is no file {path} to read variables from.")
-        for number, line in enumerate(os.fsdecode(data).split("\n"), 1):
+        for number, line in enumerate(os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n"), 1):
             text = line.removesuffix("\r").lstrip()
             if not text or text.startswith("#"):
                 continue
@@ -353,8 +354,7 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
         if not changed:
             context.report(f"{name}: nothing would change")
         for path, (found, new) in changed.items():
-            sys.stdout.write(_diff(path, found, new))
-    sys.stdout.flush()
+            write_output(_diff(path, found, new))
 
 
 def _diff(path: Path, found: bytes | None, new: bytes) -> str:

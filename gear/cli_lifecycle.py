@@ -173,7 +173,7 @@ def _run_logs(args: argparse.Namespace, context: Context) -> int:
     spec = containers.get(context.layout, args.name)
     lines = None
     if args.lines is not None and args.lines != "all":
-        if not (args.lines.isascii() and args.lines.isdigit()):
+        if not (args.lines.isascii() and args.lines.isdigit() and len(args.lines) < 20):
             raise UsageError(f"{args.lines!r} is no number of lines.")
         lines = int(args.lines)
     invocation = None

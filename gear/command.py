@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ class Context:
 
     def report_json(self, document: Any) -> None:
         """Print *document* as JSON on standard output."""
-        print(json.dumps(document, indent=2, sort_keys=True))
+        write_output(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
     def report(self, line: str) -> None:
         """Print one line of outcome on standard output."""
-        print(line, flush=True)
+        write_output(f"{line}\n")
 
     def warn(self, line: str) -> None:
         """Print one line on standard error that is no failure."""
@@ -42,6 +43,32 @@ class Context:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.stderr.flush()
+
+
+def write_output(text: str = "") -> None:
+    """Write *text* and what was printed before on standard output.
+
+    Raises GearError when that fails, and BrokenPipeError when nobody reads it any more.
+    """
+    if sys.stdout is None:  # closed by whoever started gear
+        return
+    # Names of files may be no text, and a terminal may not know every character.
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise GearError(f"Can't write the output: {os.strerror(error.errno or 0)}.") from error
+
+
+def discard_output() -> None:
+    """Let what can't be written go nowhere, or the interpreter tries again when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ VOLUME_OPTIONS = ("ro", "rw", "nosuid", "nodev", "noexec")
 _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TMPFS = re.compile(
     r"(size|mode|nr_inodes|uid|gid)=[0-9]+[kmgKMG%]?|ro|rw|nosuid|nodev|noexec|exec|suid", re.ASCII
@@ -129,8 +129,8 @@ class Spec:
         faults: list[str] = []
         if not isinstance(document, dict):
             raise IntegrityError(f"{where} is not a container specification: it is no JSON object.")
-        if document.get("version") != VERSION:
-            found = document.get("version")
+        found = document.get("version")
+        if found != VERSION or isinstance(found, bool):
             raise IntegrityError(f"{where} is a container specification of version {found!r}, not {VERSION}.")
         unknown = sorted(set(document) - set(_READERS) - {"version"})
         faults += [f"/{member}: no such member" for member in unknown]
@@ -143,7 +143,7 @@ class Spec:
             try:
                 values[member] = reader(document[member])
             except UsageError as error:
-                faults.append(f"/{member}: {error.message}")
+                faults.append(f"/{member}: {error.message.removesuffix('.')}")
             except (TypeError, ValueError, KeyError) as error:
                 faults.append(f"/{member}: not as expected ({error})")
         if faults:
@@ -164,10 +164,26 @@ def _text(value: Any) -> str:
     return value
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _array(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"an array is wanted, not {value!r}")
-    return tuple(_text(item) for item in value)
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object is wanted, not {value!r}")
+    return value
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"a number is wanted, not {value!r}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _array(value))
 
 
 def _optional(reader: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -181,7 +197,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _image(value: Any) -> ImageRef:
-    return ImageRef(_text(value["reference"]), _text(value["digest"]))
+    return ImageRef(_text(_object(value)["reference"]), _text(value["digest"]))
 
 
 def _uid_base(value: Any) -> int:
@@ -198,11 +214,11 @@ def environment_name(text: str) -> str:
 
 
 def _environment(value: Any) -> dict[str, str]:
-    return {environment_name(_text(name)): _text(content) for name, content in dict(value).items()}
+    return {environment_name(_text(name)): _text(content) for name, content in _object(value).items()}
 
 
 def _labels(value: Any) -> dict[str, str]:
-    return {_text(name): _text(content) for name, content in dict(value).items()}
+    return {_text(name): _text(content) for name, content in _object(value).items()}
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
@@ -210,7 +226,7 @@ def _mounts(value: Any) -> tuple[Mount, ...]:
         checked_mount(
             Mount(_text(m["kind"]), _text(m["source"]), _text(m["destination"]), _texts(m["options"]))
         )
-        for m in value
+        for m in map(_object, _array(value))
     )
 
 
@@ -219,11 +235,10 @@ def checked_mount(mount: Mount) -> Mount:
     destination = container_path(mount.destination, "A mount's destination")
     if destination == "/":
         raise UsageError("Nothing can be mounted on / of a container.", hint="The root comes from the image.")
-    for taken in ("/proc", "/sys", "/dev"):
-        if destination == taken or destination.startswith(taken + "/") and destination != "/dev/shm":
-            raise UsageError(
-                f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
-            )
+    if (taken := kernel_view(destination)) is not None and destination != "/dev/shm":
+        raise UsageError(
+            f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
+        )
     allowed: tuple[str, ...] = ()
     if mount.kind == "bind":
         allowed = BIND_OPTIONS
@@ -248,6 +263,14 @@ def checked_mount(mount: Mount) -> Mount:
     return Mount(mount.kind, source, destination, mount.options)
 
 
+def kernel_view(path: str) -> str | None:
+    """Which of /proc, /sys and /dev a normal path is or is in; None for others."""
+    for taken in ("/proc", "/sys", "/dev"):
+        if path == taken or path.startswith(taken + "/"):
+            return taken
+    return None
+
+
 def container_path(text: str, what: str) -> str:
     """*text* as an absolute, normal path inside a container; raises UsageError naming *what*."""
     if not text.startswith("/") or "\0" in text:
@@ -258,8 +281,11 @@ def container_path(text: str, what: str) -> str:
 
 def host_path(text: str) -> str:
     """*text* as an absolute, normal path on the host; raises UsageError."""
-    if not text.startswith("/") or "\0" in text or "\n" in text:
+    if not text.startswith("/"):
         raise UsageError(f"A bind mount's source must be an absolute path on the host, not {text!r}.")
+    if any(character < " " or character == "\x7f" for character in text):
+        # RequiresMountsFor= of the unit knows no escapes for them.
+        raise UsageError(f"{text!r} can't be bound: it has control characters.")
     path = posixpath.normpath(text)
     return path[1:] if path.startswith("//") else path
 
@@ -312,7 +338,7 @@ def cpu_limit(value: Any) -> float:
     """Processors' worth of time, 0.01 to 8192; raises UsageError."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0.0
     if not 0.01 <= number <= 8192:
         raise UsageError(f"{value!r} is no number of processors.", hint="Write for example 0.5 or 2.")
@@ -351,7 +377,7 @@ def signal_number(text: str) -> int:
     Docker's STOPSIGNAL allows each form; the numbers are this machine's (signal(7)).
     """
     word = text.strip().upper()
-    if word.isascii() and word.isdigit() and 1 <= int(word) <= signal.SIGRTMAX:
+    if word.isascii() and word.isdigit() and len(word) < 4 and 1 <= int(word) <= signal.SIGRTMAX:
         return int(word)
     word = word.removeprefix("SIG")
     if match := re.fullmatch(r"(RTMIN|RTMAX)(?:([+-])([0-9]{1,2}))?", word):
@@ -381,7 +407,7 @@ def stop_timeout(value: Any) -> float:
     """Seconds, 0 (kill at once) to a day; raises UsageError."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds <= 86400:
         raise UsageError(f"{value!r} is no time to wait for a stop.", hint="Give seconds, 0 to 86400.")
@@ -403,10 +429,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "labels": _labels,
     "slice": lambda value: slice_name(_text(value)),
     "memory": _optional(memory_limit),
-    "cpus": _optional(cpu_limit),
+    "cpus": _optional(lambda value: cpu_limit(_number(value))),
     "pids_limit": _optional(pids_limit),
     "restart": lambda value: restart_policy(_text(value)),
     "stop_signal": _optional(lambda value: _text(value) if signal_number(_text(value)) else ""),
-    "stop_timeout": stop_timeout,
+    "stop_timeout": lambda value: stop_timeout(_number(value)),
     "net": lambda value: network(_text(value)),
 }

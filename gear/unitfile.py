@@ -23,12 +23,20 @@ def value(text: str) -> str:
     """*text* for a setting that takes the rest of the line; raises UsageError for what a line can't hold."""
     if any(character < " " or character == "\x7f" for character in text):
         raise UsageError(f"A unit file can't hold {text!r}: it has control characters.")
+    _require_text(text)
     # A backslash at the end of a line would join the next line to it.
-    return specifiers(text).rstrip("\\").strip()
+    return specifiers(text).strip().rstrip("\\ ")
+
+
+def _require_text(text: str) -> None:
+    # Bytes of file names that are not UTF-8 arrive here as surrogates; systemd ignores lines with such bytes.
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"A unit file can't hold {text!r}: it is not valid Unicode.")
 
 
 def word(text: str) -> str:
-    """*text* as one word where systemd splits words and expands specifiers."""
+    """*text* as one word where systemd splits words and expands specifiers; raises UsageError for what is no text."""
+    _require_text(text)
     plain = specifiers(text)
     safe = text.isascii() and all(c.isalnum() or c in "/._-+=:,@%" for c in text)
     if text and safe:

@@ -1,0 +1,586 @@
+"""The command line: what is understood, what is refused, and how gear ends."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rendering
+
+import gear
+from gear import cli, cli_install
+from gear.command import Context, Verb, add_output_option, for_each, table
+from gear.errors import GearError, HostError, NotFoundError, UsageError
+from gear.model import Layout
+from gear.spec import Mount
+
+VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
+    (f"gear {group} {name}", verb)
+    for group, module in cli.GROUPS.items()
+    for name, verb in cli.verbs_of(module).items()
+]
+
+
+class Probe:
+    """A verb `probe` that keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.args: argparse.Namespace | None = None
+        self.context: Context | None = None
+        self.behave: Callable[[], int] = lambda: 0
+
+    def verb(self, *, takes_command: bool) -> Verb:
+        def arguments(parser: argparse.ArgumentParser) -> None:
+            parser.add_argument("names", metavar="NAME", nargs="*")
+            parser.add_argument("--flag", action="store_true")
+            parser.add_argument("--value", metavar="X")
+            add_output_option(parser)
+
+        def run(args: argparse.Namespace, context: Context) -> int:
+            self.args, self.context = args, context
+            return self.behave()
+
+        name = "probe" if takes_command else "plain"
+        return Verb(name, "probe", "Probe.", arguments, run, takes_command=takes_command)
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
+    probe, module = Probe(), types.ModuleType("probe_verbs")
+    vars(module)["VERBS"] = (probe.verb(takes_command=True), probe.verb(takes_command=False))
+    monkeypatch.setitem(sys.modules, "probe_verbs", module)
+    monkeypatch.setitem(cli.TABLE, "probe", "probe_verbs")
+    monkeypatch.setitem(cli.TABLE, "plain", "probe_verbs")
+    return probe
+
+
+def refused(*words: str) -> tuple[str, str | None]:
+    """Message and hint of the UsageError."""
+    with pytest.raises(UsageError) as caught:
+        cli.run(words)
+    return caught.value.message, caught.value.hint
+
+
+# ---- help, version, verbs
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["--state-dir", "/x"]])
+def test_help_names_every_verb_alias_and_option(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    for name, verb in VERBS:
+        assert f"  {name.removeprefix('gear ')} " in out and verb.summary in out
+    for word in (
+        "ps ",
+        "version ",
+        "--state-dir DIR",
+        "--runtime-dir DIR",
+        "--config-dir DIR",
+        "--unit-dir DIR",
+    ):
+        assert f"  {word}" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS, ids=[name for name, _ in VERBS])
+def test_every_verb_has_help(name: str, verb: Verb, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--help", "-h"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*name.split()[1:], option])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"usage: {name} [-h]")
+        assert verb.description.split(".")[0].split()[0] in out
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS, ids=[name for name, _ in VERBS])
+def test_every_verb_says_what_it_is(name: str, verb: Verb) -> None:
+    assert verb.name == name.split()[-1]
+    assert verb.summary and not verb.summary.endswith(".") and verb.summary[0].islower()
+    assert verb.description.endswith(".")
+    parser = cli.verb_parser(verb, name)
+    for action in parser._actions:
+        assert action.help, f"{action.dest} of {name} has no help"
+
+
+@pytest.mark.parametrize("words", [["version"], ["--version"]])
+def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"gear {gear.__version__}\n"
+
+
+def test_aliases_are_verbs() -> None:
+    assert cli.ALIASES == {"ps": "list-units"}
+    assert set(cli.ALIASES.values()) <= set(cli.TABLE)
+
+
+def test_alias_is_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["ps", "--help"])
+    assert capsys.readouterr().out.startswith("usage: gear list-units")
+
+
+def test_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["image", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"image {verb} " in out for verb in ("load", "import", "list", "inspect", "rm"))
+
+
+# ---- usage errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["frobnicate"], "There is no verb 'frobnicate'.", "gear --help lists them."),
+        (["--frobnicate"], "There is no verb '--frobnicate'.", "gear --help lists them."),
+        (["Start", "x"], "There is no verb 'Start'.", "gear --help lists them."),
+        (["start"], "The following arguments are required: NAME.", "gear start --help"),
+        (["ps", "x"], "Unrecognized arguments: x.", "gear list-units --help"),
+        (["start", "--sta", "x"], "Unrecognized arguments: --sta.", "gear start --help"),
+        (["start", "web", "--x=../y"], "Unrecognized arguments: --x=../y.", "gear start --help"),
+        (["install"], "The following arguments are required: IMAGE, NAME.", "gear install --help"),
+        (["install", "img"], "The following arguments are required: NAME.", "gear install --help"),
+        (["install", "img", "A=1"], "No container is named.", "gear install IMAGE NAME..."),
+        (
+            ["install", "img", "web", "--memory"],
+            "Argument -m/--memory: expected one argument.",
+            "gear install --help",
+        ),
+        (
+            ["status", "web", "--output", "yaml"],
+            "Argument --output: invalid choice: 'yaml' (choose from 'table', 'json').",
+            "gear status --help",
+        ),
+        (["start", "web", "--", "sh"], "gear start takes no command after --.", "gear start --help"),
+        (["start", "web", "--"], "gear start takes no command after --.", "gear start --help"),
+        (["image"], "gear image needs one of: load, import, list, inspect, rm.", "gear --help"),
+        (["image", "frob"], "gear image needs one of: load, import, list, inspect, rm.", "gear --help"),
+        (["--state-dir"], "--state-dir needs a directory.", "gear --help"),
+        (["--state-dir", "x", "version"], "--state-dir must be an absolute path, not 'x'.", None),
+        (["--unit-dir=", "version"], "--unit-dir must be an absolute path, not ''.", None),
+        (
+            ["start", "../x"],
+            "'../x' can't name a container.",
+            "Use 1 to 63 letters, digits, '_', '.' or '-', and begin with a letter or digit.",
+        ),
+    ],
+)
+def test_usage_error(
+    words: list[str], message: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(*words) == (message, hint)
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {message}\n" + (f"hint: {hint}\n" if hint else "")
+
+
+# ---- the layout
+
+
+def test_layout_options_and_environment(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEAR_STATE_DIR", "/env/state")
+    monkeypatch.setenv("GEAR_UNIT_DIR", "/env/units")
+    assert cli.run(["--state-dir", "/opt/../state", "--runtime-dir=/opt/run", "probe"]) == 0
+    assert probe.context is not None
+    assert probe.context.layout == Layout(
+        state=Path("/state"), runtime=Path("/opt/run"), config=Path("/etc/gear"), units=Path("/env/units")
+    )
+
+
+def test_last_layout_option_counts(probe: Probe) -> None:
+    cli.run(["--config-dir=/a", "--config-dir", "/b=c", "probe"])
+    assert probe.context is not None and probe.context.layout.config == Path("/b=c")
+
+
+def test_layout_options_come_before_the_verb() -> None:
+    assert refused("start", "web", "--state-dir=/x")[0] == "Unrecognized arguments: --state-dir=/x."
+
+
+def test_bad_environment_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GEAR_CONFIG_DIR", "etc")
+    assert cli.main(["version"]) == 2
+    assert capsys.readouterr().err == "error: GEAR_CONFIG_DIR must be an absolute path, not 'etc'.\n"
+
+
+# ---- the payload's command
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "names"),
+    [
+        ([], None, []),
+        (["a", "b"], None, ["a", "b"]),
+        (["a", "--"], (), ["a"]),
+        (["a", "--", "sh", "-c", "x"], ("sh", "-c", "x"), ["a"]),
+        (["a", "--", "--flag", "--output", "json", "-h"], ("--flag", "--output", "json", "-h"), ["a"]),
+        (["a", "--", "x", "--", "y"], ("x", "--", "y"), ["a"]),
+        (["a", "--", "A=B", "", "\n", "ä\udcff"], ("A=B", "", "\n", "ä\udcff"), ["a"]),
+        (["--", "--help"], ("--help",), []),
+    ],
+)
+def test_command_passes_untouched(
+    probe: Probe, words: list[str], command: tuple[str, ...] | None, names: list[str]
+) -> None:
+    assert cli.run(["probe", *words]) == 0
+    assert probe.args is not None
+    assert (probe.args.command, probe.args.names) == (command, names)
+    assert probe.args.flag is False and probe.args.output == "table"
+
+
+def test_options_and_names_mix(probe: Probe) -> None:
+    cli.run(["probe", "a", "--flag", "b", "--value=--x", "c"])
+    assert probe.args is not None
+    assert (probe.args.names, probe.args.flag, probe.args.value) == (["a", "b", "c"], True, "--x")
+
+
+# ---- the options of install
+
+
+def parsed(*words: str) -> tuple[list[str], dict[str, Any]]:
+    """Names and fields of Spec of a command line of install."""
+    rest, command = list(words), None
+    if "--" in rest:
+        rest, command = rest[: rest.index("--")], tuple(rest[rest.index("--") + 1 :])
+    verb = cli.verbs_of("gear.cli_install")["install"]
+    args = cli.verb_parser(verb, "gear install").parse_intermixed_args(["img", *rest])
+    return cli_install.options_of(args, command)
+
+
+DEFAULTS: dict[str, Any] = {
+    "entrypoint": None,
+    "command": None,
+    "env": {},
+    "user": None,
+    "workdir": None,
+    "mounts": (),
+    "read_only": False,
+    "hostname": None,
+    "labels": {},
+    "slice": "container.slice",
+    "memory": None,
+    "cpus": None,
+    "pids_limit": None,
+    "restart": "on-failure",
+    "stop_signal": None,
+    "stop_timeout": 10.0,
+    "net": "none",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ([], {}),
+        (["--isolate"], {}),
+        (["--entrypoint", "/x y"], {"entrypoint": ("/x y",)}),
+        (["--entrypoint="], {"entrypoint": ()}),
+        (["--", "sh", "-c", ""], {"command": ("sh", "-c", "")}),
+        (["--"], {"command": ()}),
+        (["-u", "www:1"], {"user": "www:1"}),
+        (["--user="], {"user": ""}),
+        (["-w", "/a/../b"], {"workdir": "/b"}),
+        (["-e", "A=1", "--env", "B=", "--env=A=2=3"], {"env": {"A": "2=3", "B": ""}}),
+        (["A=1", "B=x y", "A=2"], {"env": {"A": "2", "B": "x y"}}),
+        (["-e", "A=1", "A=2"], {"env": {"A": "2"}}),
+        (
+            ["-v", "/a:/b:ro", "--volume", "d:/d"],
+            {"mounts": (Mount("bind", "/a", "/b", ("ro",)), Mount("volume", "d", "/d"))},
+        ),
+        (["--tmpfs", "/tmp:size=1m"], {"mounts": (Mount("tmpfs", "", "/tmp", ("size=1m",)),)}),
+        (["--read-only"], {"read_only": True}),
+        (["--hostname", "db"], {"hostname": "db"}),
+        (["-l", "a=b=c", "--label", "d"], {"labels": {"a": "b=c", "d": ""}}),
+        (["--slice", "container-small"], {"slice": "container-small.slice"}),
+        (["-m", "512m"], {"memory": 512 << 20}),
+        (["--cpus", "0.5"], {"cpus": 0.5}),
+        (["--pids-limit", "7"], {"pids_limit": 7}),
+        (["--restart", "no"], {"restart": "no"}),
+        (["--stop-signal", "quit"], {"stop_signal": "quit"}),
+        (["--stop-timeout", "0"], {"stop_timeout": 0.0}),
+        (["--net", "host"], {"net": "host"}),
+        (["--net=host", "--start", "--dry-run", "--output=json"], {"net": "host"}),
+    ],
+)
+def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
+    assert parsed("web", *words) == (["web"], DEFAULTS | changed)
+
+
+def test_every_option_is_a_field_of_the_spec() -> None:
+    fields = set(rendering.make_spec().to_mapping()) - {"version", "name", "image", "uid_base"}
+    assert set(parsed("web")[1]) == fields == set(DEFAULTS)
+
+
+def test_many_names() -> None:
+    names, options = parsed("a", "A=1", "b", "--read-only", "c")
+    assert names == ["a", "b", "c"]
+    assert options["env"] == {"A": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-e", "=x"], "'' can't name an environment variable."),
+        (["=x"], "'' can't name an environment variable."),
+        (
+            ["-e", "NOT_SET_HERE"],
+            "The variable NOT_SET_HERE is not set here, so its value can't be passed on.",
+        ),
+        (["-l", "=x"], "'=x' is no label."),
+        (["-v", "/a:/b", "-v", "/c:/b/"], "Two mounts are asked for on /b."),
+        (["-v", "/a:/b", "--tmpfs", "/b"], "Two mounts are asked for on /b."),
+        (["--stop-signal", "x"], "'x' is no signal."),
+        (["--stop-timeout", "x"], "'x' is no time to wait for a stop."),
+        (["--pids-limit", "x"], "'x' is no limit of processes."),
+        (["--pids-limit", "-1"], "'-1' is no limit of processes."),
+        (["--pids-limit", "9" * 5000], f"'{'9' * 5000}' is no limit of processes."),
+        (["-m", "12"], "A memory limit of 12 bytes can't work."),
+        (["-m", "9" * 400], f"'{'9' * 400}' is no amount of memory."),
+        (["--cpus", "0"], "'0' is no number of processors."),
+        (["-w", "x"], "The working directory must be an absolute path in the container, not 'x'."),
+        (["--hostname", "a b"], "'a b' can't be a host name."),
+        (["--slice", "-"], "'-' can't name a slice."),
+        (["--restart", "x"], "'x' is no restart policy."),
+        (["--net", "x"], "There is no network 'x'."),
+    ],
+)
+def test_bad_install_options(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parsed("web", *words)
+    assert caught.value.message == message
+
+
+def test_variable_without_a_value_takes_gears_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FROM_HERE", "x\udcff=y")
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    (tmp_path / "env").write_text("FROM_HERE\nNOT_HERE\n")
+    assert parsed("web", "-e", "FROM_HERE")[1]["env"] == {"FROM_HERE": "x\udcff=y"}
+    assert parsed("web", "--env-file", str(tmp_path / "env"))[1]["env"] == {"FROM_HERE": "x\udcff=y"}
+
+
+# ---- files of variables
+
+
+def env_file(path: Path, content: bytes) -> dict[str, str]:
+    path.write_bytes(content)
+    env: dict[str, str] = parsed("web", "--env-file", str(path))[1]["env"]
+    return env
+
+
+@pytest.mark.parametrize(
+    ("content", "env"),
+    [
+        (b"", {}),
+        (b"A=1\nB=2", {"A": "1", "B": "2"}),
+        (b"A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
+        (b"# comment\n\n   # another\n \t\nA=1 # kept\n", {"A": "1 # kept"}),
+        (b"  A=1  \n", {"A": "1  "}),
+        (b"A='1'\nB=\"2\"\nC=$A\nD=\\n\n", {"A": "'1'", "B": '"2"', "C": "$A", "D": "\\n"}),
+        (b"A==\nB=\n", {"A": "=", "B": ""}),
+        (b"A=1\nA=2\n", {"A": "2"}),
+        (b"A=\xff\xfe\n\xc3\xa4=\xc3\xbc\n", {"A": "\udcff\udcfe", "ä": "ü"}),
+        (b"A=a\x0bb\x0cc\xc2\x85d\xe2\x80\xa8e\n", {"A": "a\x0bb\x0cc\x85d\u2028e"}),
+        (b"\xef\xbb\xbfA=1\n", {"A": "1"}),
+        (b"export=1\na.b-c=2\n", {"export": "1", "a.b-c": "2"}),
+    ],
+)
+def test_env_file(tmp_path: Path, content: bytes, env: dict[str, str]) -> None:
+    assert env_file(tmp_path / "env", content) == env
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"=x\n", 1),
+        (b"A=1\nA B=2\n", 2),
+        (b"export A=1\n", 1),
+        (b"A=1\n\n#\nA=\0\n", 4),
+        (b"A =1\n", 1),
+        (b"A B\n", 1),
+    ],
+)
+def test_damaged_env_file(tmp_path: Path, content: bytes, line: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        env_file(tmp_path / "env", content)
+    assert caught.value.message == f"Line {line} of {tmp_path / 'env'} is not NAME=VALUE."
+
+
+def test_env_files_and_options_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A=a\nB=a\nC=a\nD=a\n")
+    (tmp_path / "b").write_text("B=b\nC=b\nD=b\n")
+    files = ["--env-file", str(tmp_path / "a"), "--env-file", str(tmp_path / "b")]
+    assert parsed("-e", "C=e", *files, "web", "D=kv")[1]["env"] == {"A": "a", "B": "b", "C": "e", "D": "kv"}
+
+
+def test_env_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        parsed("web", "--env-file", str(tmp_path / "none"))
+    assert caught.value.message == f"There is no file {tmp_path / 'none'} to read variables from."
+    with pytest.raises(GearError, match="Is a directory"):
+        parsed("web", "--env-file", str(tmp_path))
+
+
+# ---- how gear ends
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (GearError("It failed."), 1, "error: It failed.\n"),
+        (UsageError("Wrong.", hint="Right."), 2, "error: Wrong.\nhint: Right.\n"),
+        (NotFoundError("Gone."), 1, "error: Gone.\n"),
+        (
+            HostError("No.", details=["line 1", "line 2"], hint="Yes."),
+            1,
+            "error: No.\n  line 1\n  line 2\nhint: Yes.\n",
+        ),
+    ],
+)
+def test_expected_failures_end_in_a_sentence(
+    probe: Probe, error: GearError, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    probe.behave = fail
+    assert cli.main(["probe"]) == status
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", text)
+
+
+@pytest.mark.parametrize("kind", [GearError, UsageError, NotFoundError, HostError])
+def test_every_kind_of_error_says_its_status(kind: type[GearError]) -> None:
+    assert kind("x").exit_status == (2 if kind is UsageError else 1)
+    assert str(kind("x")) == "x" and kind("x").hint is None and kind("x").details == ()
+
+
+def test_bugs_show_a_traceback(probe: Probe) -> None:
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    probe.behave = fail
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["probe"])
+
+
+def test_interrupted(probe: Probe) -> None:
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    probe.behave = interrupt
+    assert cli.main(["probe"]) == 130
+
+
+def test_status_of_the_verb_is_that_of_gear(probe: Probe) -> None:
+    probe.behave = lambda: 1
+    assert cli.main(["probe"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "status", "logs", "inspect", "delete", "apply"])
+def test_without_root_nothing_is_tried(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main([f"--state-dir={tmp_path / 'state'}", verb, "web"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: Only root can ")
+    assert captured.err.endswith("hint: Run the same command with sudo.\n")
+    assert os.listdir(tmp_path) == []
+
+
+def gear_process(*words: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """gear as people start it, from a checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "gear", *words],
+        cwd=rendering.TOP,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"},
+    )
+
+
+@pytest.mark.spawns
+def test_from_a_checkout() -> None:
+    done = gear_process("version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gear {gear.__version__}\n", "")
+    done = gear_process("frobnicate")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: There is no verb 'frobnicate'.\nhint: gear --help lists them.\n"
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("words", [["--help"], ["install", "--help"], ["version"]])
+def test_reader_that_goes_away_ends_gear_quietly(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = gear_process(*words, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.spawns
+def test_output_that_can_not_be_written_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = gear_process("--help", stdout=full)
+    reason = os.strerror(errno.ENOSPC)
+    assert (done.returncode, done.stderr) == (1, f"error: Can't write the output: {reason}.\n")
+
+
+# ---- reporting
+
+
+def test_table() -> None:
+    assert table(("A", "LONG"), [("xxx", "1"), ("y", "")]) == "A    LONG\nxxx  1\ny"
+    assert table(("A", "B"), []) == "A  B"
+
+
+def test_for_each_goes_on_and_keeps_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+    done = []
+
+    def work(item: str) -> None:
+        if item == "usage":
+            raise UsageError("Wrong.")
+        if item == "fail":
+            raise GearError("Failed.")
+        done.append(item)
+
+    assert for_each(["a", "usage", "fail", "b"], work, Context(Layout())) == 2
+    assert for_each(["fail", "c"], work, Context(Layout())) == 1
+    assert for_each(["d"], work, Context(Layout())) == 0
+    assert done == ["a", "b", "c", "d"]
+    assert capsys.readouterr().err == "error: Wrong.\nerror: Failed.\nerror: Failed.\n"
+
+
+def test_json_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    Context(Layout()).report_json([{"b": "ä\udcff\x1b", "a": 1}])
+    out = capsys.readouterr().out
+    assert out.isascii() and "\x1b" not in out
+    assert json.loads(out) == [{"a": 1, "b": "ä\udcff\x1b"}]
+
+
+def test_names_that_are_no_text_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    Context(Layout()).report("removed /x/\udcff")
+    assert capsys.readouterr().out == "removed /x/\\udcff\n"
+
+
+def test_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["version"]) == 0
+    Context(Layout()).report("x")

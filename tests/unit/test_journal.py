@@ -1,0 +1,86 @@
+"""The arguments of journalctl."""
+
+from __future__ import annotations
+
+import pytest
+
+from gear import journal, process
+from gear.errors import GearError, HostError
+from gear.journal import Query
+
+BASE = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--all"]
+PAYLOAD = "_SYSTEMD_UNIT=ctr-web.service"
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments"),
+    [
+        (Query(), [*BASE, "--lines=all", PAYLOAD]),
+        (Query(lines=5), [*BASE, "--lines=5", PAYLOAD]),
+        (Query(lines=0), [*BASE, "--lines=0", PAYLOAD]),
+        (Query(follow=True), [*BASE, "--lines=all", "--follow", PAYLOAD]),
+        (Query(lines=5, follow=True), [*BASE, "--lines=5", "--follow", PAYLOAD]),
+        (
+            Query(since="-1h", until="2024-01-01 00:00"),
+            [*BASE, "--lines=all", "--since=-1h", "--until=2024-01-01 00:00", PAYLOAD],
+        ),
+        (Query(since=""), [*BASE, "--lines=all", "--since=", PAYLOAD]),
+        (Query(this_boot=True), [*BASE, "--lines=all", "--boot", PAYLOAD]),
+        (Query(invocation="ab" * 16), [*BASE, "--lines=all", PAYLOAD, f"_SYSTEMD_INVOCATION_ID={'ab' * 16}"]),
+        (Query(whole=True), [*BASE, "--lines=all", "--unit=ctr-web.service"]),
+        (
+            Query(whole=True, invocation="ab"),
+            [*BASE, "--lines=all", PAYLOAD, "_SYSTEMD_INVOCATION_ID=ab", "+", "UNIT=ctr-web.service"]
+            + ["INVOCATION_ID=ab"],
+        ),
+        (
+            Query(output="json"),
+            ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", "--lines=all", PAYLOAD],
+        ),
+    ],
+)
+def test_arguments(query: Query, arguments: list[str]) -> None:
+    assert journal.arguments("web", query) == arguments
+
+
+def test_option_like_times_stay_values() -> None:
+    arguments = journal.arguments("web", Query(since="--vacuum-size=1", until="--flush"))
+    assert "--since=--vacuum-size=1" in arguments and "--until=--flush" in arguments
+
+
+# ---- the door to other programs
+
+
+def test_missing_program_names_its_package() -> None:
+    with pytest.raises(HostError) as caught:
+        process.find("no-such-program")
+    assert (caught.value.message, caught.value.hint) == (
+        "The program no-such-program is not installed.",
+        "apt-get install no-such-program",
+    )
+
+
+@pytest.mark.spawns
+def test_output_of_a_program() -> None:
+    assert process.output(["sh", "-c", "echo a; cat; echo b >&2"]) == "a\n"
+    assert process.output(["sh", "-c", "printf '\\377'; exit 3"], accept=(0, 3)) == "\ufffd"
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo first >&2; echo last >&2; exit 3", "sh -c {script} failed with status 3: last."),
+        ("exit 1", "sh -c {script} failed with status 1: it said nothing."),
+    ],
+)
+def test_failed_program(script: str, message: str) -> None:
+    with pytest.raises(GearError) as caught:
+        process.output(["sh", "-c", script])
+    assert caught.value.message == message.format(script=script)
+
+
+@pytest.mark.spawns
+def test_shown_program_has_the_standard_output_of_gear(capfd: pytest.CaptureFixture[str]) -> None:
+    assert process.show(["sh", "-c", "echo shown; exit 4"]) == 4
+    assert capfd.readouterr().out == "shown\n"

@@ -1,0 +1,543 @@
+"""The specification: every validator, the round trip, and every way in which spec.json can be damaged."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import rendering
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import HOSTILE
+
+from gear import spec
+from gear.errors import IntegrityError, UsageError
+from gear.spec import ImageRef, Mount, Spec
+
+Check = Callable[[Any], Any]
+
+VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is given as an absolute path."
+
+
+# ---- validators: what they accept
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "value"),
+    [
+        (spec.parse_size, "1", 1),
+        (spec.parse_size, "512m", 512 << 20),
+        (spec.parse_size, "512M", 512 << 20),
+        (spec.parse_size, "2g", 2 << 30),
+        (spec.parse_size, "1.5k", 1536),
+        (spec.parse_size, "1KiB", 1024),
+        (spec.parse_size, "1kb", 1024),
+        (spec.parse_size, "7b", 7),
+        (spec.parse_size, " 1 t ", 1 << 40),
+        (spec.memory_limit, 1 << 20, 1 << 20),
+        (spec.memory_limit, (1 << 62) - 1, (1 << 62) - 1),
+        (spec.cpu_limit, "0.5", 0.5),
+        (spec.cpu_limit, 0.01, 0.01),
+        (spec.cpu_limit, 8192, 8192.0),
+        (spec.pids_limit, 1, 1),
+        (spec.pids_limit, 4194304, 4194304),
+        (spec.slice_name, "web", "web.slice"),
+        (spec.slice_name, "container-small.slice", "container-small.slice"),
+        (spec.slice_name, "a.b_c-d.e", "a.b_c-d.e.slice"),
+        (spec.slice_name, "x" * 200, "x" * 200 + ".slice"),
+        (spec.host_name, "web", "web"),
+        (spec.host_name, "w", "w"),
+        (spec.host_name, "www.example-2.org", "www.example-2.org"),
+        (spec.host_name, "x" * 64, "x" * 64),
+        (spec.stop_timeout, "0", 0.0),
+        (spec.stop_timeout, "2.5", 2.5),
+        (spec.stop_timeout, 86400, 86400.0),
+        (spec.network, "none", "none"),
+        (spec.network, "host", "host"),
+        (spec.environment_name, "A B.c-1", "A B.c-1"),
+        (spec.volume_name, "0a_.-", "0a_.-"),
+        (spec.volume_name, "x" * 200, "x" * 200),
+        (spec.host_path, "/", "/"),
+        (spec.host_path, "//a/../b c/", "/b c"),
+        (spec.host_path, "/a%b$c\"d'e\\", "/a%b$c\"d'e\\"),
+    ],
+)
+def test_good(check: Check, text: Any, value: Any) -> None:
+    assert check(text) == value
+    assert type(check(text)) is type(value)
+
+
+@pytest.mark.parametrize("policy", spec.RESTARTS)
+def test_good_restart_policies(policy: str) -> None:
+    assert spec.restart_policy(policy) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("SIGTERM", 15),
+        ("TERM", 15),
+        ("term", 15),
+        ("sigquit", 3),
+        (" 15 ", 15),
+        ("1", 1),
+        ("9", 9),
+        ("SIGKILL", 9),
+        ("USR1", 10),
+        ("CLD", int(signal.SIGCHLD)),
+        ("RTMIN", int(signal.SIGRTMIN)),
+        ("SIGRTMIN+3", int(signal.SIGRTMIN) + 3),
+        ("rtmax-1", int(signal.SIGRTMAX) - 1),
+        ("RTMAX", int(signal.SIGRTMAX)),
+        ("64", 64),
+    ],
+)
+def test_signals(text: str, number: int) -> None:
+    assert spec.signal_number(text) == number
+
+
+@given(st.sampled_from(sorted(signal.Signals)))
+def test_every_signal_by_name_and_number(number: signal.Signals) -> None:
+    for text in (number.name, number.name[3:], number.name.lower(), str(int(number))):
+        assert spec.signal_number(text) == int(number)
+
+
+# ---- validators: what they refuse, in these words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "65",
+        "-1",
+        "+1",
+        "1.0",
+        "SIG",
+        "SIG_DFL",
+        "SIG_BLOCK",
+        "SIGNAL",
+        "TERM\n[Service]",
+        "RTMIN-1",
+        "RTMIN+31",
+    ]
+    + ["RTMAX+1", "RTMIN+", "SIGSIGTERM", "٣", "15 9", "9" * 5000, "RTMIN+99"],
+)
+def test_what_is_no_signal(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        spec.signal_number(text)
+    assert caught.value.message == f"{text[:40]!r} is no signal."
+    assert caught.value.hint == "For example SIGTERM, QUIT, 15 or SIGRTMIN+3."
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "message", "hint"),
+    [
+        (
+            spec.parse_size,
+            [
+                "",
+                "m",
+                "0",
+                "0m",
+                "-1",
+                "1e3",
+                "1x",
+                "1 m b",
+                "٣m",
+                "0.1b",
+                "nan",
+                "inf",
+                "1,5g",
+                "9" * 400,
+                "9" * 5000,
+            ],
+            "{value!r} is no amount of memory.",
+            "Write for example 512m or 2g.",
+        ),
+        (
+            spec.memory_limit,
+            [0, -1, (1 << 20) - 1, 1 << 62, True, 1.5, "1m", None],
+            "A memory limit of {value!r} bytes can't work.",
+            "Give at least 1m.",
+        ),
+        (
+            spec.cpu_limit,
+            ["", "0", "0.009", "-1", "8193", "nan", "inf", "x", None, [], 10**400],
+            "{value!r} is no number of processors.",
+            "Write for example 0.5 or 2.",
+        ),
+        (
+            spec.pids_limit,
+            [0, -1, 4194305, True, 1.0, "5", None],
+            "{value!r} is no limit of processes.",
+            "Give a number from 1 to 4194304.",
+        ),
+        (
+            spec.slice_name,
+            [
+                "",
+                ".slice",
+                "-",
+                "-a",
+                "a-",
+                "a--b",
+                "a/b",
+                "a b",
+                "a%b",
+                "a\n",
+                ".a",
+                "ä",
+                "a@b",
+                "a.slice\n",
+            ],
+            "{value!r} can't name a slice.",
+            "For example container-small or web.slice.",
+        ),
+        (
+            spec.host_name,
+            ["", "-a", "a-", ".a", "a.", "a b", "a/b", "a\n", "x" * 65, "ä"],
+            "{value!r} can't be a host name.",
+            "Use up to 64 letters, digits, '-' and '.'.",
+        ),
+        (
+            spec.restart_policy,
+            ["", "never", "Always", "always\n", "on-failure:3"],
+            "{value!r} is no restart policy.",
+            "Policies are no, on-failure, always, unless-stopped, on-success, on-abnormal, on-abort, on-watchdog.",
+        ),
+        (
+            spec.network,
+            ["", "bridge", "Host"],
+            "There is no network {value!r}.",
+            "Networks are none and host.",
+        ),
+        (
+            spec.stop_timeout,
+            ["", "-1", "86401", "nan", "inf", "10s", None, [], 10**400],
+            "{value!r} is no time to wait for a stop.",
+            "Give seconds, 0 to 86400.",
+        ),
+        (spec.environment_name, ["", "A=B", "A\0"], "{value!r} can't name an environment variable.", None),
+        (
+            spec.volume_name,
+            ["", "-a", ".a", "a/b", "a b", "a\n", "ä"],
+            "{value!r} can't name a volume.",
+            VOLUME_HINT,
+        ),
+        (
+            spec.host_path,
+            ["", "a", "./a", "a/b"],
+            "A bind mount's source must be an absolute path on the host, not {value!r}.",
+            None,
+        ),
+        (
+            spec.host_path,
+            ["/a\nb", "/a\0b", "/\x1b", "/a\x7f", "/a\tb"],
+            "{value!r} can't be bound: it has control characters.",
+            None,
+        ),
+        (
+            lambda value: spec.container_path(value, "The working directory"),
+            ["", "a", "/a\0b"],
+            "The working directory must be an absolute path in the container, not {value!r}.",
+            None,
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_bad(check: Check, values: list[Any], message: str, hint: str | None) -> None:
+    for value in values:
+        with pytest.raises(UsageError) as caught:
+            check(value)
+        assert caught.value.message == message.format(value=value), value
+        assert caught.value.hint == hint
+
+
+# ---- mounts
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("/a:/b", Mount("bind", "/a", "/b")),
+        ("/a/:/b/../c:ro,rbind", Mount("bind", "/a", "/c", ("ro", "rbind"))),
+        ("data:/data", Mount("volume", "data", "/data")),
+        ("data:/data:ro", Mount("volume", "data", "/data", ("ro",))),
+        ("/a:/dev/shm", Mount("bind", "/a", "/dev/shm")),
+        ("/a:/device", Mount("bind", "/a", "/device")),
+        ("/a:/etc/hosts", Mount("bind", "/a", "/etc/hosts")),
+    ],
+)
+def test_volumes(text: str, mount: Mount) -> None:
+    assert spec.parse_volume(text) == mount
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("/tmp", ()),
+        ("/tmp:size=64m", ("size=64m",)),
+        ("/tmp:mode=1777,size=10%,noexec", ("mode=1777", "size=10%", "noexec")),
+        ("/run/:uid=1,gid=2,nr_inodes=1k,ro", ("uid=1", "gid=2", "nr_inodes=1k", "ro")),
+    ],
+)
+def test_tmpfs(text: str, options: tuple[str, ...]) -> None:
+    mount = spec.parse_tmpfs(text)
+    assert (mount.kind, mount.source, mount.options) == ("tmpfs", "", options)
+    assert mount.destination in ("/tmp", "/run")
+
+
+NO_VOLUME = "Write /host/directory:/in/container[:ro] or name:/in/container[:ro]."
+BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("", "'' is no volume.", NO_VOLUME),
+        ("/a", "'/a' is no volume.", NO_VOLUME),
+        (":/a", "':/a' is no volume.", NO_VOLUME),
+        ("/a:", "'/a:' is no volume.", NO_VOLUME),
+        ("/a:/b:", "'/a:/b:' is no volume.", NO_VOLUME),
+        ("/a:/b:ro:rw", "'/a:/b:ro:rw' is no volume.", NO_VOLUME),
+        ("/a:b", "A mount's destination must be an absolute path in the container, not 'b'.", None),
+        ("./a:/b", "'./a' can't name a volume.", VOLUME_HINT),
+        ("../a:/b", "'../a' can't name a volume.", VOLUME_HINT),
+        ("/a:/", "Nothing can be mounted on / of a container.", "The root comes from the image."),
+        ("/a:/x/..", "Nothing can be mounted on / of a container.", "The root comes from the image."),
+        ("/a:/proc", "Nothing can be mounted on /proc: /proc belongs to the container's kernel view.", None),
+        (
+            "/a:/x/../proc/1",
+            "Nothing can be mounted on /proc/1: /proc belongs to the container's kernel view.",
+            None,
+        ),
+        (
+            "/a:/sys/fs/cgroup",
+            "Nothing can be mounted on /sys/fs/cgroup: /sys belongs to the container's kernel view.",
+            None,
+        ),
+        ("/a:/dev", "Nothing can be mounted on /dev: /dev belongs to the container's kernel view.", None),
+        (
+            "/a:/dev/null",
+            "Nothing can be mounted on /dev/null: /dev belongs to the container's kernel view.",
+            None,
+        ),
+        ("/a:/b:suid", "A bind mount has no option 'suid'.", BIND_OPTIONS),
+        ("/a:/b:ro,dev", "A bind mount has no option 'dev'.", BIND_OPTIONS),
+        ("/a:/b:upperdir=/etc", "A bind mount has no option 'upperdir=/etc'.", BIND_OPTIONS),
+        ("v:/b:rbind", "A volume mount has no option 'rbind'.", "Options are ro, rw, nosuid, nodev, noexec."),
+    ],
+)
+def test_what_is_no_volume(text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        spec.parse_volume(text)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tmp", "A mount's destination must be an absolute path in the container, not 'tmp'."),
+        ("/tmp:size=", "A tmpfs has no option 'size='."),
+        ("/tmp:size=1m,evil", "A tmpfs has no option 'evil'."),
+        ("/tmp:mode=0777,", "A tmpfs has no option ''."),
+        ("/tmp:size=1m\n", "A tmpfs has no option 'size=1m\\n'."),
+        ("/sys", "Nothing can be mounted on /sys: /sys belongs to the container's kernel view."),
+    ],
+)
+def test_what_is_no_tmpfs(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        spec.parse_tmpfs(text)
+    assert caught.value.message == message
+
+
+# ---- the document
+
+
+PATHS = st.lists(
+    st.text("abc .-%$\"'", min_size=1, max_size=6).filter(lambda part: part not in (".", "..")), min_size=1
+)
+DESTINATIONS = PATHS.map(lambda parts: "/srv/" + "/".join(parts))
+MOUNTS = st.one_of(
+    st.builds(
+        Mount,
+        st.just("bind"),
+        DESTINATIONS,
+        DESTINATIONS,
+        st.lists(st.sampled_from(spec.BIND_OPTIONS), max_size=3).map(tuple),
+    ),
+    st.builds(
+        Mount,
+        st.just("volume"),
+        st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True),
+        DESTINATIONS,
+        st.lists(st.sampled_from(spec.VOLUME_OPTIONS), max_size=3).map(tuple),
+    ),
+    st.builds(Mount, st.just("tmpfs"), st.just(""), DESTINATIONS, st.sampled_from([(), ("size=1m", "ro")])),
+)
+WORDS = st.lists(HOSTILE, max_size=3).map(tuple)
+SPECS = st.builds(
+    Spec,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True),
+    image=st.builds(ImageRef, HOSTILE, HOSTILE),
+    uid_base=st.integers(8, 0x6FFF).map(lambda number: number * spec.UID_RANGE_SIZE),
+    entrypoint=st.none() | WORDS,
+    command=st.none() | WORDS,
+    env=st.dictionaries(HOSTILE.filter(lambda name: name and "=" not in name), HOSTILE, max_size=3),
+    user=st.none() | HOSTILE,
+    workdir=st.none() | DESTINATIONS,
+    mounts=st.lists(MOUNTS, max_size=3).map(tuple),
+    read_only=st.booleans(),
+    hostname=st.none() | st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?", fullmatch=True),
+    labels=st.dictionaries(HOSTILE, HOSTILE, max_size=3),
+    slice=st.sampled_from(["container.slice", "web-blog.slice"]),
+    memory=st.none() | st.integers(1 << 20, (1 << 62) - 1),
+    cpus=st.none() | st.floats(0.01, 8192),
+    pids_limit=st.none() | st.integers(1, 4194304),
+    restart=st.sampled_from(spec.RESTARTS),
+    stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
+    stop_timeout=st.floats(0, 86400),
+    net=st.sampled_from(spec.NETWORKS),
+)
+
+
+@given(SPECS)
+def test_round_trip(wanted: Spec) -> None:
+    document = json.loads(json.dumps(wanted.to_mapping()))
+    again = Spec.from_mapping(document, "spec.json")
+    assert again == wanted
+    assert again.to_mapping() == wanted.to_mapping()
+    assert document["version"] == spec.VERSION
+
+
+def test_every_field_is_in_the_document() -> None:
+    fields = set(Spec.__dataclass_fields__)
+    assert set(rendering.make_spec().to_mapping()) == fields | {"version"}
+
+
+def test_smallest_document_gets_the_defaults() -> None:
+    found = rendering.make_spec()
+    assert found == Spec(name="web", image=ImageRef("nginx:latest", rendering.DIGEST), uid_base=524288)
+    assert (found.restart, found.net, found.slice, found.stop_timeout) == (
+        "on-failure",
+        "none",
+        "container.slice",
+        10.0,
+    )
+    assert found.unit == "ctr-web.service"
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "S is not a container specification: it is no JSON object."),
+        (None, "S is not a container specification: it is no JSON object."),
+        ("x", "S is not a container specification: it is no JSON object."),
+        ({}, "S is a container specification of version None, not 1."),
+        ({"version": 2}, "S is a container specification of version 2, not 1."),
+        ({"version": "1"}, "S is a container specification of version '1', not 1."),
+        ({"version": True}, "S is a container specification of version True, not 1."),
+        ({"version": 1}, "S is damaged: /name: missing; /image: missing; /uid_base: missing."),
+    ],
+)
+def test_what_is_no_specification(document: Any, message: str) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        Spec.from_mapping(document, "S")
+    assert caught.value.message == message
+
+
+MOUNT = {"kind": "bind", "source": "/a", "destination": "/b", "options": []}
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "fault"),
+    [
+        ("extra", 1, "no such member"),
+        ("name", "../x", "'../x' can't name a container."),
+        ("name", None, "not as expected (a string is wanted, not None)"),
+        ("name", ["web"], "not as expected (a string is wanted, not ['web'])"),
+        ("image", "nginx", "not as expected (an object is wanted, not 'nginx')"),
+        ("image", {"reference": "x"}, "not as expected ('digest')"),
+        ("image", {"reference": "x", "digest": 5}, "not as expected (a string is wanted, not 5)"),
+        ("uid_base", 0, "not as expected (0 can't begin a range of 65536 user ids)"),
+        ("uid_base", -65536, "not as expected (-65536 can't begin a range of 65536 user ids)"),
+        ("uid_base", 65537, "not as expected (65537 can't begin a range of 65536 user ids)"),
+        ("uid_base", 0x70000000, "not as expected (1879048192 can't begin a range of 65536 user ids)"),
+        ("uid_base", True, "not as expected (True can't begin a range of 65536 user ids)"),
+        ("uid_base", 524288.0, "not as expected (524288.0 can't begin a range of 65536 user ids)"),
+        ("entrypoint", "sh", "not as expected (an array is wanted, not 'sh')"),
+        ("command", [1], "not as expected (a string is wanted, not 1)"),
+        ("command", ["a\0"], "not as expected (it holds a NUL byte)"),
+        ("env", ["A=B"], "not as expected (an object is wanted, not ['A=B'])"),
+        ("env", [], "not as expected (an object is wanted, not [])"),
+        ("env", None, "not as expected (an object is wanted, not None)"),
+        ("env", {"A": 1}, "not as expected (a string is wanted, not 1)"),
+        ("env", {"": "1"}, "'' can't name an environment variable."),
+        ("env", {"A=B": "1"}, "'A=B' can't name an environment variable."),
+        ("user", 5, "not as expected (a string is wanted, not 5)"),
+        ("workdir", "x", "The working directory must be an absolute path in the container, not 'x'."),
+        ("mounts", {}, "not as expected (an array is wanted, not {})"),
+        ("mounts", None, "not as expected (an array is wanted, not None)"),
+        ("mounts", ["/a:/b"], "not as expected (an object is wanted, not '/a:/b')"),
+        ("mounts", [MOUNT | {"kind": "nfs"}], "'nfs' is no kind of mount."),
+        ("mounts", [MOUNT | {"options": "ro"}], "not as expected (an array is wanted, not 'ro')"),
+        ("mounts", [MOUNT | {"options": ["suid"]}], "A bind mount has no option 'suid'."),
+        ("mounts", [{"kind": "bind"}], "not as expected ('source')"),
+        ("read_only", 1, "not as expected (true or false is wanted, not 1)"),
+        ("read_only", None, "not as expected (true or false is wanted, not None)"),
+        ("hostname", "a b", "'a b' can't be a host name."),
+        ("labels", {"a": None}, "not as expected (a string is wanted, not None)"),
+        ("labels", [["a", "b"]], "not as expected (an object is wanted, not [['a', 'b']])"),
+        ("slice", "-", "'-' can't name a slice."),
+        ("memory", 5, "A memory limit of 5 bytes can't work."),
+        ("cpus", 0, "0 is no number of processors."),
+        ("cpus", "1", "not as expected (a number is wanted, not '1')"),
+        ("cpus", True, "not as expected (a number is wanted, not True)"),
+        ("pids_limit", 0, "0 is no limit of processes."),
+        ("restart", "never", "'never' is no restart policy."),
+        ("restart", None, "not as expected (a string is wanted, not None)"),
+        ("stop_signal", "SIGNAL", "'SIGNAL' is no signal."),
+        ("stop_timeout", -1, "-1 is no time to wait for a stop."),
+        ("stop_timeout", True, "not as expected (a number is wanted, not True)"),
+        ("stop_timeout", "5", "not as expected (a number is wanted, not '5')"),
+        ("net", "bridge", "There is no network 'bridge'."),
+    ],
+)
+def test_damaged_member(member: str, value: Any, fault: str) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        Spec.from_mapping(rendering.SMALLEST | {member: value}, "/x/spec.json")
+    assert caught.value.message == f"/x/spec.json is damaged: /{member}: {fault.rstrip('.')}."
+    assert caught.value.exit_status == 1
+
+
+def test_all_faults_are_named_at_once() -> None:
+    document = rendering.SMALLEST | {"net": "x", "aaa": 1, "restart": "y", "memory": "z"}
+    del document["image"]
+    with pytest.raises(IntegrityError) as caught:
+        Spec.from_mapping(document, "S")
+    assert caught.value.message == (
+        "S is damaged: /aaa: no such member; /image: missing; /memory: A memory limit of 'z' bytes can't work; "
+        "/restart: 'y' is no restart policy; /net: There is no network 'x'."
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(rendering.make_spec().to_mapping())), JSON)
+def test_any_json_is_a_spec_or_an_integrity_error(member: str, value: Any) -> None:
+    try:
+        found = Spec.from_mapping(rendering.SMALLEST | {member: value}, "S")
+    except IntegrityError as error:
+        assert error.message.startswith("S ")
+        return
+    assert Spec.from_mapping(found.to_mapping(), "S") == found
