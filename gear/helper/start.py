@@ -12,7 +12,7 @@ import sys
 from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
-from gear.helper import payload, rootfs, syscalls
+from gear.helper import lowports, payload, rootfs, syscalls
 from gear.helper.bundle import load_json, namespace_flags
 from gear.helper.channel import DESCRIPTORS, EXEC, FAILED, MOUNT, Channel, pair
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
@@ -44,11 +44,21 @@ def start(bundle: str) -> int:
         overlay = load_json(f"{bundle}/overlay.json")
         # On the unified hierarchy, or on the one beside the controllers of version 1.
         cgroup2 = _exists("/sys/fs/cgroup/cgroup.procs") or _exists("/sys/fs/cgroup/unified/cgroup.procs")
+        flags = namespace_flags(config)
+        if not flags & syscalls.CLONE_NEWNET:
+            _allow_low_ports()
         ours, theirs = pair()
         step.doing = "create the container's namespaces"
         # CLONE_PARENT: the payload becomes a child of PID 1, which then supervises it as it does any service;
         # a child of this process would be "not our child" to it once this process has gone.
-        pid = syscalls.clone(namespace_flags(config) | syscalls.CLONE_PARENT | syscalls.SIGCHLD)
+        try:
+            pid = syscalls.clone(flags | syscalls.CLONE_PARENT | syscalls.SIGCHLD)
+        except OSError as error:
+            if error.errno != 28:  # ENOSPC: a limit of namespaces(7) is reached
+                raise
+            raise Failure(
+                f"can't {step.doing}: user.max_user_namespaces or another limit of namespaces is reached"
+            ) from error
         if pid == 0:
             ours.close()
             payload.run(config, theirs, cgroup2)
@@ -66,6 +76,13 @@ def start(bundle: str) -> int:
     except OSError as error:
         raise step.failure(error) from error
     return pid
+
+
+def _allow_low_ports() -> None:
+    try:
+        lowports.allow()
+    except (OSError, ValueError) as error:
+        print(f"gear: this container can't use ports below 1024: {error}", file=sys.stderr, flush=True)
 
 
 def _end(pid: int, channel: Channel) -> None:
