@@ -22,7 +22,7 @@ def snapshot(host: GearHost) -> str:
         (2, "'naïve' can't name a container.", ("install", "hello", "naïve")),
         (1, "There is no image 'nowhere' on this host.", ("install", "nowhere", "web")),
         (2, "No container is named.", ("install", "hello", "A=b")),
-        (2, "A bind mount's source must be", ("install", "hello", "web", "-v", "/a\nb:/c")),
+        (2, "can't be bound: it has control characters.", ("install", "hello", "web", "-v", "/a\nb:/c")),
         (2, "there is no such file or directory on this machine.", ("install", "hello", "web", "-v", "/nowhere:/c")),
         (2, "is no volume.", ("install", "hello", "web", "-v", "/data")),
         (2, "Nothing can be mounted on /proc/x", ("install", "hello", "web", "-v", "/srv:/proc/x")),

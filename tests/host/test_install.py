@@ -62,7 +62,7 @@ def test_plan_shows_what_install_would_do_and_does_nothing(host: GearHost) -> No
     host.gear("install", "hello", "web", "-e", "A=1")
     assert host.gear("plan", "hello", "web", "-e", "A=1") == "web: nothing would change\n"
     plan = host.gear("plan", "hello", "web", "-e", "A=2")
-    assert '-      "A=1"\n' in plan and '+      "A=2"\n' in plan
+    assert '-      "A=1",\n' in plan and '+      "A=2",\n' in plan
     (change,) = host.json("plan", "hello", "other")
     assert {item["action"] for item in change["changes"]} == {"create"}
 

@@ -10,7 +10,7 @@ from gearhost import GearHost
 # What changes files, and what talks to systemd.
 CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
          "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
-STATE = ("cd /var/lib/gear && find containers uids volumes -printf '%p %m %U %G %l\\n' | sort;"
+STATE = ("cd /var/lib/gear && find containers uids volumes -not -path '*/.partial-*' -printf '%p %m %U %G %l\\n' | sort;"
          " cat containers/*/*.json; cat /usr/local/lib/systemd/system/ctr-*.service")  # fmt: skip
 
 
