@@ -163,13 +163,11 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     try:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
-            # Units are read by anybody; a bundle may hold secrets in its environment.
-            files.write_atomic(staged[path], content, 0o644 if path.suffix == ".service" else 0o600)
-            if path.name in ("hosts", "hostname"):
-                os.chmod(staged[path], 0o644)
+            files.write_atomic(staged[path], content, _mode(path))
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
-                os.rename(staged.pop(path), path)
+                os.rename(staged[path], path)
+            del staged[path]
             replaced.append((path, found))
         for directory in {path.parent for path in changed}:
             files.sync_directory(directory)
@@ -178,11 +176,16 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
             if found is None:
                 files.remove_file(path)
             else:
-                files.write_atomic(path, found)
+                files.write_atomic(path, found, _mode(path))
         raise
     finally:
         for partial in staged.values():
             files.remove_file(partial)
+
+
+def _mode(path: Path) -> int:
+    """Units are read by anybody, hosts and hostname by the payload; the rest may hold secrets of its environment."""
+    return 0o644 if path.suffix == ".service" or path.name in ("hosts", "hostname") else 0o600
 
 
 def helper_sources() -> dict[str, bytes]:
