@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import posix
 import signal
 import socket
 import subprocess
@@ -243,10 +244,10 @@ def test_service_manager_is_told_in_one_message(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address)
         shown = address.replace("\0", "@").encode()
-        monkeypatch.setattr(start.os, "environ", {b"NOTIFY_SOCKET": shown})
+        monkeypatch.setattr(posix, "environ", {b"NOTIFY_SOCKET": shown})
         start._notify("MAINPID=5\nREADY=1\nSTATUS=ä\udcff")
         assert receiver.recv(1000) == b"MAINPID=5\nREADY=1\nSTATUS=\xc3\xa4\xff"
-    monkeypatch.setattr(start.os, "environ", {})
+    monkeypatch.setattr(posix, "environ", {})
     start._notify("READY=1")
 
 

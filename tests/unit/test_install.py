@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import resource
 import shutil
@@ -464,12 +463,3 @@ def test_state_directory_goes_only_when_it_is_empty(layout: Layout) -> None:
     (layout.volumes / "data").mkdir(parents=True)
     remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
     assert (layout.volumes / "data").is_dir()
-
-
-def test_wheel_has_every_static_unit() -> None:
-    setup = configparser.ConfigParser()
-    setup.read(rendering.TOP / "setup.cfg")
-    patterns = setup["options.package_data"]["gear.static_units"].split()
-    assert {path.name for path in (rendering.TOP / "units").iterdir()} == {
-        path.name for pattern in patterns for path in (rendering.TOP / "units").glob(pattern)
-    }
