@@ -200,7 +200,8 @@ def render(
         "process": {
             "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.groups)},
             "args": list(arguments(spec, image)),
-            "env": [f"{name}={content}" for name, content in env.items()],
+            # Sorted, so that what comes back from spec.json renders to the same bytes.
+            "env": [f"{name}={content}" for name, content in sorted(env.items())],
             "cwd": cwd,
             # Docker's rule: only root holds capabilities; the bounding set is what set-user-ID programs get.
             "capabilities": {

@@ -57,7 +57,7 @@ class Changes:
             case _:
                 raise UsageError(
                     f"{instruction[:80]!r} is no change to an image.",
-                    hint="There are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR.",
+                    hint="There are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR.",
                 )
 
     def config(self) -> dict[str, Any]:

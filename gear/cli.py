@@ -39,8 +39,6 @@ ALIASES = {"ps": "list-units"}
 
 _LAYOUT_OPTIONS = {
     "--state-dir": ("state", "where containers, volumes and images are kept"),
-    "--runtime-dir": ("runtime", "where what is lost at boot is kept"),
-    "--config-dir": ("config", "where gear's configuration is"),
     "--unit-dir": ("units", "where unit files are written; systemd must search it"),
 }
 
@@ -95,10 +93,11 @@ def _layout(words: list[str]) -> Layout:
     """Take gear's own options off the front of *words*."""
     moved = Layout.from_environment(os.environ)
     while words and words[0].startswith("--"):
+        if words[0] in ("--help", "--version"):
+            break
         option, separator, value = words.pop(0).partition("=")
         if option not in _LAYOUT_OPTIONS:
-            words.insert(0, option)
-            break
+            raise UsageError(f"There is no option {option}.", hint="gear --help lists them.")
         if not separator:
             if not words:
                 raise UsageError(f"{option} needs a directory.", hint="gear --help")

@@ -6,10 +6,13 @@ Not what they do (gear/images.py).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
-from gear import changes, files, images
+from gear import changes, files, host, images
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import UsageError
+from gear.oci import Image
 
 
 def _load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +21,24 @@ def _load_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-i", "--input", metavar="SOURCE", help="the same, as docker load takes it")
     parser.add_argument("--name", metavar="REFERENCE", help="what to call the image")
+    add_output_option(parser)
 
 
 def _load(args: argparse.Namespace, context: Context) -> int:
     if (args.source is None) == (args.input is None):
         raise UsageError("Give one SOURCE to load from.", hint="Standard input is `-`.")
-    for image in images.load(context.layout, args.source or args.input, reference=args.name):
-        context.report(f"{image.reference} {image.digest}")
+    host.require_root("load images")
+    _report(args, context, images.load(context.layout, args.source or args.input, reference=args.name))
     return 0
+
+
+def _report(args: argparse.Namespace, context: Context, added: Sequence[Image]) -> None:
+    """What was added: a line each, or the same as JSON."""
+    if args.output == "json":
+        context.report_json([{"reference": image.reference, "digest": image.digest} for image in added])
+    else:
+        for image in added:
+            context.report(f"{image.reference} {image.digest}")
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +62,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expose", action="append", default=[], metavar="PORT[/PROTOCOL]", help="a port it serves"
     )
+    add_output_option(parser)
 
 
 def _import(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("import images")
     wanted = changes.Changes()
     for instruction in args.change:
         wanted.apply(instruction)
@@ -66,12 +81,12 @@ def _import(args: argparse.Namespace, context: Context) -> int:
     wanted.stop_signal = args.stop_signal or wanted.stop_signal
     wanted.volumes += args.volume
     wanted.ports += args.expose
-    image = images.import_root(context.layout, args.source, args.reference, changes=wanted)
-    context.report(f"{image.reference} {image.digest}")
+    _report(args, context, [images.import_root(context.layout, args.source, args.reference, changes=wanted)])
     return 0
 
 
 def _list(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("list images")
     rows, faults = images.listing(context.layout)
     if args.output == "json":
         context.report_json([row.document() for row in rows])
@@ -112,13 +127,16 @@ def human_size(size: int) -> str:
 
 
 def _inspect(args: argparse.Namespace, context: Context) -> int:
-    found = []
+    host.require_root("look at images")
+    found: list[dict[str, Any]] = []
     status = for_each(args.images, lambda name: found.append(images.inspect(context.layout, name)), context)
     context.report_json(found)
     return status
 
 
 def _remove(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("remove images")
+
     def one(name: str) -> None:
         # Containers are installed under this lock, so nobody starts to use the image meanwhile.
         with files.locked(context.layout.lock):
@@ -140,15 +158,16 @@ VERBS: tuple[Verb, ...] = (
         "load",
         "load images from a file",
         "Load the images of an OCI layout (a directory, or a tar of any compression) or of an archive by "
-        "docker save. Prints the reference and the digest of each. Loading again what is here changes nothing.",
+        "docker save. Prints the reference and the digest of each. Loading again what is here changes "
+        "nothing.",
         _load_arguments,
         _load,
     ),
     Verb(
         "import",
         "make an image from a root file system",
-        "Make an image of one layer from a directory or a tar archive of any compression. The options and the "
-        "instructions of --change say how it is run. Prints the reference and the digest.",
+        "Make an image of one layer from a directory or a tar archive of any compression. The options and "
+        "the instructions of --change say how it is run. Prints the reference and the digest.",
         _import_arguments,
         _import,
     ),
@@ -156,8 +175,8 @@ VERBS: tuple[Verb, ...] = (
         "list",
         "list the images on this host",
         "List the images on this host. JSON is an array of objects with reference (empty when it has none), "
-        "digest, size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those that "
-        "use it).",
+        "digest, size (bytes, unpacked), created (RFC 3339), architecture and containers (names of those "
+        "that use it).",
         add_output_option,
         _list,
     ),

@@ -206,12 +206,12 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
         for name in names:
             try:
-                container_name(name)
-                done.append(install.install(context.layout, name, args.image, options))
+                done.append(install.install(context.layout, container_name(name), args.image, options))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
-        install.acquaint(manager, context.layout, [item.spec.name for item in done])
+        if done:
+            install.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
@@ -287,7 +287,8 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_plan(args: argparse.Namespace, context: Context) -> int:
-    if not args.names and args.command is None:
+    if not args.names:
+        _refuse_options(args)
         host.require_root("read the specifications of containers")
         wanted = containers.get(context.layout, container_name(args.image))
         image = containers.image_of(context.layout, wanted)
@@ -295,6 +296,18 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
         return 0
     names, options = options_of(args, args.command)
     return _show_plans(context, args, names, options)
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
+    """Raise UsageError for options beside the name of an installed container, whose spec says everything."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _spec_options(parser)
+    given = [name for name, default in vars(parser.parse_args([])).items() if getattr(args, name) != default]
+    if given or args.command is not None:
+        raise UsageError(
+            f"gear plan {args.image} shows what the spec of {args.image} asks for, and takes no other options.",
+            hint="To see what install would do: gear plan IMAGE NAME [OPTION...]",
+        )
 
 
 def _show_plans(
@@ -371,7 +384,8 @@ def _run_apply(args: argparse.Namespace, context: Context) -> int:
             context.fail(error)
             status = max(status, error.exit_status)
     with Manager() as manager:
-        install.acquaint(manager, context.layout, [item.spec.name for item in done])
+        if done:
+            install.acquaint(manager, context.layout, [item.spec.name for item in done])
         reports = [_report(manager, context, item, started=False) for item in done]
     if args.output == "json":
         context.report_json(reports)

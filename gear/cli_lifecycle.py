@@ -18,14 +18,7 @@ _STATUS_ACCEPTED = (0, 3)
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", type=_name, help="an installed container")
-
-
-def _name(text: str) -> str:
-    # ctr-web.service, as systemctl prints it, means the container web.
-    if text.startswith("ctr-") and text.endswith(".service"):
-        text = text.removeprefix("ctr-").removesuffix(".service")
-    return container_name(text)
+    parser.add_argument("names", metavar="NAME", nargs="+", type=container_name, help="an installed container")
 
 
 def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) -> int:
@@ -157,7 +150,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", type=_name, help="an installed container")
+    parser.add_argument("name", metavar="NAME", type=container_name, help="an installed container")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
     parser.add_argument("-n", "--lines", "--tail", metavar="NUMBER", help="only the last NUMBER lines")
     parser.add_argument("-S", "--since", metavar="TIME", help="from this time on, as in journalctl(1)")

@@ -109,8 +109,8 @@ def collect(
 ) -> list[tuple[Path, int]] | None:
     """Remove the garbage and what interrupted commands left; returns what was removed.
 
-    None, and nothing is removed, when somebody holds a lease and *wait* is not set.  The image *drop* goes first,
-    so that two damaged images don't keep each other here.
+    None, and nothing is removed, when somebody holds a lease and *wait* is not set.  The image *drop* goes
+    first, so that two damaged images don't keep each other here.
     """
     with _alone(layout, wait=wait) as alone:
         if not alone:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform as host
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from gear import files, garbage, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.document import parse_document
-from gear.errors import GearError, HostError, IntegrityError, NotFoundError, UsageError
+from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
     LAYERS,
@@ -37,16 +36,7 @@ from gear.pack import Packed
 
 def host_platform() -> Platform:
     """What images have to be built for to run here."""
-    return Platform.of_machine(host.machine())
-
-
-def require_root(doing: str) -> None:
-    """Raise HostError unless gear may give files to any owner."""
-    if os.geteuid() != 0:
-        raise HostError(
-            f"Can't {doing}: unpacking layers needs root, for owners, devices and overlay's attributes.",
-            hint="Run gear with sudo.",
-        )
+    return Platform.of_machine(os.uname().machine)
 
 
 def load(layout: Layout, source: str, *, reference: str | None = None) -> list[Image]:
@@ -55,11 +45,8 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
     *reference* names the only image of the source, or chooses the one that the source calls so.
     Loading what is here already changes nothing.
     """
-    require_root("load an image")
     wanted = None if reference is None else str(Reference.parse(reference))
-    store.prepare(layout)
-    garbage.sweep(layout)
-    with store.lease(layout), sources.opened(source, layout.images) as opened:
+    with _adding(layout), sources.opened(source, layout.images) as opened:
         found = sources.candidates(opened, host_platform(), reference)
         if wanted is not None:
             return [_add(layout, sources.one(found, opened.what), (wanted,))]
@@ -73,6 +60,21 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
             for candidate, own in zip(found, names, strict=True)
             for image in _add_all(layout, candidate, own)
         ]
+
+
+@contextmanager
+def _adding(layout: Layout) -> Iterator[None]:
+    """Hold a lease of the store.  When adding fails, what was added so far goes again, unless somebody else is at
+    work, who may need it; `gear clean` finds it then."""
+    store.prepare(layout)
+    garbage.sweep(layout)
+    try:
+        with store.lease(layout):
+            yield
+    except BaseException:
+        with suppress(GearError):
+            garbage.collect(layout, {*users(layout), *store.held(layout)})
+        raise
 
 
 def _add_all(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> list[Image]:
@@ -146,14 +148,13 @@ def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -
 def import_root(layout: Layout, source: str, reference: str, *, changes: Changes) -> Image:
     """Make an image of one layer from a root file system: a directory, a tar of any compression, or `-`.
 
-    *changes* says how it is to be run.  The creation time is the newest of the layer's root, so the same
+    *changes* says how it is to be run.  The creation time is that of the root directory, so the same
     source gives the same digest.
     """
-    require_root("import an image")
     name = str(Reference.parse(reference))
-    store.prepare(layout)
-    garbage.sweep(layout)
-    with store.lease(layout), ExitStack() as stack:
+    run = changes.config()
+    ImageConfig.from_mapping({"config": run})
+    with _adding(layout), ExitStack() as stack:
         blob = store.add_blob(layout, _root_stream(layout, source, stack))
         blob = Descriptor(_layer_type(layout, blob), blob.digest, blob.size)
         diff_id = store.add_layer(layout, blob, None)
@@ -168,12 +169,11 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
             "os": platform.os,
             **({"variant": platform.variant} if platform.variant else {}),
             "created": _timestamp(root.stat().st_mtime),
-            "config": changes.config(),
+            "config": run,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created_by": "gear image import"}],
         }
         data = files.dump_json(document)
-        ImageConfig.from_mapping(document, "the image config")
         config = store.add_blob(layout, _Bytes(data), media_type=OCI_CONFIG)
         manifest = Manifest(OCI_MANIFEST, config, (blob,))
         return _publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))

@@ -50,7 +50,6 @@ def install(layout: Layout, name: str, image_text: str, options: Mapping[str, An
     with files.locked(layout.lock), store.lease(layout):
         image = store.resolve(layout, image_text)
         spec = request(layout, name, image, options)
-        host.require_controllers(spec)
         return apply(layout, spec, image)
 
 
@@ -58,6 +57,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     """Publish everything that *spec* renders to.  The caller holds the lock and a lease of the store."""
     name = spec.name
     old = containers.existing(layout, name)
+    host.require_controllers(spec)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     _check_mounts(spec)
     containers.render(spec, image, layout)
@@ -104,6 +104,8 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.state)
     files.make_directory(layout.containers, 0o700)
     files.make_directory(layout.containers / spec.name, 0o700)
+    for path in (layout.containers / spec.name).glob(f"{files.PARTIAL}*"):
+        _discard(path)  # of a run that was cut off; the lock keeps everybody else away
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
     _make_writable_layer(layout, spec, image)
@@ -114,6 +116,13 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
         if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
             _make_volume(layout, mount.source, View(roots), mount.destination)
             undo.callback(files.remove_tree, layout.volumes / mount.source)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        files.remove_tree(path)
+    else:
+        files.remove_file(path)
 
 
 def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
@@ -159,33 +168,31 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     """Replace files together: all new ones are written and durable before the first is renamed into place, and a
     failure half-way puts the old ones back."""
     staged: dict[Path, Path] = {}
-    replaced: list[tuple[Path, bytes | None]] = []
+    replaced: list[tuple[Path, bytes | None, int]] = []
     try:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
-            files.write_atomic(staged[path], content, _mode(path))
+            # Units are read by anybody; a bundle may hold secrets in its environment.
+            public = path.suffix == ".service" or path.name in ("hosts", "hostname")
+            files.write_atomic(staged[path], content, 0o644 if public else 0o600)
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
+                mode = 0 if found is None else path.stat().st_mode & 0o7777
                 os.rename(staged[path], path)
             del staged[path]
-            replaced.append((path, found))
+            replaced.append((path, found, mode))
         for directory in {path.parent for path in changed}:
             files.sync_directory(directory)
     except BaseException:
-        for path, found in reversed(replaced):
+        for path, found, mode in reversed(replaced):
             if found is None:
                 files.remove_file(path)
             else:
-                files.write_atomic(path, found, _mode(path))
+                files.write_atomic(path, found, mode)
         raise
     finally:
         for partial in staged.values():
             files.remove_file(partial)
-
-
-def _mode(path: Path) -> int:
-    """Units are read by anybody, hosts and hostname by the payload; the rest may hold secrets of its environment."""
-    return 0o644 if path.suffix == ".service" or path.name in ("hosts", "hostname") else 0o600
 
 
 def helper_sources() -> dict[str, bytes]:
@@ -261,8 +268,8 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     the first file in a search directory that did not exist when PID 1 last looked.
     """
     written = publish_static_units(layout)
-    if manager.file_state(ACTIVE_TARGET) != "enabled":
-        manager.enable([ACTIVE_TARGET])
+    if written or manager.file_state(ACTIVE_TARGET) != "enabled":
+        manager.enable([ACTIVE_TARGET], force=True)
     for unit in [*written, *(containers.unit_path(layout, name).name for name in names)]:
         manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):

@@ -43,7 +43,8 @@ def arguments(name: str, query: Query) -> list[str]:
     if query.whole and query.invocation is None:
         return [*command, f"--unit={unit}"]
     # Without `whole` only what the container's processes wrote, as the kernel vouches for the unit they are in.
-    match = [f"_SYSTEMD_UNIT={unit}"]
+    # systemd's own executor speaks from there too, but not over standard output.
+    match = [f"_SYSTEMD_UNIT={unit}"] if query.whole else [f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
     if query.invocation is not None:
         match.append(f"_SYSTEMD_INVOCATION_ID={query.invocation}")
         if query.whole:

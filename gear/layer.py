@@ -168,7 +168,7 @@ class _Extraction:
     def _place(self, entry: Entry) -> None:
         """Unpack one entry."""
         parts = self._components(entry.name, entry)
-        if any(part.startswith(b".wh..wh.") for part in parts[:-1]):
+        if any(part.startswith(b".wh..wh.") for part in (parts if entry.kind == "directory" else parts[:-1])):
             return  # AUFS kept its hard links in .wh..wh.plnk; they mean nothing in a layer
         if any(part.startswith(WHITEOUT) for part in parts[:-1]):
             raise self._refuse(f"has an entry {entry.shown()} below a whiteout")

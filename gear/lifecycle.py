@@ -36,6 +36,9 @@ def start(
         )
     if specs:
         manager.enable([spec.unit for spec in specs.values()])
+    for spec in specs.values():
+        # Somebody asks for it, so earlier failures do not count against its start limit.
+        settle(manager, spec.unit)
     operation = manager.restart if again else manager.start
     results = operation([spec.unit for spec in specs.values()])
     for name, spec in specs.items():

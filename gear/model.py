@@ -20,16 +20,12 @@ class Layout:
     real ones."""
 
     state: Path = Path("/var/lib/gear")
-    runtime: Path = Path("/run/gear")
-    config: Path = Path("/etc/gear")
     # Below the administrator's own directory /etc/systemd/system, so that `systemctl mask` and full
     # replacement by a file of the same name work (systemd.unit(5), "Unit File Load Path").
     units: Path = Path("/usr/local/lib/systemd/system")
 
     ENVIRONMENT = {
         "state": "GEAR_STATE_DIR",
-        "runtime": "GEAR_RUNTIME_DIR",
-        "config": "GEAR_CONFIG_DIR",
         "units": "GEAR_UNIT_DIR",
     }
 
@@ -81,8 +77,11 @@ def container_name(text: str) -> str:
     """*text* if it may name a container; raises UsageError otherwise.
 
     The name becomes part of a unit name, a directory and a host name, so the allow-list is narrow: 1 to 63
-    letters, digits, `_`, `.` and `-`, the first a letter or digit.
+    letters, digits, `_`, `.` and `-`, the first a letter or digit.  ctr-NAME.service, as systemctl prints it, means
+    the container NAME.
     """
+    if text.startswith("ctr-") and text.endswith(".service"):
+        text = text.removeprefix("ctr-").removesuffix(".service")
     if not NAME.fullmatch(text):
         raise UsageError(
             f"{text[:80]!r} can't name a container.",

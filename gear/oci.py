@@ -104,6 +104,16 @@ class Reference:
         return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
+# What a host runs, best first.  An arm image without variant is for v7, one for arm64 for v8 (containerd's
+# platforms.Normalize); of amd64 only the baseline is sure to run.
+VARIANTS = {
+    ("arm", "v7"): ("v7", "", "v6", "v5"),
+    ("arm", "v6"): ("v6", "v5"),
+    ("arm64", "v8"): ("v8", ""),
+    ("amd64", ""): ("", "v1"),
+}
+
+
 @dataclass(frozen=True)
 class Platform:
     """What an image was built for."""
@@ -133,9 +143,7 @@ class Platform:
         """How well an image for *other* suits this host: 0 is best, None is not at all."""
         if (self.os, self.architecture) != (other.os, other.architecture):
             return None
-        runs: Sequence[str] = ("", "v1", "v8") if self.architecture != "arm" else ("v7", "", "v6", "v5")
-        if self.variant in runs:
-            runs = [self.variant, *[each for each in runs if each == "" or each < self.variant]]
+        runs = VARIANTS.get((self.architecture, self.variant), (self.variant,))
         return runs.index(other.variant) if other.variant in runs else None
 
     def __str__(self) -> str:
@@ -285,7 +293,7 @@ class ImageConfig:
     created: str = ""
 
     @classmethod
-    def from_mapping(cls, document: Mapping[str, Any], what: str = "the image config") -> ImageConfig:
+    def from_mapping(cls, document: Mapping[str, Any], what: str = "The image config") -> ImageConfig:
         """Raises IntegrityError naming the member that is wrong; null members count as absent."""
         top = Node(document, what)
         config = top.node("config") or Node({}, what, "config.")

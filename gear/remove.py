@@ -7,7 +7,6 @@ container's directory, which is renamed before it is emptied.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
 
     Volumes stay unless asked for, and then only those that no other container uses.  Images stay.
     """
-    container_name(name)
+    name = container_name(name)
     with files.locked(layout.lock):
         spec = containers.existing(layout, name)
         unit = unit_name(name)
@@ -225,7 +224,7 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         for item in leftovers(layout):
             item.remove()
         manager.disable(sorted(install.static_units()))
-        manager.stop([unit for unit in install.static_units() if unit.endswith(".target")])
+        manager.stop(install.static_units())
         for unit in install.static_units():
             files.remove_file(layout.units / unit)
         files.remove_tree(layout.images)
@@ -233,7 +232,6 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             files.remove_tree(directory)
         if volumes:
             files.remove_tree(layout.volumes)
-        shutil.rmtree(layout.runtime, ignore_errors=True)
     manager.reload()
     _remove_if_empty(layout.volumes, layout.lock, layout.state)
     return outcome

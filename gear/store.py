@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-import errno
 import hashlib
 import os
 import re
@@ -99,7 +98,7 @@ def add_blob(
     *progress* is called with the number of bytes of each piece.
     """
     algorithm = "sha256" if expected is None else parse_digest(expected.digest)[0]
-    if expected is not None and blob_path(layout, expected.digest).exists():
+    if expected is not None and _is_here(layout, expected):
         return expected
     partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
     hasher = hashlib.new(algorithm)
@@ -129,13 +128,24 @@ def add_blob(
                         f"{what.capitalize()} is damaged: its content has the digest {found.digest}."
                     )
                 found = expected
-            os.rename(partial, blob_path(layout, found.digest))
-            files.sync_directory(partial.parent)
+            if _is_here(layout, found):
+                os.unlink(partial)
+            else:
+                os.rename(partial, blob_path(layout, found.digest))
+                files.sync_directory(partial.parent)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
             raise
     return found
+
+
+def _is_here(layout: Layout, blob: Descriptor) -> bool:
+    """Whether the blob is in the store, by name and size; readers of documents compare the digest, too."""
+    try:
+        return blob_path(layout, blob.digest).stat().st_size == blob.size
+    except FileNotFoundError:
+        return False
 
 
 def add_layer(
@@ -240,6 +250,7 @@ def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Imag
     if files.read_bytes(path) != record:
         files.write_atomic(path, record, 0o600)
     if reference is not None:
+        reference = str(Reference.parse(reference))
         set_reference(layout, reference, manifest.digest)
     return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, unpacked)
 
@@ -277,31 +288,31 @@ def remove_reference(layout: Layout, reference: str) -> bool:
 
 def references(layout: Layout) -> dict[str, str]:
     """Every reference and the digest it stands for, sorted."""
-    try:
-        names = sorted(os.listdir(layout.images / "references"))
-    except FileNotFoundError:
-        return {}
     result = {}
-    for name in names:
-        if not name.startswith(files.PARTIAL):
-            data = files.read_bytes(layout.images / "references" / name)
-            if data is not None:
-                reference = name.replace("+", "/")
-                result[reference] = parse_document(data, f"the reference {reference}").digest("digest")
+    for name in _names(layout, layout.images / "references"):
+        data = files.read_bytes(layout.images / "references" / name)
+        if data is not None:
+            reference = name.replace("+", "/")
+            result[reference] = parse_document(data, f"the reference {reference}").digest("digest")
     return result
 
 
 def held(layout: Layout) -> list[str]:
     """The digests of all images that are here as a whole, with a reference or without."""
-    result = []
-    for algorithm in ("sha256", "sha512"):
-        with suppress(FileNotFoundError):
-            result += [
-                f"{algorithm}:{name}"
-                for name in sorted(os.listdir(layout.images / "manifests" / algorithm))
-                if not name.startswith(files.PARTIAL)
-            ]
-    return result
+    return [
+        f"{algorithm}:{name}"
+        for algorithm in ("sha256", "sha512")
+        for name in _names(layout, layout.images / "manifests" / algorithm)
+    ]
+
+
+def _names(layout: Layout, directory: Path) -> list[str]:
+    """The finished entries of a directory of the store, sorted; none when nobody made it yet."""
+    with files.explained(f"read the image store {layout.images}"):
+        try:
+            return sorted(name for name in os.listdir(directory) if not name.startswith(files.PARTIAL))
+        except FileNotFoundError:
+            return []
 
 
 def resolve(layout: Layout, text: str) -> Image:
@@ -309,8 +320,6 @@ def resolve(layout: Layout, text: str) -> Image:
 
     Raises NotFoundError when nothing here goes by it, UsageError when it can't be a name or means several.
     """
-    if layout.images.exists() and not os.access(layout.images, os.R_OK | os.X_OK):
-        raise files.explain(PermissionError(errno.EACCES, ""), f"read the image store {layout.images}")
     known = references(layout)
     reference = None
     with suppress(UsageError):

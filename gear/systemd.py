@@ -178,11 +178,13 @@ class Manager:
             raise UnitError(f"systemd gives no property {name} of {unit}: {_reason(error)}.") from error
         return _decoded(value)
 
-    def enable(self, units: Sequence[str]) -> None:
-        """Make *units* start at boot, as their [Install] sections say: `systemctl enable`, without a reload."""
-        self._call(
-            "EnableUnitFiles", "asbb", [unit.encode() for unit in units], False, False, unit=", ".join(units)
-        )
+    def enable(self, units: Sequence[str], *, force: bool = False) -> None:
+        """Make *units* start at boot, as their [Install] sections say: `systemctl enable`, without a reload.
+
+        With *force* links that point at other files of that name are replaced.
+        """
+        encoded = [unit.encode() for unit in units]
+        self._call("EnableUnitFiles", "asbb", encoded, False, force, unit=", ".join(units))
 
     def disable(self, units: Sequence[str]) -> None:
         """Undo enable(); units that are not enabled are fine."""

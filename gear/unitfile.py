@@ -14,10 +14,6 @@ from gear.errors import UsageError
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-class Verbatim(str):
-    """A word of a command line that systemd is meant to expand, such as `$MAINPID`."""
-
-
 def specifiers(text: str) -> str:
     """*text* with `%` doubled, so that no specifier of systemd is found in it."""
     return text.replace("%", "%%")
@@ -57,8 +53,8 @@ def word(text: str) -> str:
 
 
 def command(words: Iterable[str]) -> str:
-    """A command line; `$` is doubled as well, except in Verbatim words."""
-    return " ".join(item if isinstance(item, Verbatim) else word(item).replace("$", "$$") for item in words)
+    """A command line; `$` is doubled as well, so that nothing is taken from the environment."""
+    return " ".join(word(item).replace("$", "$$") for item in words)
 
 
 def render(header: Sequence[str], sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:

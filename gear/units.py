@@ -11,12 +11,11 @@ from gear.bundle import effective_mounts, volume_directory
 from gear.model import Layout
 from gear.oci import Image
 from gear.spec import Spec, signal_number
-from gear.unitfile import Verbatim
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
 PYTHON = "/usr/bin/python3"
-# Isolated, without site-packages, and with UTF-8 whatever the locale, as config.json is UTF-8.
-INTERPRETER = (PYTHON, "-I", "-S", "-X", "utf8")
+# Isolated and without site-packages.
+INTERPRETER = (PYTHON, "-I", "-S")
 SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
@@ -48,7 +47,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
             paths.append(str(volume_directory(layout, mount.source)))
     unit = [
         ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
-        ("Documentation", "man:gear(1)"),
+        # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
         # `systemctl stop container.target` stops every container.
         ("PartOf", "container.target"),
         ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
@@ -59,9 +58,12 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
         ("NotifyAccess", "main"),
+        # For the helper alone: in the C locale the interpreter takes paths as UTF-8 (PEP 540), and a millisecond
+        # sooner than with -X utf8.
+        ("Environment", "LC_ALL=C"),
         ("ExecStart", unitfile.command([*INTERPRETER, f"{helper}/start", str(directory)])),
         # PID 1 of a pid namespace never sees a signal that it has no handler for; the script looks first.
-        ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal), Verbatim("$MAINPID")])),
+        ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal)])),
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(spec.stop_timeout)),

@@ -81,7 +81,7 @@ class View:
         """
         with ExitStack() as stack, files.explained(f"copy {path!r} of the image to {destination}"):
             found = self._resolve(path, stack)
-            if found is None or found.status is not None:
+            if found is None or not found.directories:
                 return False
             target = os.open(destination, DIRECTORY)
             stack.callback(os.close, target)

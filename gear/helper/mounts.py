@@ -59,6 +59,21 @@ _LINKS = {
 _PROC_SUPER_INODE = 1  # PROC_ROOT_INO, linux/proc_ns.h: the root of any procfs
 
 
+_MOST_LINKS = 40  # as many as the kernel follows, path_resolution(7)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _link(name: str, directory: int) -> str | None:
+    """Where the symbolic link *name* in *directory* points; None when it is no link."""
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
+
+
 class Root:
     """The container's root directory, before it becomes `/`."""
 
@@ -78,21 +93,30 @@ class Root:
             return self.open(path)
         except FileNotFoundError:
             pass
-        parts = [part for part in path.split("/") if part not in ("", ".")]
+        parts, depth, links = _parts(path), 0, 0
         parent = os.dup(self.descriptor)
-        for depth, part in enumerate(parts, 1):
-            here = "/".join(parts[:depth])
+        while depth < len(parts):
+            here = "/".join(parts[: depth + 1])
             try:
                 inner = self.open(here)
             except FileNotFoundError:
-                if depth < len(parts) or directory:
-                    os.mkdir(part, 0o755, dir_fd=parent)
+                target = _link(parts[depth], parent)
+                if target is not None:  # a link to what is not there yet: go on where it points
+                    links += 1
+                    if links > _MOST_LINKS:
+                        raise Failure(f"can't mount on {path}: too many symbolic links") from None
+                    parts = (parts[:depth] if target[:1] != "/" else []) + _parts(target) + parts[depth + 1 :]
+                    os.close(parent)
+                    parent, depth = os.dup(self.descriptor), 0
+                    continue
+                if depth + 1 < len(parts) or directory:
+                    os.mkdir(parts[depth], 0o755, dir_fd=parent)
                 else:
                     flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                    os.close(os.open(part, flags, 0o644, dir_fd=parent))
+                    os.close(os.open(parts[depth], flags, 0o644, dir_fd=parent))
                 inner = self.open(here)
             os.close(parent)
-            parent = inner
+            parent, depth = inner, depth + 1
         return parent
 
     def mount(self, mount: dict, cgroup2: bool) -> None:  # type: ignore[type-arg]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import posix as os
 import sys
+from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
-from gear.helper import payload, rootfs, syscalls
+from gear.helper import lowports, payload, rootfs, syscalls
 from gear.helper.bundle import load_json, namespace_flags
 from gear.helper.channel import DESCRIPTORS, EXEC, FAILED, MOUNT, Channel, pair
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
@@ -43,24 +44,55 @@ def start(bundle: str) -> int:
         overlay = load_json(f"{bundle}/overlay.json")
         # On the unified hierarchy, or on the one beside the controllers of version 1.
         cgroup2 = _exists("/sys/fs/cgroup/cgroup.procs") or _exists("/sys/fs/cgroup/unified/cgroup.procs")
+        flags = namespace_flags(config)
+        if not flags & syscalls.CLONE_NEWNET:
+            _allow_low_ports()
         ours, theirs = pair()
         step.doing = "create the container's namespaces"
         # CLONE_PARENT: the payload becomes a child of PID 1, which then supervises it as it does any service;
         # a child of this process would be "not our child" to it once this process has gone.
-        pid = syscalls.clone(namespace_flags(config) | syscalls.CLONE_PARENT | syscalls.SIGCHLD)
+        try:
+            pid = syscalls.clone(flags | syscalls.CLONE_PARENT | syscalls.SIGCHLD)
+        except OSError as error:
+            if error.errno != 28:  # ENOSPC: a limit of namespaces(7) is reached
+                raise
+            raise Failure(
+                f"can't {step.doing}: user.max_user_namespaces or another limit of namespaces is reached"
+            ) from error
         if pid == 0:
             ours.close()
             payload.run(config, theirs, cgroup2)
         theirs.close()
-        userns_fd = _map_ids(pid, config["linux"], step)
-        rootfs.own_mount_namespace(step)
-        descriptors = rootfs.bind_sources(config, userns_fd, step)
-        descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
-        ours.send(DESCRIPTORS, descriptors)
-        _follow(ours, pid, step)
+        try:
+            userns_fd = _map_ids(pid, config["linux"], step)
+            rootfs.own_mount_namespace(step)
+            descriptors = rootfs.bind_sources(config, userns_fd, step)
+            descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
+            ours.send(DESCRIPTORS, descriptors)
+            _follow(ours, pid, step)
+        except (OSError, Failure):
+            _end(pid, ours)
+            raise
     except OSError as error:
         raise step.failure(error) from error
     return pid
+
+
+def _allow_low_ports() -> None:
+    try:
+        lowports.allow()
+    except (OSError, ValueError) as error:
+        print(f"gear: this container can't use ports below 1024: {error}", file=sys.stderr, flush=True)
+
+
+def _end(pid: int, channel: Channel) -> None:
+    """End the container's first process, so that systemd finds nothing left of the unit."""
+    try:
+        os.kill(pid, SIGKILL)
+        while channel.receive()[0]:
+            pass
+    except OSError:
+        pass
 
 
 def _exists(path: str) -> bool:
@@ -86,19 +118,21 @@ def _map_ids(pid: int, linux: dict, step: Step) -> int | None:  # type: ignore[t
 
 def _follow(channel: Channel, pid: int, step: Step) -> None:
     """Serve the payload's process until it has become the payload; raises its Failure."""
-    executing = False
+    executing, failure = False, None
     while True:
         step.doing = "follow the container's first process"
         message, _ = channel.receive()
-        if not message:
-            if executing:
-                return
-            raise Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+        if not message:  # it has closed its end: by execve(2), or because it has ended
+            if failure is None and not executing:
+                failure = Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+            if failure is not None:
+                raise failure
+            return
         if message == EXEC:
             executing = True
         elif message.startswith(FAILED):
             status, _, sentence = message.removeprefix(FAILED).decode(errors="surrogateescape").partition(" ")
-            raise Failure(sentence, int(status))
+            failure = Failure(sentence, int(status))
         elif message.startswith(MOUNT):
             _provide_mount(channel, pid, message.removeprefix(MOUNT).decode(), step)
 

@@ -16,8 +16,10 @@ from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_PYTHONAPI,
     FUNCFLAG_USE_ERRNO,
+    Array,
     CFuncPtr,
     _SimpleCData,
+    addressof,
     dlopen,
     dlsym,
     get_errno,
@@ -26,6 +28,14 @@ from _ctypes import (
 
 class _Long(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
+
+
+class _Char(_SimpleCData):  # type: ignore[type-arg]
+    _type_ = "c"
+
+
+# Memory whose address a structure can hold: char[4096].
+_Page = type("_Page", (Array,), {"_type_": _Char, "_length_": 4096})
 
 
 class _Function(CFuncPtr):
@@ -47,6 +57,7 @@ _UMOUNT2 = {"x86_64": 166, "aarch64": 39}.get(_MACHINE)
 _UNSHARE = {"x86_64": 272, "aarch64": 97}.get(_MACHINE)
 _SETNS = {"x86_64": 308, "aarch64": 268}.get(_MACHINE)
 _PRCTL = {"x86_64": 157, "aarch64": 167}.get(_MACHINE)
+_BPF = {"x86_64": 321, "aarch64": 280}.get(_MACHINE)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE)
 _SETHOSTNAME = {"x86_64": 170, "aarch64": 161}.get(_MACHINE)
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE)
@@ -213,6 +224,11 @@ def _u64(*numbers: int) -> bytes:
     return b"".join([number.to_bytes(8, sys.byteorder) for number in numbers])
 
 
+def _u32(*numbers: int) -> bytes:
+    """A C structure of unsigned 32-bit members."""
+    return b"".join([number.to_bytes(4, sys.byteorder) for number in numbers])
+
+
 def mount_setattr(
     mount_fd: int, set_flags: int, *, clear: int = 0, userns_fd: int = 0, recursive: bool = False
 ) -> None:
@@ -263,5 +279,26 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) of the calling thread; each set is a bit mask by capability number."""
     halves = [(mask & 0xFFFFFFFF, mask >> 32) for mask in (effective, permitted, inheritable)]
     words = [half[0] for half in halves] + [half[1] for half in halves]
-    header = _LINUX_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4)
-    _call("capset", _CAPSET, header, b"".join([word.to_bytes(4, sys.byteorder) for word in words]))
+    _call("capset", _CAPSET, _u32(_LINUX_CAPABILITY_VERSION_3, 0), _u32(*words))
+
+
+# linux/bpf.h
+_BPF_PROG_LOAD = 5
+_BPF_PROG_ATTACH = 8
+
+
+def bpf_load(kind: int, attach_kind: int, program: bytes) -> int:
+    """bpf(2), BPF_PROG_LOAD: *program* is whole instructions of 8 bytes; returns a descriptor, close-on-exec."""
+    page = _Page()
+    page.raw = program.ljust(4000, b"\0") + b"GPL".ljust(96, b"\0")
+    address = addressof(page)
+    head = _u32(kind, len(program) // 8) + _u64(address, address + 4000)
+    # The verifier's log (level, size, address), kernel version, flags, name, interface: none of them.
+    attributes = head + bytes(4 + 4 + 8 + 4 + 4 + 16 + 4) + _u32(attach_kind)
+    return _call("bpf", _BPF, _BPF_PROG_LOAD, attributes, len(attributes))
+
+
+def bpf_attach(target: int, program: int, attach_kind: int, flags: int) -> None:
+    """bpf(2), BPF_PROG_ATTACH: put a program on a control group."""
+    attributes = _u32(target, program, attach_kind, flags)
+    _call("bpf", _BPF, _BPF_PROG_ATTACH, attributes, len(attributes))

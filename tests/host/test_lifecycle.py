@@ -116,12 +116,12 @@ def test_start_tells_why_a_payload_cannot_run(host: GearHost) -> None:
         "nowhere": "can't run nowhere: no such program in the container's PATH",
         "/programs": "can't run /programs: it is a directory",
         "/programs/text": "can't run /programs/text: it is neither a program for this machine nor a script",
-        "/programs/locked": "can't run /programs/locked: it is not executable for user 33",
+        "/programs/locked": "can't run /programs/locked: it is not executable for user 8080",
         "/programs/orphan": "can't run /programs/orphan: its interpreter (/nowhere/sh) is not in the container",
         "/programs/foreign": "can't run /programs/foreign: it is built for aarch64, and this machine is",
     }
     for program, sentence in cases.items():
-        host.gear("install", "hello", "bad", "-v", "/srv/programs:/programs:ro", "--", program)
+        host.gear("install", "hello", "bad", "-v", "/srv/programs:/programs:ro", "--entrypoint", program)
         error = host.fails(1, "start", "bad")
         assert error.startswith(f"error: bad did not start: {sentence}"), error
         assert "hint: The whole story: journalctl -u ctr-bad.service\n" in error

@@ -29,7 +29,7 @@ from gear.spec import ImageRef, Spec
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     base = tmp_path / "root"
-    return Layout(base / "state", base / "run", base / "etc", base / "units")
+    return Layout(base / "state", base / "units")
 
 
 def make_image(layout: Layout, reference: str = "img:latest", **config: Any) -> Image:

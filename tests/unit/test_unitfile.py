@@ -52,11 +52,6 @@ def test_command_comes_back_word_for_word(words: list[str]) -> None:
     assert unitsyntax.command(value) == ["/bin/program", *words]
 
 
-def test_verbatim_word_is_left_to_systemd() -> None:
-    line = unitfile.command(["/bin/kill", unitfile.Verbatim("$MAINPID"), "$MAINPID"])
-    assert line == '/bin/kill $MAINPID "$$MAINPID"'
-
-
 @given(HOSTILE)
 @example("a\\ ")
 @example("a \\ \\")
