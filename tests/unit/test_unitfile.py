@@ -42,7 +42,7 @@ def test_word_is_one_word_and_comes_back(text: str) -> None:
 
 @given(st.lists(HOSTILE, max_size=5))
 @example([";"])
-@example(["a", ";", "b"])
+@example(["a", ";", " ; ", "b"])
 @example(["$HOME", "${HOME}", "$$", "a$b", "$"])
 @example(["-x", "@x", "+x", "!x", ":x"])
 @example(["a\rb", "\x85", "\u2028"])
