@@ -178,7 +178,8 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
                 mode = 0 if found is None else path.stat().st_mode & 0o7777
-                os.rename(staged.pop(path), path)
+                os.rename(staged[path], path)
+            del staged[path]
             replaced.append((path, found, mode))
         for directory in {path.parent for path in changed}:
             files.sync_directory(directory)

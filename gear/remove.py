@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gear import bundle, containers, files, garbage, images, install, lifecycle, store, uids
+from gear import bundle, containers, files, garbage, images, install, lifecycle, store, uids, unitfile
 from gear.errors import GearError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
@@ -175,17 +175,20 @@ def _tree(what: str, path: Path) -> Leftover:
 
 
 def _is_ours_partial(layout: Layout, path: Path) -> bool:
-    if not path.name.startswith(files.PARTIAL):
+    name = path.name
+    if not name.startswith(files.PARTIAL):
         return False
-    # The unit directory is shared with others, who may name their files as they like.
-    return path.parent != layout.units or path.name.startswith(
-        (f"{files.PARTIAL}ctr-", f"{files.PARTIAL}container")
-    )
+    # The unit directory is shared with others, who may name their files as they like.  A file is staged under a
+    # partial name, and written there under a partial name of that.
+    while name.startswith(files.PARTIAL):
+        name = name.removeprefix(files.PARTIAL)
+    return path.parent != layout.units or name.startswith(("ctr-", "container"))
 
 
 def _rendered_by_gear(path: Path, layout: Layout) -> bool:
     content = files.read_bytes(path) or b""
-    return content.startswith(f"# Rendered by gear from {layout.containers}/".encode())
+    directory = unitfile.value(str(layout.containers))
+    return content.startswith(f"# Rendered by gear from {directory}/".encode())
 
 
 def _current_layer(layout: Layout, name: str) -> Path | None:

@@ -80,13 +80,18 @@ def _unescape(text: str, at: int) -> tuple[str, int]:
 def words(value: str, *, escapes: bool = True) -> list[str]:
     """The words of a value, unquoted; with *escapes* as in Exec lines (EXTRACT_CUNESCAPE), where a backslash
     otherwise only makes the next character literal, as in RequiresMountsFor=."""
-    result: list[str] = []
+    return [word for _, word in _split(value, escapes)]
+
+
+def _split(value: str, escapes: bool) -> list[tuple[str, str]]:
+    """Each word as it is written, blank after it included, and as it is meant."""
+    result: list[tuple[str, str]] = []
     at = 0
     while at < len(value):
         if value[at] in _BLANK:
             at += 1
             continue
-        word, quote = "", ""
+        word, quote, start = "", "", at
         while at < len(value):
             character = value[at]
             at += 1
@@ -106,7 +111,7 @@ def words(value: str, *, escapes: bool = True) -> list[str]:
                 word += character
         if quote:
             raise Malformed(f"a quote that does not end: {value!r}")
-        result.append(word)
+        result.append((value[start:at], word))
     return result
 
 
@@ -121,8 +126,10 @@ def specifiers(text: str) -> str:
 def command(value: str) -> list[str]:
     """The argv of an Exec line; a word that is one whole variable comes back as `$NAME`, other `$` are literal."""
     result = []
-    for number, raw in enumerate(words(value)):
-        word = specifiers(raw)
+    for number, (written, meant) in enumerate(_split(value, True)):
+        if written.strip(_BLANK) == ";":
+            raise Malformed(f"several commands: {value!r}")
+        word = specifiers(meant)
         if number == 0 and word[:1] in "-@:+!|":
             raise Malformed(f"a prefix with a meaning: {word!r}")
         if word.startswith("$") and word[1:2] not in ("{", "$"):
@@ -131,7 +138,4 @@ def command(value: str) -> list[str]:
         if "${" in word.replace("$$", ""):
             raise Malformed(f"a variable: {word!r}")
         result.append(word.replace("$$", "$"))
-    # A lone ; between words would begin another command, unless it is quoted or escaped.
-    if re.search(r"(^|\s);(\s|$)", value):
-        raise Malformed(f"several commands: {value!r}")
     return result

@@ -33,21 +33,30 @@ class _ScannerOptions:
 
 
 def load_json(path: str) -> dict:  # type: ignore[type-arg]
-    """The JSON object in *path*."""
+    """The JSON object in *path*; raises Failure when it is none, and OSError."""
     with open(path, "rb", buffering=0) as file:
-        text = file.read().decode("utf-8").strip()
+        content = file.read()
     try:
-        from _json import make_scanner
-
-        document, end = make_scanner(_ScannerOptions)(text, 0)  # type: ignore[arg-type]
-    except (ImportError, AttributeError, StopIteration):
-        import json
-
-        document = json.loads(text)
-        end = len(text)
+        text = content.decode("utf-8").strip()
+        document, end = _scan(text)
+    except (ValueError, StopIteration, RecursionError):
+        document, end, text = None, 0, ""
     if not isinstance(document, dict) or end != len(text):
         raise Failure(f"{path} is not one JSON object")
     return document
+
+
+def _scan(text: str) -> tuple[object, int]:
+    try:
+        from _json import make_scanner
+
+        scan = make_scanner(_ScannerOptions)  # type: ignore[arg-type]
+    except (ImportError, AttributeError):
+        import json
+
+        return json.loads(text), len(text)
+    document, end = scan(text, 0)
+    return document, end
 
 
 def namespace_flags(config: dict) -> int:  # type: ignore[type-arg]

@@ -83,8 +83,6 @@ def test_help_names_every_verb_alias_and_option(words: list[str], capsys: pytest
         "ps ",
         "version ",
         "--state-dir DIR",
-        "--runtime-dir DIR",
-        "--config-dir DIR",
         "--unit-dir DIR",
     ):
         assert f"  {word}" in out
@@ -142,7 +140,7 @@ def test_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message", "hint"),
     [
         (["frobnicate"], "There is no verb 'frobnicate'.", "gear --help lists them."),
-        (["--frobnicate"], "There is no verb '--frobnicate'.", "gear --help lists them."),
+        (["--frobnicate"], "There is no option --frobnicate.", "gear --help lists them."),
         (["Start", "x"], "There is no verb 'Start'.", "gear --help lists them."),
         (["start"], "The following arguments are required: NAME.", "gear start --help"),
         (["ps", "x"], "Unrecognized arguments: x.", "gear list-units --help"),
@@ -191,16 +189,14 @@ def test_usage_error(
 def test_layout_options_and_environment(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEAR_STATE_DIR", "/env/state")
     monkeypatch.setenv("GEAR_UNIT_DIR", "/env/units")
-    assert cli.run(["--state-dir", "/opt/../state", "--runtime-dir=/opt/run", "probe"]) == 0
+    assert cli.run(["--state-dir", "/opt/../state", "probe"]) == 0
     assert probe.context is not None
-    assert probe.context.layout == Layout(
-        state=Path("/state"), runtime=Path("/opt/run"), config=Path("/etc/gear"), units=Path("/env/units")
-    )
+    assert probe.context.layout == Layout(state=Path("/state"), units=Path("/env/units"))
 
 
 def test_last_layout_option_counts(probe: Probe) -> None:
-    cli.run(["--config-dir=/a", "--config-dir", "/b=c", "probe"])
-    assert probe.context is not None and probe.context.layout.config == Path("/b=c")
+    cli.run(["--unit-dir=/a", "--unit-dir", "/b=c", "probe"])
+    assert probe.context is not None and probe.context.layout.units == Path("/b=c")
 
 
 def test_layout_options_come_before_the_verb() -> None:
@@ -210,9 +206,9 @@ def test_layout_options_come_before_the_verb() -> None:
 def test_bad_environment_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GEAR_CONFIG_DIR", "etc")
+    monkeypatch.setenv("GEAR_UNIT_DIR", "etc")
     assert cli.main(["version"]) == 2
-    assert capsys.readouterr().err == "error: GEAR_CONFIG_DIR must be an absolute path, not 'etc'.\n"
+    assert capsys.readouterr().err == "error: GEAR_UNIT_DIR must be an absolute path, not 'etc'.\n"
 
 
 # ---- the payload's command

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import stat
 import threading
@@ -291,7 +292,7 @@ def test_tree_is_renamed_before_it_is_emptied(tmp_path: Path, monkeypatch: pytes
     def fail(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr(files.shutil, "rmtree", fail)
+    monkeypatch.setattr(shutil, "rmtree", fail)
     with pytest.raises(GearError, match=r"^Can't remove .*/tree: Input/output error\.$"):
         files.remove_tree(tmp_path / "tree")
     (left,) = os.listdir(tmp_path)

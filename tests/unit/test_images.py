@@ -145,6 +145,7 @@ def test_a_bad_image_leaves_nothing_visible(context: Context, tmp_path: Path) ->
     assert images.listing(context.layout) == ([], [])
 
 
+@pytest.mark.spawns
 @needs_root
 @pytest.mark.parametrize("layer_type", ["+gzip", "+zstd"])
 def test_compressed_layers(layer_type: str, context: Context, tmp_path: Path) -> None:
@@ -314,6 +315,7 @@ def test_text_of_an_image_does_not_steer_the_terminal() -> None:
     ]
 
 
+@pytest.mark.spawns
 @needs_root
 def test_the_demo_image_is_reproducible(context: Context, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "contrib/demo-image"

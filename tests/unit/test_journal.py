@@ -9,33 +9,37 @@ from gear.errors import GearError, HostError
 from gear.journal import Query
 
 BASE = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--all"]
-PAYLOAD = "_SYSTEMD_UNIT=ctr-web.service"
+UNIT = "_SYSTEMD_UNIT=ctr-web.service"
+PAYLOAD = [UNIT, "_TRANSPORT=stdout"]
 
 
 @pytest.mark.parametrize(
     ("query", "arguments"),
     [
-        (Query(), [*BASE, "--lines=all", PAYLOAD]),
-        (Query(lines=5), [*BASE, "--lines=5", PAYLOAD]),
-        (Query(lines=0), [*BASE, "--lines=0", PAYLOAD]),
-        (Query(follow=True), [*BASE, "--lines=all", "--follow", PAYLOAD]),
-        (Query(lines=5, follow=True), [*BASE, "--lines=5", "--follow", PAYLOAD]),
+        (Query(), [*BASE, "--lines=all", *PAYLOAD]),
+        (Query(lines=5), [*BASE, "--lines=5", *PAYLOAD]),
+        (Query(lines=0), [*BASE, "--lines=0", *PAYLOAD]),
+        (Query(follow=True), [*BASE, "--lines=all", "--follow", *PAYLOAD]),
+        (Query(lines=5, follow=True), [*BASE, "--lines=5", "--follow", *PAYLOAD]),
         (
             Query(since="-1h", until="2024-01-01 00:00"),
-            [*BASE, "--lines=all", "--since=-1h", "--until=2024-01-01 00:00", PAYLOAD],
+            [*BASE, "--lines=all", "--since=-1h", "--until=2024-01-01 00:00", *PAYLOAD],
         ),
-        (Query(since=""), [*BASE, "--lines=all", "--since=", PAYLOAD]),
-        (Query(this_boot=True), [*BASE, "--lines=all", "--boot", PAYLOAD]),
-        (Query(invocation="ab" * 16), [*BASE, "--lines=all", PAYLOAD, f"_SYSTEMD_INVOCATION_ID={'ab' * 16}"]),
+        (Query(since=""), [*BASE, "--lines=all", "--since=", *PAYLOAD]),
+        (Query(this_boot=True), [*BASE, "--lines=all", "--boot", *PAYLOAD]),
+        (
+            Query(invocation="ab" * 16),
+            [*BASE, "--lines=all", *PAYLOAD, f"_SYSTEMD_INVOCATION_ID={'ab' * 16}"],
+        ),
         (Query(whole=True), [*BASE, "--lines=all", "--unit=ctr-web.service"]),
         (
             Query(whole=True, invocation="ab"),
-            [*BASE, "--lines=all", PAYLOAD, "_SYSTEMD_INVOCATION_ID=ab", "+", "UNIT=ctr-web.service"]
+            [*BASE, "--lines=all", UNIT, "_SYSTEMD_INVOCATION_ID=ab", "+", "UNIT=ctr-web.service"]
             + ["INVOCATION_ID=ab"],
         ),
         (
             Query(output="json"),
-            ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", "--lines=all", PAYLOAD],
+            ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", "--lines=all", *PAYLOAD],
         ),
     ],
 )

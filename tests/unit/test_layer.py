@@ -245,6 +245,7 @@ def test_long_names(format: int, sandbox: Path) -> None:
     assert (sandbox / "root/h").stat().st_nlink == 2
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize("kind", ["gnu", "posix 0.0", "posix 0.1", "posix 1.0"])
 def test_sparse_files(kind: str, sandbox: Path) -> None:
     source = sandbox / "outside/sparse"
@@ -265,6 +266,7 @@ def test_sparse_files(kind: str, sandbox: Path) -> None:
     assert found.size < 1 << 20
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize(("kind", "suffix"), [("plain", ""), ("gzip", "+gzip"), ("zstd", "+zstd")])
 def test_compression_is_detected_and_must_be_the_announced_one(kind: str, suffix: str, sandbox: Path) -> None:
     plain = tar(entry("a", b"data"))
@@ -293,6 +295,7 @@ def test_a_truncated_archive_is_refused(length: int, sandbox: Path) -> None:
         unpack(tar(entry("a", b"x" * 600))[:length], sandbox)
 
 
+@pytest.mark.spawns
 def test_truncated_and_damaged_compression_is_refused(sandbox: Path) -> None:
     data = gzip.compress(tar(entry("a", os.urandom(4096))))
     with pytest.raises(IntegrityError, match="is cut off: its compressed data ends early"):
@@ -340,6 +343,7 @@ def test_bombs_end_early(name: str, sandbox: Path) -> None:
     assert sum(path.stat().st_size for path in (sandbox / "root").rglob("*") if path.is_file()) <= 3 << 20
 
 
+@pytest.mark.spawns
 def test_a_gzip_bomb_takes_bounded_memory(sandbox: Path) -> None:
     """A child with 200 MB of address space stops a bomb of 400 MB, with the defaults for everything else."""
     info = tarfile.TarInfo("zeros")
@@ -405,6 +409,7 @@ def test_mutated_layers_never_reach_outside(changes: list[tuple[int, bytes]], fi
         assert outside(sandbox) == before
 
 
+@pytest.mark.spawns
 def test_unpacking_agrees_with_gnu_tar(sandbox: Path) -> None:
     """Names of every kind of byte, from an archive that GNU tar wrote."""
     source = sandbox / "outside"

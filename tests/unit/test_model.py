@@ -13,8 +13,6 @@ from gear.model import Layout, absolute_path, container_name
 def test_default_layout() -> None:
     layout = Layout()
     assert layout.state == Path("/var/lib/gear")
-    assert layout.runtime == Path("/run/gear")
-    assert layout.config == Path("/etc/gear")
     assert layout.units == Path("/usr/local/lib/systemd/system")
     assert layout.containers == Path("/var/lib/gear/containers")
     assert layout.volumes == Path("/var/lib/gear/volumes")
@@ -24,15 +22,11 @@ def test_default_layout() -> None:
 
 def test_environment_moves_each_directory() -> None:
     environ = {
-        "GEAR_STATE_DIR": "/a/state",
-        "GEAR_RUNTIME_DIR": "/a/../run",
-        "GEAR_CONFIG_DIR": "/a//config/",
-        "GEAR_UNIT_DIR": "/a/units",
+        "GEAR_STATE_DIR": "/a/../state",
+        "GEAR_UNIT_DIR": "/a//units/",
         "OTHER": "x",
     }
-    assert Layout.from_environment(environ) == Layout(
-        Path("/a/state"), Path("/run"), Path("/a/config"), Path("/a/units")
-    )
+    assert Layout.from_environment(environ) == Layout(Path("/state"), Path("/a/units"))
     assert Layout.from_environment({"GEAR_STATE_DIR": ""}) == Layout()
     assert Layout.from_environment({}) == Layout()
 
@@ -56,9 +50,17 @@ def test_paths_that_are_not_absolute(text: str) -> None:
     assert caught.value.message == f"--state-dir must be an absolute path, not {text!r}."
 
 
-@pytest.mark.parametrize("text", ["a", "0", "Web-1", "a.b_c-d", "x" * 63, "ctr-web.service"])
+@pytest.mark.parametrize("text", ["a", "0", "Web-1", "a.b_c-d", "x" * 63])
 def test_good_container_names(text: str) -> None:
     assert container_name(text) == text
+
+
+def test_unit_stands_for_its_container() -> None:
+    assert container_name("ctr-web.service") == "web"
+    assert container_name("ctr-web") == "ctr-web"
+    for text in ("ctr-.service", "ctr-a b.service", "ctr--x.service"):
+        with pytest.raises(UsageError):
+            container_name(text)
 
 
 @pytest.mark.parametrize(

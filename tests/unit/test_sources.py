@@ -65,6 +65,7 @@ def test_archives_of_any_compression(kind: str, compression: str, tmp_path: Path
     assert os.listdir(tmp_path) == ["source"]
 
 
+@pytest.mark.spawns
 def test_a_pipe(tmp_path: Path) -> None:
     made = OciLayout()
     made.image(LAYER, name="a:1")

@@ -202,6 +202,7 @@ def test_a_lease_keeps_everything(layout: Layout) -> None:
     assert store.held(layout) == []
 
 
+@pytest.mark.spawns
 def test_a_lease_waits_for_a_removal(layout: Layout) -> None:
     store.prepare(layout)
     reading, writing = os.pipe()
@@ -250,6 +251,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.spawns
 @needs_root
 def test_a_kill_at_any_point_leaves_nothing_half_made(tmp_path: Path) -> None:
     """Kill load before each 5th of its changes: the store stays consistent and the next load succeeds."""
@@ -277,6 +279,7 @@ def test_a_kill_at_any_point_leaves_nothing_half_made(tmp_path: Path) -> None:
     assert kills > 10
 
 
+@pytest.mark.spawns
 @needs_root
 def test_two_at_once(layout: Layout, tmp_path: Path) -> None:
     source = OciLayout()
@@ -308,6 +311,7 @@ def test_a_reference_can_move(layout: Layout) -> None:
     assert not store.remove_reference(layout, "a:1")
 
 
+@pytest.mark.spawns
 def test_a_store_of_somebody_else(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")

@@ -1,0 +1,255 @@
+"""The shape of the package: imports point down only, one door to each foreign package, nothing too long.
+
+Walks the syntax trees; nothing of gear is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+from project import TOP, tree_of
+
+PACKAGE = TOP / "gear"
+
+# Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
+LAYERS = {
+    "words": "__init__ errors model document changes spec oci",
+    "pure": "unitfile units bundle",
+    "host": (
+        "files process systemd journal host uids compression tarstream tree layer pack view store sources garbage"
+    ),
+    "operations": "containers images install lifecycle remove",
+    "front ends": "command cli cli_image cli_install cli_lifecycle cli_remove __main__",
+}
+# What points up all the same, and why.
+UPWARD = {
+    (
+        "bundle",
+        "files",
+    ): "dump_json, the one form of JSON files, is pure; it is kept with the reading of them",
+    ("bundle", "view"): "only the type Identity",
+}
+# The only module that imports each package that is not the standard library's.
+DOORS = {
+    "pystemd": {"systemd"},
+    "dbus_next": set(),
+    "pyroute2": set(),
+    "yaml": set(),
+    "isal": {"compression"},
+    "zstandard": {"compression"},
+    "pyzstd": {"compression"},
+}
+# The only module that imports each of these of the standard library's.
+GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"store"}, "asyncio": set()}
+# What the helper may import: built in, or C halves of modules whose Python halves cost too much at every start.
+HELPER_ALLOWED = {
+    "__future__",
+    "_ctypes",
+    "_json",
+    "_signal",
+    "_socket",
+    "_stat",
+    "fcntl",
+    "posix",
+    "sys",
+    # Inside functions that run only when something has gone wrong, or under TYPE_CHECKING.
+    "json",
+    "typing",
+}
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+# What may be longer, and why.
+LONG_MODULES = {
+    "spec": "the document, its parts and their validators are read together",
+    "cli_install": "the options of install are a table",
+}
+LONG_FUNCTIONS = {
+    ("cli_install", "_spec_options"): "a table of options",
+}
+FORBIDDEN_NAMES = ("util", "utils", "helpers", "common", "misc", "manager", "base", "core")
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the package itself, by name."""
+    return {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+
+
+def helper_modules() -> dict[str, Path]:
+    """The modules of the helper, by name."""
+    return {path.stem: path for path in sorted((PACKAGE / "helper").glob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of what a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            # `from gear import files` means the module gear.files.
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names}
+                if node.module
+                in (
+                    "gear",
+                    "gear.helper",
+                )
+                else {node.module or ""}
+            )
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of gear that a module imports; `from gear import __version__` is the package itself."""
+    known = modules()
+    found = set()
+    for name in imports(path):
+        if name == "gear":
+            found.add("__init__")
+        elif name.startswith("gear."):
+            part = name.split(".")[1]
+            found.add(part if part in known or part == "helper" else "__init__")
+    return found
+
+
+RANK = {module: rank for rank, names in enumerate(LAYERS.values()) for module in names.split()}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(modules()) == set(RANK)
+    assert sum(len(names.split()) for names in LAYERS.values()) == len(RANK)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down(module: str) -> None:
+    for imported in own_imports(modules()[module]):
+        assert imported != "helper", f"{module} imports the helper, which units run and nothing imports"
+        if RANK[imported] > RANK[module]:
+            assert (module, imported) in UPWARD, f"{module} imports {imported}, which is above it"
+
+
+def test_exceptions_are_still_needed() -> None:
+    for module, imported in UPWARD:
+        assert imported in own_imports(modules()[module]), f"{module} no longer imports {imported}: strike it"
+
+
+def test_nothing_goes_round() -> None:
+    graph = {name: own_imports(path) for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " imports ".join((*way, name))
+        if name not in done:
+            for imported in graph.get(name, ()):
+                visit(imported, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_siblings_on_the_host_use_only_files_and_process() -> None:
+    """systemd, journal and the like know nothing of each other; the image store is one thing in several modules."""
+    store = {"compression", "tarstream", "tree", "layer", "pack", "view", "store", "sources", "garbage"}
+    host = set(LAYERS["host"].split())
+    for module in host:
+        siblings = own_imports(modules()[module]) & host - {"files", "process"}
+        assert siblings <= (store if module in store else set()), f"{module} imports {siblings}"
+    assert not own_imports(modules()["files"]) & host and not own_imports(modules()["process"]) & host
+
+
+def test_pure_modules_touch_nothing() -> None:
+    allowed = {
+        "__future__", "collections.abc", "dataclasses", "hashlib", "json", "os", "pathlib", "posixpath", "re", "shlex",
+        "signal", "typing",
+    }  # fmt: skip
+    for module in (LAYERS["words"] + " " + LAYERS["pure"]).split():
+        foreign = {name for name in imports(modules()[module]) if not name.startswith("gear")}
+        assert foreign <= allowed, f"{module} imports {foreign - allowed}"
+        used = {
+            node.attr
+            for node in ast.walk(tree_of(modules()[module]))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+        }
+        assert used <= {"path", "fspath"}, f"{module} uses os.{used}"
+
+
+def top_level(path: Path) -> set[str]:
+    """The first parts of what a module imports."""
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def test_each_foreign_package_has_one_door() -> None:
+    for module, path in modules().items():
+        for name in top_level(path) - {"gear"}:
+            if name in DOORS or name not in sys.stdlib_module_names:
+                assert module in DOORS.get(name, set()), f"{module} imports {name}"
+            assert name not in GUARDED or module in GUARDED[name], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", helper_modules())
+def test_helper_stands_alone(module: str) -> None:
+    for name in imports(helper_modules()[module]):
+        if name.startswith("gear"):
+            assert name.startswith("gear.helper."), f"helper/{module} imports {name}"
+        else:
+            assert name.partition(".")[0] in HELPER_ALLOWED, f"helper/{module} imports {name}"
+
+
+def test_helper_imports_what_is_costly_only_where_it_is_not_run() -> None:
+    for path in helper_modules().values():
+        for node in tree_of(path).body:
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+            assert not names & {"json", "typing", "os"}, f"helper/{path.name} imports {names}"
+
+
+def test_launcher_is_three_statements() -> None:
+    source = (PACKAGE / "helper" / "launcher").read_text()
+    tree = ast.parse(source)
+    assert len(tree.body) <= 4, "the main script is compiled at every start"
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert names <= {"posix", "sys"}
+
+
+def functions(tree: ast.Module) -> list[tuple[str, int]]:
+    """Each function and how many lines it has, without its docstring."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            start, first = node.lineno, node.body[0]
+            if ast.get_docstring(node) is not None:
+                start += (first.end_lineno or 0) - first.lineno + 1
+            found.append((node.name, (node.end_lineno or 0) - start + 1))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [*modules().values(), *helper_modules().values()], ids=lambda path: path.stem
+)
+def test_nothing_is_too_long(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MOST_LINES or LONG_MODULES.get(path.stem), f"{path.name} has {lines} lines: split it"
+    for name, length in functions(tree_of(path)):
+        assert length <= MOST_FUNCTION_LINES or LONG_FUNCTIONS.get((path.stem, name)), (
+            f"{name}() of {path.name} has {length} lines: split it"
+        )
+
+
+def test_what_may_be_long_is() -> None:
+    for module in LONG_MODULES:
+        assert len(modules()[module].read_text().splitlines()) > MOST_LINES, (
+            f"{module} is short now: strike it"
+        )
+    for module, function in LONG_FUNCTIONS:
+        length = dict(functions(tree_of(modules()[module])))[function]
+        assert length > MOST_FUNCTION_LINES, f"{function}() of {module} is short now: strike it"
+
+
+def test_no_module_is_a_drawer() -> None:
+    for module in [*modules(), *helper_modules()]:
+        assert module not in FORBIDDEN_NAMES, f"{module} says nothing of what is in it"

@@ -1,0 +1,465 @@
+"""Installing and removing, as far as no privilege and no systemd is needed: publishing, rendering, comparing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rendering
+
+import gear
+from gear import containers, files, install, remove, store, uids
+from gear.document import digest_of
+from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
+from gear.model import Layout
+from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, Image
+from gear.spec import ImageRef, Spec
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    base = tmp_path / "root"
+    return Layout(base / "state", base / "units")
+
+
+def make_image(layout: Layout, reference: str = "img:latest", **config: Any) -> Image:
+    """A whole image in the store, without layers."""
+    documents = [
+        files.dump_json(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": config,
+                "rootfs": {"type": "layers", "diff_ids": []},
+            }
+        )
+    ]
+    described = {"mediaType": OCI_CONFIG, "digest": digest_of(documents[0]), "size": len(documents[0])}
+    documents.append(
+        files.dump_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": []})
+    )
+    with store.lease(layout):
+        for document in documents:
+            files.write_atomic(store.blob_path(layout, digest_of(document)), document)
+        manifest = Descriptor(OCI_MANIFEST, digest_of(documents[1]), len(documents[1]))
+        return store.publish(layout, manifest, reference)
+
+
+def make_container(layout: Layout, image: Image, name: str = "web", **fields: Any) -> Spec:
+    """The files of a container, as install publishes them."""
+    base = uids.allocate(layout, name, accounts=())
+    spec = Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **fields)
+    layout.units.mkdir(parents=True, exist_ok=True)
+    (layout.containers / name).mkdir(parents=True)
+    install._publish(containers.compare(containers.render(spec, image, layout)))
+    return spec
+
+
+def tree(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below *path*: its mode and content."""
+    return {
+        str(file.relative_to(path)): (stat.S_IMODE(file.stat().st_mode), file.read_bytes())
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+# ---- publishing: all or nothing
+
+
+def old_files(directory: Path) -> dict[Path, tuple[bytes | None, bytes]]:
+    """Three files to replace and one that is new, in places and with modes of their own."""
+    changed: dict[Path, tuple[bytes | None, bytes]] = {}
+    for name, mode in (("a/spec.json", 0o600), ("b/ctr-web.service", 0o644), ("a/hosts", 0o644)):
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        files.write_atomic(path, b"old " + name.encode(), mode)
+        changed[path] = (b"old " + name.encode(), b"new " + name.encode())
+    changed[directory / "a/config.json"] = (None, b"new config")
+    return changed
+
+
+def test_publish_replaces_everything(tmp_path: Path) -> None:
+    install._publish(old_files(tmp_path))
+    assert tree(tmp_path) == {
+        "a/spec.json": (0o600, b"new a/spec.json"),
+        "a/config.json": (0o600, b"new config"),
+        "a/hosts": (0o644, b"new a/hosts"),
+        "b/ctr-web.service": (0o644, b"new b/ctr-web.service"),
+    }
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_failure_at_any_file_leaves_everything_as_it_was(tmp_path: Path, place: int) -> None:
+    changed = old_files(tmp_path)
+    before = tree(tmp_path)
+    # A directory in the way makes rename(2) fail for this one, after those before it were replaced.
+    blocked = tmp_path / "a" / "zz"
+    (blocked / "x").mkdir(parents=True)
+    order = list(changed.items())
+    order.insert(place, (blocked, (None, b"never")))
+    with pytest.raises(GearError, match=r"^Can't replace .*/a/zz: Is a directory\.$"):
+        install._publish(dict(order))
+    assert tree(tmp_path) == before
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    changed = old_files(tmp_path)
+    changed[tmp_path / "b" / "large"] = (None, b"x" * 10000)
+    before = tree(tmp_path)
+    with file_size_limit(5000), pytest.raises(GearError, match="File too large"):
+        install._publish(changed)
+    assert tree(tmp_path) == before
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+# ---- what is published besides
+
+
+def test_helper_is_complete() -> None:
+    sources = install.helper_sources()
+    package = Path(gear.__file__).parent / "helper"
+    modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
+    assert set(sources) == modules | {"gear/__init__.py", "start", "stop"}
+    assert sources["start"] == (package / "launcher").read_bytes()
+    assert sources["stop"] == (package / "stop").read_bytes()
+    assert all(sources.values())
+    # Every file of the package is accounted for.
+    others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert others == {"launcher", "stop"}
+
+
+@pytest.mark.spawns
+def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    install.publish_helper(layout)
+    current = layout.state / "helper" / "current"
+    first = os.readlink(current)
+    assert tree(current).keys() >= install.helper_sources().keys()
+    assert any(name.endswith(".pyc") for name in tree(current))
+    before = current.resolve().stat().st_mtime_ns
+    install.publish_helper(layout)
+    assert current.resolve().stat().st_mtime_ns == before
+    changed = install.helper_sources() | {"gear/helper/bundle.py": b"# another\n"}
+    monkeypatch.setattr(install, "helper_sources", lambda: changed)
+    install.publish_helper(layout)
+    assert os.readlink(current) != first
+    assert (current / "gear/helper/bundle.py").read_bytes() == b"# another\n"
+    assert sorted(os.listdir(layout.state / "helper")) == sorted({first, os.readlink(current), "current"})
+
+
+@pytest.mark.spawns
+def test_published_helper_runs_without_anything_else(layout: Layout, tmp_path: Path) -> None:
+    install.publish_helper(layout)
+    program = [
+        "/usr/bin/python3",
+        "-I",
+        "-S",
+        "-X",
+        "utf8",
+        str(layout.state / "helper/current/start"),
+        str(tmp_path / "none"),
+    ]
+    done = subprocess.run(program, cwd="/", env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (226, "")
+    assert done.stderr == (f"gear: can't read the bundle {tmp_path / 'none'}: No such file or directory\n")
+
+
+def test_static_units_come_from_the_checkout() -> None:
+    found = install.static_units()
+    assert set(found) == {
+        "container.slice",
+        "container-small.slice",
+        "container-large.slice",
+        "container.target",
+        "container-active.target",
+        "container-sockets.target",
+    }
+    assert found == {path.name: path.read_bytes() for path in (rendering.TOP / "units").iterdir()}
+
+
+def test_static_units_are_written_when_they_differ(layout: Layout) -> None:
+    assert sorted(install.publish_static_units(layout)) == sorted(install.static_units())
+    assert install.publish_static_units(layout) == []
+    (layout.units / "container.slice").write_text("old")
+    assert install.publish_static_units(layout) == ["container.slice"]
+    assert tree(layout.units) == {name: (0o644, content) for name, content in install.static_units().items()}
+
+
+# ---- specs
+
+
+def test_request_keeps_the_range_and_takes_nothing(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    assert install.request(layout, "web", image, {}).uid_base == uids.FIRST
+    assert not uids.owners(layout)
+    make_container(layout, image, "other")
+    spec = make_container(layout, image)
+    wanted = install.request(layout, "web", image, {"read_only": True})
+    assert wanted == replace(spec, read_only=True)
+    (layout.containers / "web" / "spec.json").write_text("{")
+    assert install.request(layout, "web", image, {}).uid_base == uids.FIRST
+
+
+def test_preview_of_a_new_container_is_every_file_and_writes_none(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    before = tree(layout.state)
+    changed = install.preview(layout, install.request(layout, "web", image, {}), image)
+    directory = layout.containers / "web"
+    assert list(changed) == [
+        directory / "spec.json",
+        directory / "config.json",
+        directory / "overlay.json",
+        directory / "hosts",
+        directory / "hostname",
+        layout.units / "ctr-web.service",
+    ]
+    assert all(found is None for found, _ in changed.values())
+    assert tree(layout.state) == before
+
+
+def test_preview_of_the_same_is_empty_and_of_a_change_is_what_changes(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    spec = make_container(layout, image)
+    assert install.preview(layout, spec, image) == {}
+    assert containers.drift(layout, spec) == {}
+    changed = install.preview(layout, replace(spec, env={"A": "1"}), image)
+    assert [path.name for path in changed] == ["spec.json", "config.json"]
+    unit = layout.units / "ctr-web.service"
+    unit.write_bytes(unit.read_bytes() + b"# mine\n")
+    ((path, (found, expected)),) = containers.drift(layout, spec).items()
+    assert path == unit and found == expected + b"# mine\n"
+    (layout.containers / "web" / "hosts").unlink()
+    assert set(containers.drift(layout, spec)) == {unit, layout.containers / "web" / "hosts"}
+
+
+def test_bind_source_must_be_there(layout: Layout, tmp_path: Path) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    missing = tmp_path / "missing"
+    mounts = [{"kind": "bind", "source": str(missing), "destination": "/d", "options": []}]
+    spec = rendering.make_spec(mounts=mounts)
+    with pytest.raises(UsageError) as caught:
+        install.preview(layout, spec, image)
+    assert caught.value.message == (
+        f"web can't have {missing} mounted: there is no such file or directory on this machine."
+    )
+    assert caught.value.hint == f"mkdir -p {missing}"
+    missing.symlink_to("nowhere")  # resolved when the container starts
+    install.preview(layout, spec, image)
+
+
+def test_differences_name_the_members() -> None:
+    old = rendering.make_spec()
+    assert install._differences(old, old) == []
+    assert install._differences(old, replace(old, env={"A": "1"}, memory=1 << 20)) == ["env", "memory"]
+
+
+def test_containers_are_found_by_their_spec(layout: Layout) -> None:
+    assert containers.names(layout) == []
+    image = make_image(layout, Cmd=["/x"])
+    spec = make_container(layout, image, "web")
+    make_container(layout, image, "web2")
+    for name in ("half", ".partial-web-123", "no name"):
+        (layout.containers / name).mkdir()
+    (layout.containers / "file").write_text("")
+    assert containers.names(layout) == ["web", "web2"]
+    assert containers.get(layout, "web") == containers.find(layout, "web") == spec
+    assert containers.find(layout, "half") is None
+    assert containers.image_of(layout, spec) == image
+    with pytest.raises(NotFoundError) as caught:
+        containers.get(layout, "half")
+    assert caught.value.message == "There is no container half."
+    assert caught.value.hint == "gear list-units --all shows what is installed."
+
+
+def test_damaged_spec_counts_as_none_only_where_it_is_mended(layout: Layout) -> None:
+    make_container(layout, make_image(layout, Cmd=["/x"]))
+    path = containers.spec_path(layout, "web")
+    path.write_text('{"version": 1}')
+    with pytest.raises(IntegrityError) as caught:
+        containers.get(layout, "web")
+    assert caught.value.message == f"{path} is damaged: /name: missing; /image: missing; /uid_base: missing."
+    assert containers.existing(layout, "web") is None
+
+
+def test_user_of_the_image_that_is_unknown(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"], User="www")
+    with pytest.raises(UsageError) as caught:
+        containers.render(rendering.make_spec(), image, layout)
+    assert caught.value.message == "The image has no user 'www'."
+    containers.render(rendering.make_spec(user="5:6"), image, layout)
+
+
+def test_stale_is_what_was_changed_after_the_start(layout: Layout) -> None:
+    spec = make_container(layout, make_image(layout, Cmd=["/x"]))
+    now = containers.modified(spec, layout)
+    assert now > 0
+    microseconds = int(now * 1e6)
+    before = {"MainPID": 5, "ExecMainStartTimestamp": microseconds - 1000}
+    after = {"MainPID": 5, "ExecMainStartTimestamp": microseconds + 1000}
+    assert containers.is_stale(spec, layout, before)
+    assert not containers.is_stale(spec, layout, after)
+    assert not containers.is_stale(spec, layout, before | {"MainPID": 0})
+    os.utime(containers.spec_path(layout, "web"), (now + 10, now + 10))  # no start reads it
+    assert not containers.is_stale(spec, layout, after)
+    shutil.rmtree(layout.containers)
+    shutil.rmtree(layout.units)
+    assert containers.modified(spec, layout) == 0.0
+
+
+# ---- what is left behind
+
+
+@pytest.fixture
+def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with systemd these tests would ask it about containers that it has never heard of."""
+    monkeypatch.setattr(remove, "booted", lambda: False)
+
+
+def found(layout: Layout, **options: bool) -> dict[str, str]:
+    """What clean would remove, by path below the layout's parent."""
+    return {
+        str(item.path.relative_to(layout.state.parent)): item.what
+        for item in remove.leftovers(layout, **options)
+    }
+
+
+@pytest.mark.usefixtures("no_systemd")
+def test_nothing_is_left_over_of_what_is_in_use(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"], Volumes={"/data": {}})
+    spec = make_container(layout, image)
+    (layout.containers / "web" / f"layer-{image.digest.rpartition(':')[2][:12]}").mkdir()
+    (layout.volumes / "web.data" / "data").mkdir(parents=True)
+    install.publish_static_units(layout)
+    for name in ("ctr-other.service", "ssh.service", ".partial-vim", ".hidden"):
+        (layout.units / name).write_text("# somebody else's\n")
+    assert found(layout, with_images=True, with_volumes=True) == {}
+    assert spec.name == "web"
+
+
+@pytest.mark.usefixtures("no_systemd")
+def test_leftovers_are_found_and_removed(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"], Volumes={"/data": {}})
+    make_container(layout, image)
+    gone = make_container(layout, image, "web2")
+    before = tree(layout.state)
+    os.unlink(containers.spec_path(layout, "web2"))
+    (layout.containers / "web" / "layer-000000000000").mkdir()
+    (layout.containers / "web" / ".partial-layer-x-1").mkdir()
+    (layout.containers / ".partial-web-1").mkdir()
+    (layout.state / ".partial-helper-1").mkdir()
+    for name in ("old", "unused"):
+        (layout.volumes / name / "data").mkdir(parents=True)
+    (layout.volumes / "web.data" / "data").mkdir(parents=True)
+    (layout.volumes / ".partial-web.data-1").mkdir()
+    (layout.state / "helper" / "0123").mkdir(parents=True)
+    (layout.state / "helper" / "4567").mkdir()
+    os.symlink("4567", layout.state / "helper" / "current")
+    partials = [files.partial_name(layout.units / "ctr-web.service")]
+    partials.append(files.partial_name(partials[0]))  # as a kill in the middle of publishing leaves it
+    partials.append(files.partial_name(layout.units / "container.slice"))
+    for path in partials:
+        path.write_text("")
+    expected = {
+        "state/containers/web/layer-000000000000": "a writable layer of an earlier image",
+        "state/containers/web/.partial-layer-x-1": "interrupted work",
+        "state/containers/.partial-web-1": "interrupted work",
+        "state/.partial-helper-1": "interrupted work",
+        "state/volumes/.partial-web.data-1": "interrupted work",
+        "state/containers/web2": "a container without a specification",
+        "units/ctr-web2.service": "a unit without a container",
+        f"state/uids/{gone.uid_base}": "the user id range of web2",
+        "state/helper/0123": "an earlier version of the start helper",
+        **{f"units/{path.name}": "interrupted work" for path in partials},
+    }
+    assert found(layout) == expected
+    volumes = {f"state/volumes/{name}": "a volume that no container uses" for name in ("old", "unused")}
+    assert found(layout, with_volumes=True) == expected | volumes
+    for item in remove.leftovers(layout, with_volumes=True):
+        item.remove()
+    assert found(layout, with_images=True, with_volumes=True) == {}
+    assert {name for name in tree(layout.state) if "/web2/" not in name} <= before.keys()
+    assert containers.names(layout) == ["web"]
+    assert (layout.volumes / "web.data").is_dir()
+
+
+@pytest.mark.usefixtures("no_systemd")
+def test_unit_is_only_gears_when_it_says_so_of_this_state(layout: Layout) -> None:
+    odd = layout.moved("state", layout.state.parent / "100% mine")
+    make_container(odd, make_image(odd, Cmd=["/x"]))
+    shutil.rmtree(odd.containers / "web")
+    assert remove._rendered_by_gear(odd.units / "ctr-web.service", odd)
+    assert not remove._rendered_by_gear(odd.units / "ctr-web.service", layout)
+    assert not remove._rendered_by_gear(odd.units / "none.service", odd)
+
+
+@pytest.mark.usefixtures("no_systemd")
+def test_images_are_left_over_only_on_request_and_unused(layout: Layout) -> None:
+    used = make_image(layout, "used:latest", Cmd=["/x"])
+    unused = make_image(layout, "unused:latest", Cmd=["/y"])
+    make_container(layout, used)
+    assert found(layout) == {}
+    place = store.place(layout, "manifests", unused.digest)
+    (item,) = remove.leftovers(layout, with_images=True)
+    assert (item.path, item.what) == (place, "the image unused:latest, which no container uses")
+    item.remove()
+    assert list(store.references(layout)) == ["used:latest"]
+    assert store.held(layout) == [used.digest]
+
+
+def test_volumes_of_a_container_that_others_use_stay(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"], Volumes={"/own": {}})
+    shared = rendering.make_spec(
+        mounts=[
+            {"kind": "volume", "source": name, "destination": f"/{name}", "options": []}
+            for name in ("a", "b")
+        ]
+    ).mounts
+    spec = make_container(layout, image, "web", mounts=shared)
+    make_container(layout, image, "web2", mounts=shared[1:])
+    assert remove._volumes_of(layout, spec) == ["a", "web.own"]
+
+
+def test_drop_ins_are_found_by_the_exact_unit(layout: Layout) -> None:
+    assert remove.drop_ins(layout, "gear-test-none") == []
+    (layout.units / "ctr-web.service.d").mkdir(parents=True)
+    (layout.units / "ctr-web2.service.d").mkdir()
+    assert remove.drop_ins(layout, "web") == [layout.units / "ctr-web.service.d"]
+
+
+def test_state_directory_goes_only_when_it_is_empty(layout: Layout) -> None:
+    layout.volumes.mkdir(parents=True)
+    layout.lock.touch()
+    (layout.state / "mine").touch()
+    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    assert os.listdir(layout.state) == ["mine", "lock"] or sorted(os.listdir(layout.state)) == [
+        "lock",
+        "mine",
+    ]
+    (layout.state / "mine").unlink()
+    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    assert not layout.state.exists()
+    (layout.volumes / "data").mkdir(parents=True)
+    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    assert (layout.volumes / "data").is_dir()
