@@ -27,11 +27,17 @@ print(json.dumps({unit: [min(t), statistics.median(t)] for unit, t in times.item
 
 
 def test_start_is_within_the_bound_of_a_bare_service(host: GearHost) -> None:
-    host.write("/run/systemd/system/bare.service", b"[Service]\nType=exec\nExecStart=/bin/busybox sleep 10000\n")
+    host.write(
+        "/run/systemd/system/bare.service", b"[Service]\nType=exec\nExecStart=/bin/busybox sleep 10000\n"
+    )
     host.write("/root/measure.py", MEASURE.encode())
     host.gear("install", "hello", "fast", "--", "sleep", "10000")
-    times = json.loads(host.out("python3", "/root/measure.py", str(ROUNDS), "bare.service", "ctr-fast.service"))
+    times = json.loads(
+        host.out("python3", "/root/measure.py", str(ROUNDS), "bare.service", "ctr-fast.service")
+    )
     (bare_best, bare), (our_best, ours) = times["bare.service"], times["ctr-fast.service"]
-    print(f"start: {ours / bare:.2f} times a bare service by the medians, {our_best / bare_best:.2f} by the best")
+    print(
+        f"start: {ours / bare:.2f} times a bare service by the medians, {our_best / bare_best:.2f} by the best"
+    )
     host.sh("rm /run/systemd/system/bare.service; systemctl daemon-reload")
     assert ours / bare <= BOUND, times
