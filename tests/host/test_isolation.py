@@ -89,6 +89,31 @@ def test_network_none_is_loopback_only_and_low_ports_are_free(host: GearHost) ->
     assert host.inside("low", "ip -o link | wc -l") == "1"
 
 
+def test_ports_below_1024_on_the_hosts_network_are_this_containers_alone(host: GearHost) -> None:
+    host.gear(
+        "install", "hello", "low", "--net", "host", "--start", "--", "httpd", "-f", "-p", "81", "-h", "/www"
+    )
+    get = "curl -sS --retry 50 --retry-connrefused --retry-delay 1"
+    assert "It works" in host.sh(f"{get} http://127.0.0.1:81/") and "It works" in host.sh(
+        f"{get} 'http://[::1]:81/'"
+    )
+    # The same user outside of the container may not.
+    base = host.json("status", "low")[0]["uid_range"]["base"]
+    done = host.run(
+        "setpriv",
+        "--reuid",
+        str(base + 8080),
+        "--clear-groups",
+        "busybox",
+        "httpd",
+        "-f",
+        "-p",
+        "82",
+        check=False,
+    )
+    assert done.returncode == 1 and b"Permission denied" in done.stderr
+
+
 def test_kernel_interfaces_are_masked_or_read_only(host: GearHost) -> None:
     files = "/proc/kcore /proc/keys /proc/timer_list"
     masked = f"for f in {files}; do [ ! -e $f ] || wc -c < $f; done; ls /sys/firmware /proc/acpi"
