@@ -157,12 +157,6 @@ def _mounts(spec: Spec, wanted: Sequence[Mount], layout: Layout) -> list[dict[st
         files["/etc/hosts"] = Path("/etc/hosts")
     else:
         files["/etc/hosts"] = directory / "hosts"
-    for destination, source in files.items():
-        if destination not in taken:
-            options = ["bind", "ro", *_QUIET]
-            mounts.append(
-                {"destination": destination, "type": "bind", "source": str(source), "options": options}
-            )
     for mount in wanted:
         entry: dict[str, Any] = {"destination": mount.destination}
         if mount.kind == "tmpfs":
@@ -171,9 +165,19 @@ def _mounts(spec: Spec, wanted: Sequence[Mount], layout: Layout) -> list[dict[st
             data = str(volume_directory(layout, mount.source))
             entry |= {"type": "bind", "source": data, "options": ["bind", "idmap", "nodev", *mount.options]}
         else:
-            how = [] if "rbind" in mount.options else ["bind"]
-            entry |= {"type": "bind", "source": mount.source, "options": [*how, "nodev", *mount.options]}
+            recursive = "rbind" in mount.options
+            # With rbind, ids are mapped in every mount below as well.
+            options = ["ridmap" if recursive and option == "idmap" else option for option in mount.options]
+            how = [] if recursive else ["bind"]
+            entry |= {"type": "bind", "source": mount.source, "options": [*how, "nodev", *options]}
         mounts.append(entry)
+    # Last, so that a volume on /etc does not cover them.
+    for destination, source in files.items():
+        if destination not in taken:
+            options = ["bind", "ro", *_QUIET]
+            mounts.append(
+                {"destination": destination, "type": "bind", "source": str(source), "options": options}
+            )
     return mounts
 
 

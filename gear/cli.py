@@ -114,6 +114,8 @@ def run(arguments: Sequence[str]) -> int:
         print(usage())
         return 0
     if words[0] in ("version", "--version"):
+        if words[1:]:
+            raise UsageError(f"gear {words[0]} takes no arguments.")
         print(f"gear {__version__}")
         return 0
     name = ALIASES.get(words[0], words[0])

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gear import changes, files, host, images
-from gear.command import Context, Verb, add_output_option, for_each, table
+from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import UsageError
 from gear.oci import Image
+from gear.spec import signal_number
 
 
 def _load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +80,8 @@ def _import(args: argparse.Namespace, context: Context) -> int:
     wanted.user = args.user or wanted.user
     wanted.workdir = args.workdir or wanted.workdir
     wanted.stop_signal = args.stop_signal or wanted.stop_signal
+    if wanted.stop_signal:
+        signal_number(wanted.stop_signal)
     wanted.volumes += args.volume
     wanted.ports += args.expose
     _report(args, context, [images.import_root(context.layout, args.source, args.reference, changes=wanted)])
@@ -96,11 +99,11 @@ def _list(args: argparse.Namespace, context: Context) -> int:
                 ("REFERENCE", "DIGEST", "SIZE", "CREATED", "ARCH"),
                 [
                     (
-                        printable(row.reference) or "-",
+                        printable(row.reference[:80]) or "-",
                         row.digest.partition(":")[2][:12],
                         human_size(row.size),
                         printable(row.created[:10]) or "-",
-                        printable(row.architecture) or "-",
+                        printable(row.architecture[:80]) or "-",
                     )
                     for row in rows
                 ],
@@ -109,11 +112,6 @@ def _list(args: argparse.Namespace, context: Context) -> int:
     for fault in faults:
         context.fail(fault)
     return 1 if faults else 0
-
-
-def printable(text: str) -> str:
-    """What an image says of itself, without what would steer a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[:80])
 
 
 def human_size(size: int) -> str:

@@ -35,6 +35,7 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     host.require_isolation()
     status, reports, done = 0, [], []
     with Manager() as manager:
+        install.require_unit_directory(manager, context.layout)
         for name in names:
             try:
                 done.append(install.install(context.layout, container_name(name), args.image, options))

@@ -6,7 +6,6 @@ import argparse
 import codecs
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from gear import files, spec
@@ -55,7 +54,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     add(
         "-l",
         "--label",
-        metavar="NAME=VALUE",
+        metavar="NAME[=VALUE]",
         action="append",
         default=[],
         help="a note of your own, shown by gear inspect",
@@ -99,10 +98,11 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
     names, env = [], _env_files(args.env_file)
     for entry in args.env:
         name, separator, value = entry.partition("=")
+        spec.environment_name(name)
         if separator:
-            env[spec.environment_name(name)] = value
+            env[name] = value
         elif name in os.environ:
-            env[spec.environment_name(name)] = os.environ[name]
+            env[name] = os.environ[name]
         else:
             raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
     for item in args.names:
@@ -162,9 +162,16 @@ def _env_files(paths: Sequence[str]) -> dict[str, str]:
     order mark at the beginning is none of the name."""
     env: dict[str, str] = {}
     for path in paths:
-        data = files.read_bytes(Path(path), _ENV_FILE_LIMIT)
-        if data is None:
-            raise UsageError(f"There is no file {path} to read variables from.")
+        # A pipe of the shell or /dev/null is as good as a file.
+        try:
+            with open(path, "rb") as file:
+                data = file.read(_ENV_FILE_LIMIT + 1)
+        except FileNotFoundError as error:
+            raise UsageError(f"There is no file {path} to read variables from.") from error
+        except OSError as error:
+            raise files.explain(error, f"read variables from {path}") from error
+        if len(data) > _ENV_FILE_LIMIT:
+            raise UsageError(f"{path} is larger than the {_ENV_FILE_LIMIT} bytes that such a file may have.")
         for number, line in enumerate(os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n"), 1):
             text = line.removesuffix("\r").lstrip()
             if not text or text.startswith("#"):

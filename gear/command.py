@@ -37,12 +37,17 @@ class Context:
 
     def fail(self, error: GearError) -> None:
         """Print *error* on standard error: the sentence, the evidence, then the hint on its own line."""
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {printable(error.message)}", file=sys.stderr)
         for line in error.details:
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """What an image or a payload says, without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def write_output(text: str = "") -> None:

@@ -40,13 +40,23 @@ def find(layout: Layout, name: str) -> Spec | None:
     return None if document is None else Spec.from_mapping(document, str(path))
 
 
+def exists(layout: Layout, name: str) -> bool:
+    """Whether there is anything of the container *name*, whatever state it is in."""
+    return (layout.containers / name).exists() or unit_path(layout, name).exists()
+
+
+def not_found(name: str) -> NotFoundError:
+    """The error for a container that is not installed."""
+    return NotFoundError(
+        f"There is no container {name}.", hint="gear list-units --all shows what is installed."
+    )
+
+
 def get(layout: Layout, name: str) -> Spec:
     """The spec of *name*; raises NotFoundError when it is not installed."""
     spec = find(layout, name)
     if spec is None:
-        raise NotFoundError(
-            f"There is no container {name}.", hint="gear list-units --all shows what is installed."
-        )
+        raise not_found(name)
     return spec
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import files, garbage, sources, store
+from gear import containers, files, garbage, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
-from gear.document import parse_document
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -220,10 +219,15 @@ class Row:
 
 def listing(layout: Layout) -> tuple[list[Row], list[GearError]]:
     """All images, and what is wrong with those that can't be read."""
-    rows, faults = [], []
+    rows: list[Row] = []
+    faults: list[GearError] = []
     known = list(store.references(layout).items())
     nameless = sorted(set(store.held(layout)) - {digest for _, digest in known})
-    used = users(layout)
+    try:
+        used = users(layout)
+    except GearError as error:  # a damaged container is no reason to show no images
+        faults.append(error)
+        used = {}
     for reference, digest in [*known, *((digest, digest) for digest in nameless)]:
         try:
             image = store.image(layout, digest, reference)
@@ -277,20 +281,8 @@ def users(layout: Layout) -> dict[str, list[str]]:
     Raises IntegrityError for a spec that can't be read: what it uses is unknown, so nothing may be removed.
     """
     result: dict[str, list[str]] = {}
-    try:
-        names = sorted(os.listdir(layout.containers))
-    except FileNotFoundError:
-        return result
-    for name in names:
-        data = files.read_bytes(layout.containers / name / "spec.json") if not name.startswith(".") else None
-        if data is None:
-            continue
-        what = f"the spec of the container {name}"
-        image = parse_document(data, what).node("image")
-        digest = "" if image is None else image.digest("digest")
-        if not digest:
-            raise IntegrityError(f"{what[0].upper()}{what[1:]} does not say which image it runs.")
-        result.setdefault(digest, []).append(name)
+    for name in containers.names(layout):
+        result.setdefault(containers.get(layout, name).image.digest, []).append(name)
     return result
 
 
@@ -307,9 +299,9 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
     names = [text for text, target in known.items() if target == digest]
     doomed = [reference] if reference is not None else names
     last = set(doomed) >= set(names)
-    if last and (containers := in_use.get(digest)):
+    if last and (names_of_users := in_use.get(digest)):
         raise GearError(
-            f"The image {name} is in use by {', '.join(containers)}.",
+            f"The image {name} is in use by {', '.join(names_of_users)}.",
             hint="Remove these containers first.",
         )
     for text in doomed:

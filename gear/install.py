@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gear
-from gear import bundle, containers, files, host, process, store, uids, units
+from gear import boot, bundle, containers, files, host, process, store, uids, units
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
@@ -24,7 +24,6 @@ from gear.spec import ImageRef, Spec
 from gear.systemd import Manager
 from gear.view import View
 
-ACTIVE_TARGET = "container-active.target"
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
 _HELPER_FILES = {"launcher": "start", "stop": "stop"}
 
@@ -261,6 +260,15 @@ def publish_static_units(layout: Layout) -> list[str]:
     return written
 
 
+def require_unit_directory(manager: Manager, layout: Layout) -> None:
+    """Raise UsageError unless PID 1 looks for unit files where gear would write them."""
+    if str(layout.units) not in manager.search_path():
+        raise UsageError(
+            f"systemd does not look for units in {layout.units}, so it would never find a container.",
+            hint="systemctl show --property=UnitPath lists where it looks.",
+        )
+
+
 def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     """Make PID 1 know the units of *names* as they are on disk; returns whether that took a daemon-reload.
 
@@ -268,8 +276,7 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     the first file in a search directory that did not exist when PID 1 last looked.
     """
     written = publish_static_units(layout)
-    if written or manager.file_state(ACTIVE_TARGET) != "enabled":
-        manager.enable([ACTIVE_TARGET], force=True)
+    boot.enable(layout, boot.ACTIVE_TARGET)
     for unit in [*written, *(containers.unit_path(layout, name).name for name in names)]:
         manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):

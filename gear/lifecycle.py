@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gear import containers, journal
+from gear import boot, containers, journal
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import Spec
+from gear.spec import Spec, unit_name
 from gear.systemd import Manager
 
 _TAIL = 10  # journal lines shown when a start fails
@@ -34,11 +34,15 @@ def start(
             f"{name} is masked, so systemd will not start it.",
             hint=f"systemctl unmask {specs.pop(name).unit}",
         )
-    if specs:
-        manager.enable([spec.unit for spec in specs.values()])
     for spec in specs.values():
-        # Somebody asks for it, so earlier failures do not count against its start limit.
-        settle(manager, spec.unit)
+        boot.enable(layout, spec.unit)
+        # Somebody asks for it, so how often it was started or failed before does not count.
+        manager.reset_failed(spec.unit)
+    # A start would only join the one that is under way between two tries, with the files as they were.
+    waiting = [
+        spec.unit for spec in specs.values() if manager.get(spec.unit, "SubState", "s") == "auto-restart"
+    ]
+    manager.stop(waiting)
     operation = manager.restart if again else manager.start
     results = operation([spec.unit for spec in specs.values()])
     for name, spec in specs.items():
@@ -52,16 +56,23 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
 
     Also for one that has crashed: it must not come back at boot either.
     """
-    outcome, specs = _specs(layout, names)
-    if specs:
-        manager.disable([spec.unit for spec in specs.values()])
-    results = manager.stop([spec.unit for spec in specs.values()])
-    for name, spec in specs.items():
-        settle(manager, spec.unit)
-        result = results[spec.unit]
-        outcome[name] = None
-        if result != "done":
-            outcome[name] = GearError(f"{name} could not be stopped: {result.rstrip('.')}.")
+    outcome: dict[str, GearError | None] = {}
+    wanted: dict[str, str] = {}
+    for name in names:
+        # No specification is read: one that is damaged must not keep a container running.
+        if containers.exists(layout, name):
+            wanted[name] = unit_name(name)
+        else:
+            outcome[name] = containers.not_found(name)
+    for unit in wanted.values():
+        boot.disable(unit)
+    results = manager.stop(wanted.values())
+    for name, unit in wanted.items():
+        settle(manager, unit)
+        done = results[unit] == "done"
+        outcome[name] = (
+            None if done else GearError(f"{name} could not be stopped: {results[unit].rstrip('.')}.")
+        )
     return {name: outcome[name] for name in names}
 
 
@@ -89,7 +100,9 @@ def _why(manager: Manager, spec: Spec, job: str) -> StartError:
     invocation = bytes(state.get("InvocationID") or b"").hex() or None
     said = str(service.get("StatusText") or "")
     result = str(service.get("Result") or "")
-    if said:
+    if result == "start-limit-hit":
+        reason = "it was started too often in a short time, and systemd gave up"
+    elif said:
         reason = said
     elif result == "timeout":
         reason = "it was not ready within the start timeout"
@@ -99,8 +112,6 @@ def _why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
     elif job == "dependency":
         reason = "a unit that it depends on failed"
-    elif result == "start-limit-hit":
-        reason = "it was started too often in a short time, and systemd gave up"
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
     lines = journal.tail(spec.name, _TAIL, invocation)

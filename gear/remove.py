@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gear import bundle, containers, files, garbage, images, install, lifecycle, store, uids, unitfile
-from gear.errors import GearError
+from gear import boot, bundle, containers, files, garbage, images, install, lifecycle, store, uids, unitfile
+from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
@@ -26,17 +26,18 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     """
     name = container_name(name)
     unit, path, directory = unit_name(name), containers.unit_path(layout, name), layout.containers / name
-    known = directory.exists() or path.exists()
+    known = containers.exists(layout, name)
+    spec = containers.existing(layout, name)
+    # Found out first: an error in this must not leave a container stopped and still there.
+    doomed = _volumes_of(layout, spec) if volumes and spec else []
+    boot.disable(unit)
     if known:
         # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.
-        manager.disable([unit])
         result = manager.stop([unit])[unit]
         if result != "done" and path.exists():
             raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
         lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
-        spec = containers.existing(layout, name)
-        doomed = _volumes_of(layout, spec) if volumes and spec else []
         files.remove_file(path)
         files.remove_tree(directory)
         for volume in doomed:
@@ -58,7 +59,10 @@ def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
 
 def _mounted(layout: Layout, name: str) -> list[str]:
     spec = containers.get(layout, name)
-    mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+    try:
+        mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+    except NotFoundError:  # the image is gone, and with it what it declares
+        mounts = spec.mounts
     return [mount.source for mount in mounts if mount.kind == "volume"]
 
 
@@ -220,7 +224,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
     with files.locked(layout.lock):
         for item in leftovers(layout):
             item.remove()
-        manager.disable(sorted(install.static_units()))
+        for unit in install.static_units():
+            boot.disable(unit)
         manager.stop(install.static_units())
         for unit in install.static_units():
             files.remove_file(layout.units / unit)

@@ -1,7 +1,7 @@
 """What was asked for: the specification of one container, kept as spec.json.
 
 The only truth about a container.  Units, bundle and everything else are rendered from it and the image
-(gear/render.py), so this form is versioned and strict: unknown members are refused, not ignored.
+(gear/containers.py), so this form is versioned and strict: unknown members are refused, not ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.AS
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TMPFS = re.compile(
-    r"(size|mode|nr_inodes|uid|gid)=[0-9]+[kmgKMG%]?|ro|rw|nosuid|nodev|noexec|exec|suid", re.ASCII
+    r"(size|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[01]?[0-7]{3}|(uid|gid)=[0-9]{1,5}|ro|rw|nosuid|nodev|noexec|exec|suid",
+    re.ASCII,
 )
 
 
@@ -274,7 +275,7 @@ def kernel_view(path: str) -> str | None:
 def container_path(text: str, what: str) -> str:
     """*text* as an absolute, normal path inside a container; raises UsageError naming *what*."""
     if not text.startswith("/") or "\0" in text:
-        raise UsageError(f"{what} must be an absolute path in the container, not {text!r}.")
+        raise UsageError(f"{what} must be an absolute path in the container, not {text[:200]!r}.")
     path = posixpath.normpath(text)
     return path[1:] if path.startswith("//") else path
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,18 +179,6 @@ class Manager:
             raise UnitError(f"systemd gives no property {name} of {unit}: {_reason(error)}.") from error
         return _decoded(value)
 
-    def enable(self, units: Sequence[str], *, force: bool = False) -> None:
-        """Make *units* start at boot, as their [Install] sections say: `systemctl enable`, without a reload.
-
-        With *force* links that point at other files of that name are replaced.
-        """
-        encoded = [unit.encode() for unit in units]
-        self._call("EnableUnitFiles", "asbb", encoded, False, force, unit=", ".join(units))
-
-    def disable(self, units: Sequence[str]) -> None:
-        """Undo enable(); units that are not enabled are fine."""
-        self._call("DisableUnitFiles", "asb", [unit.encode() for unit in units], False, unit=", ".join(units))
-
     def file_state(self, unit: str) -> str:
         """`enabled`, `disabled`, `masked` and so on, as `systemctl is-enabled` says; `` when there is no file."""
         try:
@@ -198,8 +187,15 @@ class Manager:
             return ""
 
     def reset_failed(self, unit: str) -> None:
-        """Forget that *unit* failed."""
-        self._call("ResetFailedUnit", "s", unit.encode(), unit=unit)
+        """Forget that *unit* failed, and how often it was started; also of one that is not loaded."""
+        with suppress(UnitError):
+            self._call("ResetFailedUnit", "s", unit.encode(), unit=unit)
+
+    def search_path(self) -> list[str]:
+        """The directories in which PID 1 looks for unit files."""
+        value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")
+        found = _decoded(value)
+        return [found] if isinstance(found, str) else list(found or [])
 
 
 def _string(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gear import unitfile
 from gear.bundle import effective_mounts, volume_directory
+from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
 from gear.spec import Spec, signal_number
@@ -20,8 +21,8 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
-# The helper's status when the payload can't be executed at all, which no restart mends.
-_EXEC_FAILED = 203
+# The helper's statuses when there is no working directory or no program to execute, which no restart mends.
+_HOPELESS = "200 203"
 
 
 def helper_directory(layout: Layout) -> str:
@@ -38,7 +39,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
     """The text of `ctr-NAME.service`."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
-    stop_signal = signal_number(spec.stop_signal or image.config.stop_signal or "SIGTERM")
+    stop_signal = _stop_signal(spec, image)
     paths = [str(directory)]
     for mount in effective_mounts(spec, image):
         if mount.kind == "bind":
@@ -95,12 +96,24 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
     return unitfile.render(header, [("Unit", unit), ("Service", service), ("Install", install)]).encode()
 
 
+def _stop_signal(spec: Spec, image: Image) -> int:
+    if spec.stop_signal or not image.config.stop_signal:
+        return signal_number(spec.stop_signal or "SIGTERM")
+    try:
+        return signal_number(image.config.stop_signal)
+    except UsageError as error:
+        raise UsageError(
+            f"The stop signal {image.config.stop_signal[:40]!r} of the image {spec.image.reference} is no signal.",
+            hint="Give another one with --stop-signal.",
+        ) from error
+
+
 def _restart(policy: str) -> list[tuple[str, str]]:
     if policy == "no":
         return [("Restart", "no")]
     return [
         ("Restart", "always" if policy == "unless-stopped" else policy),
-        ("RestartPreventExitStatus", str(_EXEC_FAILED)),
+        ("RestartPreventExitStatus", _HOPELESS),
         # SIGKILL counts as a clean end, since it is how a payload that can't hear is stopped; one that is
         # killed by anybody else is restarted all the same.
         ("RestartForceExitStatus", "SIGKILL"),

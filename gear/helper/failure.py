@@ -14,10 +14,20 @@ EXIT_EXEC = 203
 EXIT_NAMESPACE = 226
 
 
+# Characters of a sentence; it has to fit into one datagram of sd_notify(3).
+_LONGEST = 1000
+
+
 class Failure(Exception):
-    """The container can't be started: one sentence and the exit status for systemd."""
+    """The container can't be started: one sentence and the exit status for systemd.
+
+    A sentence quotes what the image says, which may be anything: a newline would begin another field of sd_notify(3),
+    such as MAINPID=, and other control characters would steer the terminal of whoever reads the journal.
+    """
 
     def __init__(self, message: str, status: int = EXIT_NAMESPACE) -> None:
+        cut = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
+        message = "".join([character if character.isprintable() else "?" for character in cut])
         super().__init__(message)
         self.message = message
         self.status = status

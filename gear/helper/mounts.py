@@ -81,6 +81,9 @@ class Root:
         self.descriptor = descriptor
         self._channel = channel
         self._step = step
+        # The file systems of /proc, /sys and /dev, on which nothing of an image or a volume may be put.
+        self._kernel: set[int] = set()
+        self._proc = -1
 
     def open(self, path: str, flags: int = os.O_PATH, *, extra: int = 0) -> int:
         """*path* inside the root, symbolic links included, magic links of procfs excluded."""
@@ -119,6 +122,24 @@ class Root:
             parent, depth = inner, depth + 1
         return parent
 
+    def _target(self, where: str, *, directory: bool = True) -> int:
+        """destination(), but never a place that a link of the image has led onto the root or the kernel's file
+        systems: masks and parameters would go elsewhere, and /proc would not be procfs (CVE-2025-52881)."""
+        place = self.destination(where, directory=directory)
+        status, root = os.fstat(place), os.fstat(self.descriptor)
+        inside = where.split("/")[1] in ("proc", "sys", "dev")
+        if not inside and status.st_dev in self._kernel:
+            raise Failure(f"can't mount on {where}: a link of the image leads it into /proc, /sys or /dev")
+        if (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino):
+            raise Failure(f"can't mount on {where}: a link of the image leads it to the root")
+        return place
+
+    def _remember(self, where: str) -> None:
+        """Note the file system that is mounted on *where* now."""
+        mounted = self.open(where)
+        self._kernel.add(os.fstat(mounted).st_dev)
+        os.close(mounted)
+
     def mount(self, mount: dict, cgroup2: bool) -> None:  # type: ignore[type-arg]
         """One `mounts` entry that is no bind."""
         filesystem, where = mount["type"], mount["destination"]
@@ -137,9 +158,13 @@ class Root:
             if not cgroup2:
                 return
             filesystem = "cgroup2"
-        place = self.destination(where)
+        place = self._target(where)
+        if not S_ISDIR(os.fstat(place).st_mode):
+            raise Failure(f"can't mount {filesystem} on {where}: the image has a file there")
         syscalls.mount(filesystem, f"/proc/self/fd/{place}", filesystem, flags, ",".join(data))
         os.close(place)
+        if where == "/dev":
+            self._remember(where)
 
     def _kernel_mount(self, filesystem: str, where: str, flags: int) -> None:
         # An image that makes /proc or /sys a link would send the masks below elsewhere (CVE-2019-16884).
@@ -149,6 +174,8 @@ class Root:
             place = self.destination(where)
         except OSError as error:
             raise Failure(f"can't mount {filesystem}: the image makes {where} a symbolic link") from error
+        if not S_ISDIR(os.fstat(place).st_mode):
+            raise Failure(f"can't mount {filesystem}: the image has a file at {where}")
         try:
             syscalls.mount(filesystem, f"/proc/self/fd/{place}", filesystem, flags)
         except PermissionError:
@@ -162,9 +189,12 @@ class Root:
         os.close(place)
         if filesystem == "proc":
             mounted = self.open(where)
-            if os.fstat(mounted).st_ino != _PROC_SUPER_INODE:
+            status = os.fstat(mounted)
+            if status.st_ino != _PROC_SUPER_INODE:
                 raise Failure(f"can't use {where}: what is mounted there is not procfs")
+            self._proc = status.st_dev
             os.close(mounted)
+        self._remember(where)
 
     def bind(self, mount: dict, source: int) -> None:  # type: ignore[type-arg]
         """One bind mount: *source* is the detached copy that the helper made."""
@@ -175,9 +205,11 @@ class Root:
             attributes |= _ATTRIBUTES.get(option, 0)
         if attributes:
             syscalls.mount_setattr(source, attributes, recursive="rbind" in options)
-        place = self.destination(where, directory=S_ISDIR(os.fstat(source).st_mode))
+        place = self._target(where, directory=S_ISDIR(os.fstat(source).st_mode))
         syscalls.move_mount(source, place)
         os.close(place)
+        if where == "/sys":
+            self._remember(where)
 
     def _device(self, name: str) -> int:
         """A detached mount of the host's device node *name*, checked to be that device."""
@@ -207,7 +239,7 @@ class Root:
         """Cover *path*: a file with /dev/null, a directory with an empty read-only tmpfs; absent is fine."""
         self._step.doing = f"mask {path}"
         try:
-            place = self.open(path)
+            place = self.open(path, extra=syscalls.RESOLVE_NO_SYMLINKS)
         except FileNotFoundError:
             return
         if S_ISDIR(os.fstat(place).st_mode):
@@ -223,7 +255,7 @@ class Root:
         """Make *path* read-only in place; absent is fine."""
         self._step.doing = f"make {path} read-only"
         try:
-            place = self.open(path)
+            place = self.open(path, extra=syscalls.RESOLVE_NO_SYMLINKS)
         except FileNotFoundError:
             return
         flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
@@ -236,7 +268,10 @@ class Root:
     def write_sysctl(self, key: str, value: str) -> None:
         """Set a kernel parameter of the container's own namespaces."""
         self._step.doing = f"set the kernel parameter {key}"
-        file = self.open("proc/sys/" + key.replace(".", "/"), os.O_WRONLY, extra=syscalls.RESOLVE_NO_SYMLINKS)
+        flags = os.O_WRONLY | os.O_NONBLOCK
+        file = self.open("proc/sys/" + key.replace(".", "/"), flags, extra=syscalls.RESOLVE_NO_SYMLINKS)
+        if os.fstat(file).st_dev != self._proc:
+            raise Failure(f"can't {self._step.doing}: /proc is not procfs there")
         os.write(file, value.encode())
         os.close(file)
 

@@ -159,12 +159,17 @@ def _take_rights(process: dict, step: Step) -> None:  # type: ignore[type-arg]
 def _execute(process: dict) -> NoReturn:  # type: ignore[type-arg]
     cwd, args = process["cwd"], process["args"]
     try:
-        os.chdir(cwd)
-        # A working directory outside the root shows as "(unreachable)" (CVE-2024-21626).
+        # Not through magic links of procfs, which lead out of the root; and what is outside of it shows as
+        # "(unreachable)" (CVE-2024-21626).
+        flags = os.O_PATH | os.O_DIRECTORY
+        place = syscalls.openat2(syscalls.AT_FDCWD, cwd, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
+        os.fchdir(place)
+        os.close(place)
         if not os.getcwd().startswith("/"):
             raise OSError(2, "it lies outside the container")
     except OSError as error:
-        raise Failure(f"can't change to the working directory {cwd}: {error.strerror}", EXIT_CHDIR) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise Failure(f"can't change to the working directory {cwd}: {reason}", EXIT_CHDIR) from error
     environment = [entry.partition("=") for entry in process.get("env", ())]
     variables = {_bytes(key): _bytes(value) for key, _, value in environment}
     name = args[0]

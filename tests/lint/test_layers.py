@@ -19,7 +19,7 @@ LAYERS = {
     "words": "__init__ errors model document changes spec oci",
     "pure": "unitfile units bundle",
     "host": (
-        "files process systemd journal host uids compression tarstream tree layer pack view store sources garbage"
+        "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage"
     ),
     "operations": "containers images install lifecycle remove",
     "front ends": "command cli cli_image cli_install cli_lifecycle cli_plan cli_remove cli_spec __main__",

@@ -16,10 +16,11 @@ from archives import OciLayout, config, digest, directory, entry, snapshot, tar
 
 from gear import images, store
 from gear.changes import Changes
-from gear.cli_image import VERBS, human_size, printable
-from gear.command import Context
+from gear.cli_image import VERBS, human_size
+from gear.command import Context, printable
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.model import Layout
+from gear.spec import ImageRef, Spec
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: load and import unpack with owners")
 ONE = tar(directory("."), entry("one", b"1"))
@@ -246,6 +247,10 @@ def test_an_image_is_not_imported_as_a_root(context: Context, source: Path) -> N
     assert images.listing(context.layout) == ([], [])
 
 
+def specification(name: str, image_digest: str) -> Any:
+    return Spec(name=name, image=ImageRef("hello:1", image_digest), uid_base=1 << 19).to_mapping()
+
+
 def install(context: Context, name: str, document: Any) -> None:
     path = context.layout.containers / name / "spec.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,8 +260,8 @@ def install(context: Context, name: str, document: Any) -> None:
 @needs_root
 def test_an_image_in_use_stays(context: Context, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image,) = images.load(context.layout, str(source))
-    install(context, "web", {"image": {"digest": image.digest}})
-    install(context, "db", {"image": {"digest": image.digest}})
+    install(context, "web", specification("web", image.digest))
+    install(context, "db", specification("db", image.digest))
     for name in ("hello:1", image.digest, image.digest[7:15]):
         assert gear(context, "rm", name) == 1
         assert capsys.readouterr().err == (
@@ -277,7 +282,7 @@ def test_a_damaged_spec_forbids_removal(document: Any, context: Context, source:
     install(context, "web", document)
     assert gear(context, "rm", "hello:1") == 1
     assert store.references(context.layout) != {}
-    with pytest.raises(IntegrityError, match="[Tt]he spec of the container web"):
+    with pytest.raises(IntegrityError, match=r"containers/web/spec\.json is "):
         images.users(context.layout)
 
 
