@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import posix
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def test_default_set_is_dockers() -> None:
 @pytest.mark.parametrize("count", [1, 252, 253, 254, 506, 600])
 def test_descriptors_arrive_in_order_however_many(count: int, tmp_path: Path) -> None:
     ours, theirs = channel.pair()
-    sent = [os.memfd_create(str(number)) for number in range(count)]
+    # A few files over and over: no limit of open files is near, and their order still shows.
+    files = [os.memfd_create(str(number)) for number in range(7)]
+    sent = [files[number % 7] for number in range(count)]
     try:
         ours.send(channel.DESCRIPTORS, sent)
         received = theirs.receive_descriptors(count)
@@ -185,8 +188,30 @@ def test_descriptors_arrive_in_order_however_many(count: int, tmp_path: Path) ->
             for descriptor in received:
                 os.close(descriptor)
     finally:
-        for descriptor in sent:
+        for descriptor in files:
             os.close(descriptor)
+        ours.close()
+        theirs.close()
+
+
+def test_descriptors_that_are_lost_are_an_error() -> None:
+    """Past the limit of open files the kernel drops what is sent; waiting for it would have no end."""
+    ours, theirs = channel.pair()
+    null = os.open("/dev/null", os.O_RDONLY)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = set(os.listdir("/proc/self/fd"))
+    try:
+        ours.send(channel.DESCRIPTORS, [null] * 20)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (null + 5, before[1]))
+        with pytest.raises(OSError, match="more descriptors than this process may have open") as caught:
+            theirs.receive_descriptors(20)
+        assert caught.value.errno == 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for name in set(os.listdir("/proc/self/fd")) - opened:
+            with suppress(OSError):
+                os.close(int(name))
+        os.close(null)
         ours.close()
         theirs.close()
 
