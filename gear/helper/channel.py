@@ -11,6 +11,7 @@ import sys
 from _socket import (
     AF_UNIX,
     MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
     SCM_RIGHTS,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
@@ -41,7 +42,10 @@ class Channel:
 
     def receive(self) -> tuple[bytes, list[int]]:
         """The next message and its descriptors; an empty message means end of file."""
-        message, ancillary, _, _ = self._end.recvmsg(65536, _MOST * _INT + 64, MSG_CMSG_CLOEXEC)
+        message, ancillary, flags, _ = self._end.recvmsg(65536, _MOST * _INT + 64, MSG_CMSG_CLOEXEC)
+        if flags & MSG_CTRUNC:
+            # The kernel drops what no longer fits under RLIMIT_NOFILE, and who waits for it waits for ever.
+            raise OSError(24, "more descriptors than this process may have open")
         descriptors = [
             int.from_bytes(data[start : start + _INT], sys.byteorder)
             for _, _, data in ancillary
