@@ -13,9 +13,8 @@ from typing import Any
 from gear.errors import UsageError
 from gear.files import dump_json
 from gear.model import Layout
-from gear.oci import Image
+from gear.oci import Identity, Image
 from gear.spec import UID_RANGE_SIZE, Mount, Spec, container_path, kernel_view
-from gear.view import Identity
 
 # Docker's default set (moby, oci/caps/defaults.go), valid inside the container's user namespace.
 CAPABILITIES = tuple(

@@ -28,7 +28,7 @@ TABLE = {
     "logs": "gear.cli_lifecycle",
     "list-units": "gear.cli_lifecycle",
     "inspect": "gear.cli_lifecycle",
-    "plan": "gear.cli_install",
+    "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",

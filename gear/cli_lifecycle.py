@@ -18,7 +18,9 @@ _STATUS_ACCEPTED = (0, 3)
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", type=container_name, help="an installed container")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="+", type=container_name, help="an installed container"
+    )
 
 
 def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) -> int:

@@ -356,3 +356,13 @@ class Image:
     layers: tuple[str, ...]
     # Bytes of all files of all layers, unpacked.
     size: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a program in the container runs as, in the container's own ids."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str

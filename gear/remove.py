@@ -25,20 +25,17 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     Volumes stay unless asked for, and then only those that no other container uses.  Images stay.
     """
     name = container_name(name)
+    unit, path, directory = unit_name(name), containers.unit_path(layout, name), layout.containers / name
+    known = directory.exists() or path.exists()
+    if known:
+        # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.
+        manager.disable([unit])
+        result = manager.stop([unit])[unit]
+        if result != "done" and path.exists():
+            raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
+        lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
         spec = containers.existing(layout, name)
-        unit = unit_name(name)
-        path = containers.unit_path(layout, name)
-        directory = layout.containers / name
-        known = directory.exists() or path.exists()
-        if known:
-            manager.disable([unit])
-            result = manager.stop([unit])[unit]
-            if result != "done" and path.exists():
-                raise GearError(
-                    f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}."
-                )
-            lifecycle.settle(manager, unit)
         doomed = _volumes_of(layout, spec) if volumes and spec else []
         files.remove_file(path)
         files.remove_tree(directory)

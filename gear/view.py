@@ -18,6 +18,7 @@ from pathlib import Path
 from gear import files
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.layer import kept
+from gear.oci import Identity
 from gear.tree import DIRECTORY, OPAQUE, is_whiteout
 
 # As many as Linux follows for one path, path_resolution(7).
@@ -26,16 +27,6 @@ SYMLINKS = 40
 IDS = 65536
 ACCOUNTS_LIMIT = 4 << 20
 REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who a program in the container runs as, in the container's own ids."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    home: str
 
 
 @dataclass(frozen=True)

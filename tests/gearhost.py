@@ -62,7 +62,9 @@ class GearHost:
         done = self.run("gear", *arguments, check=False, env=env)
         error = done.stderr.decode(errors="replace")
         assert "Traceback" not in error, error
-        assert done.returncode == status, f"status {done.returncode}, not {status}: {error}{done.stdout.decode()}"
+        assert done.returncode == status, (
+            f"status {done.returncode}, not {status}: {error}{done.stdout.decode()}"
+        )
         return error
 
     def show(self, unit: str, prop: str) -> str:
@@ -112,5 +114,3 @@ def demo_image(directory: Path, name: str = "hello") -> Path:
     program = [sys.executable, str(TOP / "contrib" / "demo-image"), "--name", name, str(layout)]
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
     return layout
-
-

@@ -32,9 +32,12 @@ if __name__ == "__main__":
 
 from gear import bundle, units  # noqa: E402 (run as a program, its path is made above)
 from gear.model import Layout  # noqa: E402
-from gear.oci import Image, ImageConfig  # noqa: E402
+from gear.oci import (  # noqa: E402
+    Identity,  # noqa: E402
+    Image,
+    ImageConfig,
+)
 from gear.spec import Spec  # noqa: E402
-from gear.view import Identity  # noqa: E402
 
 DIGEST = "sha256:" + "ab" * 32
 LAYERS = ("sha256:" + "01" * 32, "sha256:" + "02" * 32)

@@ -43,9 +43,8 @@ class Channel:
     def receive(self) -> tuple[bytes, list[int]]:
         """The next message and its descriptors; an empty message means end of file."""
         message, ancillary, flags, _ = self._end.recvmsg(65536, _MOST * _INT + 64, MSG_CMSG_CLOEXEC)
-        if flags & MSG_CTRUNC:
-            # The kernel drops what no longer fits under RLIMIT_NOFILE, and who waits for it waits for ever.
-            raise OSError(24, "more descriptors than this process may have open")
+        if flags & MSG_CTRUNC:  # unix(7): the rest is lost, and waiting for it would never end
+            raise OSError(24, "too many open files to receive descriptors")
         descriptors = [
             int.from_bytes(data[start : start + _INT], sys.byteorder)
             for _, _, data in ancillary

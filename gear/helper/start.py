@@ -124,7 +124,9 @@ def _follow(channel: Channel, pid: int, step: Step) -> None:
         message, _ = channel.receive()
         if not message:  # it has closed its end: by execve(2), or because it has ended
             if failure is None and not executing:
-                failure = Failure("the container's first process died while it was being set up", EXIT_NAMESPACE)
+                failure = Failure(
+                    "the container's first process died while it was being set up", EXIT_NAMESPACE
+                )
             if failure is not None:
                 raise failure
             return

@@ -22,8 +22,12 @@ def snapshot(host: GearHost) -> str:
         (2, "'naïve' can't name a container.", ("install", "hello", "naïve")),
         (1, "There is no image 'nowhere' on this host.", ("install", "nowhere", "web")),
         (2, "No container is named.", ("install", "hello", "A=b")),
-        (2, "A bind mount's source must be", ("install", "hello", "web", "-v", "/a\nb:/c")),
-        (2, "there is no such file or directory on this machine.", ("install", "hello", "web", "-v", "/nowhere:/c")),
+        (2, "can't be bound: it has control characters.", ("install", "hello", "web", "-v", "/a\nb:/c")),
+        (
+            2,
+            "there is no such file or directory on this machine.",
+            ("install", "hello", "web", "-v", "/nowhere:/c"),
+        ),
         (2, "is no volume.", ("install", "hello", "web", "-v", "/data")),
         (2, "Nothing can be mounted on /proc/x", ("install", "hello", "web", "-v", "/srv:/proc/x")),
         (2, "Two mounts are asked for on /c.", ("install", "hello", "web", "--tmpfs", "/c", "-v", "v:/c/")),
@@ -41,7 +45,7 @@ def snapshot(host: GearHost) -> str:
         (2, "There is no file /nowhere", ("install", "hello", "web", "--env-file", "/nowhere")),
         (2, "must be an absolute path in the container", ("install", "hello", "web", "--workdir", "www")),
         (2, "Unrecognized arguments: --frobnicate.", ("install", "hello", "web", "--frobnicate")),
-        (2, "There is no verb 'instal'.", ("instal", "hello", "web")),
+        (2, "There is no verb 'conjure'.", ("conjure", "hello", "web")),
         (2, "takes no command after --.", ("start", "web", "--", "x")),
         (2, "must be an absolute path", ("--state-dir", "relative", "ps")),
         (1, "has nothing to run", ("install", "hello", "web", "--entrypoint", "")),
@@ -59,7 +63,9 @@ def test_wrong_requests(host: GearHost, status: int, sentence: str, arguments: t
 
 def test_limits_are_refused_where_nothing_would_enforce_them(host: GearHost) -> None:
     if host.host.cgroup == "v2":
-        pytest.fail("this test needs a host with cgroup v1: contrib/testhost boots nested hosts as the machine is")
+        pytest.fail(
+            "this test needs a host with cgroup v1: contrib/testhost boots nested hosts as the machine is"
+        )
     before = snapshot(host)
     for options, controller in (
         (("--memory", "64m"), "memory"),
@@ -74,7 +80,9 @@ def test_limits_are_refused_where_nothing_would_enforce_them(host: GearHost) -> 
 def test_only_root_may(host: GearHost) -> None:
     for verb in (("install", "hello", "x"), ("start", "x"), ("status", "x"), ("ps",), ("delete", "x"), ("clean",),
                  ("logs", "x"), ("purge",), ("image", "load", "/root/hello")):  # fmt: skip
-        done = host.run("setpriv", "--reuid", "33", "--regid", "33", "--clear-groups", "gear", *verb, check=False)
+        done = host.run(
+            "setpriv", "--reuid", "33", "--regid", "33", "--clear-groups", "gear", *verb, check=False
+        )
         assert done.returncode == 1, (verb, done)
         error = done.stderr.decode()
         assert error.startswith("error: ") and "\nhint: " in error and "sudo" in error, error
@@ -108,7 +116,14 @@ def test_a_kernel_without_user_namespaces_is_named(host: GearHost) -> None:
 
 def test_a_missing_program_is_named_with_its_package(host: GearHost) -> None:
     host.gear("install", "hello", "web")
-    done = host.run("unshare", "--mount", "sh", "-c", "mount --bind /dev/null /usr/bin/journalctl; gear logs web", check=False)
+    done = host.run(
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount --bind /dev/null /usr/bin/journalctl; gear logs web",
+        check=False,
+    )
     assert done.returncode == 1
     expected = "error: The program journalctl is not installed.\nhint: apt-get install systemd\n"
     assert done.stderr.decode() == expected

@@ -12,7 +12,10 @@ UNITS = "/usr/local/lib/systemd/system"
 def test_installing_again_changes_and_restarts_nothing(host: GearHost) -> None:
     options = ("-e", "A=1", "--label", "x=y", "--tmpfs", "/scratch:size=1m")
     host.gear("install", "hello", "web", *options, "--start")
-    pid, files = host.pid("web"), host.sh(f"stat -c '%n %i %Y' /var/lib/gear/containers/web/* {UNITS}/ctr-web.service")
+    pid, files = (
+        host.pid("web"),
+        host.sh(f"stat -c '%n %i %Y' /var/lib/gear/containers/web/* {UNITS}/ctr-web.service"),
+    )
     assert host.gear("install", "hello", "web", *options, "--start") == "web is as it was; running\n"
     assert host.pid("web") == pid
     assert host.sh(f"stat -c '%n %i %Y' /var/lib/gear/containers/web/* {UNITS}/ctr-web.service") == files
@@ -62,7 +65,7 @@ def test_plan_shows_what_install_would_do_and_does_nothing(host: GearHost) -> No
     host.gear("install", "hello", "web", "-e", "A=1")
     assert host.gear("plan", "hello", "web", "-e", "A=1") == "web: nothing would change\n"
     plan = host.gear("plan", "hello", "web", "-e", "A=2")
-    assert '-      "A=1"\n' in plan and '+      "A=2"\n' in plan
+    assert '-      "A=1",\n' in plan and '+      "A=2",\n' in plan
     (change,) = host.json("plan", "hello", "other")
     assert {item["action"] for item in change["changes"]} == {"create"}
 
@@ -106,7 +109,9 @@ def test_drop_ins_enable_and_mask_are_the_administrators(host: GearHost) -> None
     assert b"MINE=1" not in host.read(f"/proc/{host.pid('web')}/environ").split(b"\0")
     host.gear("stop", "web")
     host.out("systemctl", "mask", "ctr-web")
-    assert "web is masked, so systemd will not start it.\nhint: systemctl unmask ctr-web" in host.fails(1, "start", "web")
+    assert "web is masked, so systemd will not start it.\nhint: systemctl unmask ctr-web" in host.fails(
+        1, "start", "web"
+    )
     host.out("systemctl", "unmask", "ctr-web")
     host.out("systemctl", "enable", "--now", "ctr-web")
     assert host.json("status", "web")[0]["boot"] == "enabled"
@@ -150,21 +155,44 @@ def test_hostile_texts_reach_the_payload_and_not_the_unit(host: GearHost) -> Non
 
 
 def test_bytes_that_are_no_utf_8_survive(host: GearHost) -> None:
-    host.write("/root/env", b"# a comment\nRAW=\xff\xfe bytes\nPLAIN\nEMPTY=\n\nQUOTED=\"as is\"\r\n")
+    host.write("/root/env", b'# a comment\nRAW=\xff\xfe bytes\nPLAIN\nEMPTY=\n\nQUOTED="as is"\r\n')
     host.gear("install", "hello", "raw", "--env-file", "/root/env", "--start", env={"PLAIN": "from outside"})
     environ = host.read(f"/proc/{host.pid('raw')}/environ").split(b"\0")
     for wanted in (b"RAW=\xff\xfe bytes", b"PLAIN=from outside", b"EMPTY=", b'QUOTED="as is"'):
         assert wanted in environ
     host.write("/root/env", b"fine=1\nnot fine=2\n")
-    assert "Line 2 of /root/env is not NAME=VALUE." in host.fails(2, "install", "hello", "raw", "--env-file", "/root/env")
+    assert "Line 2 of /root/env is not NAME=VALUE." in host.fails(
+        2, "install", "hello", "raw", "--env-file", "/root/env"
+    )
 
 
 def test_volumes_binds_and_tmpfs(host: GearHost) -> None:
-    host.sh("rm -rf /var/lib/t; mkdir -p /var/lib/t/ro /var/lib/t/rw /var/lib/t/mapped; echo data > /var/lib/t/ro/file; chmod 777 /var/lib/t/rw")
-    script = ("set -x; cat /ro/file; ! touch /ro/x; touch /rw/plain; touch /mapped/as-root; echo kept >> /vol/log; id -u;"
-              " touch /t/x; df -m /t | tail -n 1; stat -c %u /mapped/as-root; cat /vol/log; echo done; exec sleep 1000")  # fmt: skip
-    arguments = ("--user", "0", "-v", "/var/lib/t/ro:/ro:ro", "-v", "/var/lib/t/rw:/rw", "-v", "/var/lib/t/mapped:/mapped:idmap",
-                 "-v", "kept:/vol", "--tmpfs", "/t:size=3m", "--entrypoint", "/bin/sh", "--", "-c", script)  # fmt: skip
+    host.sh(
+        "rm -rf /var/lib/t; mkdir -p /var/lib/t; cd /var/lib/t; mkdir ro rw mapped; echo data > ro/file; chmod 777 rw"
+    )
+    script = (
+        "set -x; cat /ro/file; ! touch /ro/x; touch /rw/plain; touch /mapped/as-root; echo kept >> /vol/log; id -u;"
+        " touch /t/x; df -m /t | tail -n 1; stat -c %u /mapped/as-root; cat /vol/log; echo done; exec sleep 1000"
+    )
+    arguments = (
+        "--user",
+        "0",
+        "-v",
+        "/var/lib/t/ro:/ro:ro",
+        "-v",
+        "/var/lib/t/rw:/rw",
+        "-v",
+        "/var/lib/t/mapped:/mapped:idmap",
+        "-v",
+        "kept:/vol",
+        "--tmpfs",
+        "/t:size=3m",
+        "--entrypoint",
+        "/bin/sh",
+        "--",
+        "-c",
+        script,
+    )
     host.gear("install", "hello", "vols", "--start", *arguments)
     host.wait(lambda: "done" in host.gear("logs", "vols").split("\n"), "the script")
     said = host.gear("logs", "vols")
@@ -183,8 +211,14 @@ def test_volumes_binds_and_tmpfs(host: GearHost) -> None:
 
 
 def test_read_only_root_and_hostname(host: GearHost) -> None:
-    script = "hostname; cat /etc/hostname; grep -c h1 /etc/hosts; touch /x 2>&1; touch /tmp/y && echo tmp; exec sleep 1000"
+    script = "hostname; cat /etc/hostname; grep -c h1 /etc/hosts; touch /x 2>&1; touch /tmp/y && echo tmp; sleep 1000"
     host.gear("install", "hello", "ro", "--read-only", "--tmpfs", "/tmp", "--hostname", "h1", "--user", "0", "--start",
               "--entrypoint", "/bin/sh", "--", "-c", script)  # fmt: skip
     host.wait(lambda: "tmp" in host.gear("logs", "ro").split(), "the script")
-    assert host.gear("logs", "ro").splitlines() == ["h1", "h1", "1", "touch: /x: Read-only file system", "tmp"]
+    assert host.gear("logs", "ro").splitlines() == [
+        "h1",
+        "h1",
+        "1",
+        "touch: /x: Read-only file system",
+        "tmp",
+    ]

@@ -14,7 +14,9 @@ def test_installed_container_is_a_running_service(host: GearHost) -> None:
     assert out.startswith("web is installed from hello:latest (sha256:") and out.endswith("; running\n")
     assert host.out("systemctl", "is-active", "ctr-web") == "active"
     assert host.out("systemctl", "is-enabled", "ctr-web") == "enabled"
-    page = host.inside("web", f"curl -sS --retry 50 --retry-connrefused --retry-delay 1 http://127.0.0.1:{PORT}/")
+    page = host.inside(
+        "web", f"curl -sS --retry 50 --retry-connrefused --retry-delay 1 http://127.0.0.1:{PORT}/"
+    )
     assert "It works" in page
     host.wait(lambda: "response:200" in host.gear("logs", "web"), "the request in the log")
     assert "Started ctr-web.service" in host.out("journalctl", "--unit", "ctr-web", "--no-pager")
@@ -25,7 +27,9 @@ def test_payload_is_the_main_process_and_the_only_one(host: GearHost) -> None:
     pid = host.pid("web")
     assert host.read(f"/proc/{pid}/cmdline") == b"/bin/busybox\0httpd\0-f\0-v\0-p\0" + b"8080\0-h\0/www\0"
     group = host.show("ctr-web", "ControlGroup")
-    found = host.sh(f"cat /sys/fs/cgroup/*{group}/cgroup.procs /sys/fs/cgroup{group}/cgroup.procs 2>/dev/null || :")
+    found = host.sh(
+        f"cat /sys/fs/cgroup/*{group}/cgroup.procs /sys/fs/cgroup{group}/cgroup.procs 2>/dev/null || :"
+    )
     assert set(found.split()) == {str(pid)}
     # The kernel agrees that PID 1 is the parent, so PID 1 hears of its end at once.
     assert host.sh(f"sed -n 's/^PPid:\\t//p' /proc/{pid}/status") == "1"
@@ -35,7 +39,9 @@ def test_killed_payload_is_restarted_by_pid_1(host: GearHost) -> None:
     host.gear("install", "hello", "web", "--start")
     first = host.pid("web")
     host.sh(f"kill -KILL {first}")
-    host.wait(lambda: host.show("ctr-web", "NRestarts") == "1" and host.pid("web") not in (0, first), "a restart")
+    host.wait(
+        lambda: host.show("ctr-web", "NRestarts") == "1" and host.pid("web") not in (0, first), "a restart"
+    )
     host.wait(lambda: host.out("systemctl", "show", "-P", "ActiveState", "ctr-web") == "active", "active")
 
 
@@ -64,7 +70,9 @@ def test_stop_does_not_wait_for_a_payload_that_cannot_hear(host: GearHost) -> No
         ("deaf", "exec sleep 10000"),
         ("ignoring", "trap '' TERM; while :; do sleep 1; done"),
     ):
-        host.gear("install", "hello", name, "--start", "--stop-timeout", "3600", "--", "/bin/sh", "-c", script)
+        host.gear(
+            "install", "hello", name, "--start", "--stop-timeout", "3600", "--", "/bin/sh", "-c", script
+        )
         host.gear("stop", name)
         assert host.show(f"ctr-{name}", "ActiveState") == "inactive"
     # The same by systemctl, which knows nothing of gear.
@@ -163,7 +171,18 @@ def test_status_and_lists(host: GearHost) -> None:
 
 
 def test_logs_bounds(host: GearHost) -> None:
-    host.gear("install", "hello", "talk", "--restart", "no", "--start", "--", "/bin/sh", "-c", "echo one; echo two; echo three")
+    host.gear(
+        "install",
+        "hello",
+        "talk",
+        "--restart",
+        "no",
+        "--start",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo one; echo two; echo three",
+    )
     host.wait(lambda: host.gear("logs", "talk").split() == ["one", "two", "three"], "three lines")
     assert host.gear("logs", "-n", "1", "talk") == "three\n"
     assert host.gear("logs", "--since", "+1 hour", "talk") == ""
@@ -183,5 +202,6 @@ def test_follow_sees_every_line(host: GearHost) -> None:
     script = "i=0; while [ $i -lt 50 ]; do echo line$i; i=$((i + 1)); done; exec sleep 1000"
     host.gear("install", "hello", "count", "--", "/bin/sh", "-c", script)
     out = host.sh("gear logs --follow count > /run/followed & pid=$!; gear start count >/dev/null;"
-                  "timeout 60 sh -c 'until grep -qx line49 /run/followed; do :; done'; kill $pid; cat /run/followed")  # fmt: skip
+                  "timeout 60 sh -c 'until grep -qx line49 /run/followed; do :; done';"
+                  " kill $pid; cat /run/followed")  # fmt: skip
     assert out.split() == [f"line{number}" for number in range(50)]

@@ -7,10 +7,17 @@ from gearhost import GearHost
 
 def test_delete_takes_one_container_and_nothing_else(host: GearHost) -> None:
     host.gear("install", "hello", "web", "web2", "web.old", "we", "-v", "shared:/data", "--start")
-    before = host.sh("cd /var/lib/gear && find containers/we containers/web2 containers/web.old volumes images | sort")
+    before = host.sh(
+        "cd /var/lib/gear && find containers/we containers/web2 containers/web.old volumes images | sort"
+    )
     pids = [host.pid(name) for name in ("web2", "web.old", "we")]
     assert host.gear("delete", "web") == "web is deleted\n"
-    assert host.sh("cd /var/lib/gear && find containers/we containers/web2 containers/web.old volumes images | sort") == before
+    assert (
+        host.sh(
+            "cd /var/lib/gear && find containers/we containers/web2 containers/web.old volumes images | sort"
+        )
+        == before
+    )
     assert [host.pid(name) for name in ("web2", "web.old", "we")] == pids
     assert host.show("ctr-web", "LoadState") == "not-found"
     assert host.run("systemctl", "status", "ctr-web", check=False).returncode == 4
@@ -36,7 +43,9 @@ def test_clean_lists_and_removes_what_nothing_refers_to(host: GearHost) -> None:
     host.gear("install", "hello", "web", "-v", "used:/data")
     host.sh("mkdir -p /var/lib/gear/containers/orphan/layer-x /var/lib/gear/containers/.partial-x-1"
             " /var/lib/gear/volumes/unused/data && ln -s orphan /var/lib/gear/uids/600047616")  # fmt: skip
-    mine = "# Rendered by gear from /var/lib/gear/containers/orphan/spec.json\n[Service]\nExecStart=/bin/true\n"
+    mine = (
+        "# Rendered by gear from /var/lib/gear/containers/orphan/spec.json\n[Service]\nExecStart=/bin/true\n"
+    )
     host.write("/usr/local/lib/systemd/system/ctr-orphan.service", mine.encode())
     host.write("/usr/local/lib/systemd/system/ctr-foreign.service", b"[Service]\nExecStart=/bin/true\n")
     expected = {
@@ -56,12 +65,24 @@ def test_clean_lists_and_removes_what_nothing_refers_to(host: GearHost) -> None:
 
 
 def test_another_image_gets_a_fresh_writable_layer(host: GearHost) -> None:
-    host.sh("rm -rf /var/lib/t/v2 && mkdir -p /var/lib/t/v2/bin /var/lib/t/v2/root && cp /bin/busybox /var/lib/t/v2/bin/sh")
+    host.sh(
+        "rm -rf /var/lib/t/v2 && mkdir -p /var/lib/t/v2/bin /var/lib/t/v2/root && cp /bin/busybox /var/lib/t/v2/bin/sh"
+    )
     host.gear("image", "import", "/var/lib/t/v2", "v2", "--cmd", '["sh", "-c", "exec sleep 1000"]')
-    touch = ("--user", "0", "--entrypoint", "/bin/sh", "--", "-c", "echo kept >> /root/log; cat /root/log; exec sleep 1000")
+    touch = (
+        "--user",
+        "0",
+        "--entrypoint",
+        "/bin/sh",
+        "--",
+        "-c",
+        "echo kept >> /root/log; cat /root/log; exec sleep 1000",
+    )
     host.gear("install", "hello", "app", "--start", *touch)
     host.gear("restart", "app")
-    host.wait(lambda: host.gear("logs", "-i", "app").split() == ["kept", "kept"], "the layer surviving a restart")
+    host.wait(
+        lambda: host.gear("logs", "-i", "app").split() == ["kept", "kept"], "the layer surviving a restart"
+    )
     old = host.sh("ls -d /var/lib/gear/containers/app/layer-*")
     out = host.gear("install", "v2", "app", *touch)
     assert out.startswith("app is changed: image")
@@ -82,7 +103,10 @@ def test_purge_leaves_nothing_but_volumes(host: GearHost) -> None:
     out = host.gear("purge")
     assert "a is deleted\nb is deleted\n" in out and "volumes are kept in /var/lib/gear/volumes" in out
     assert host.sh("ls /var/lib/gear") == "lock\nvolumes"
-    assert host.sh("ls /usr/local/lib/systemd/system; ls -d /etc/systemd/system/container* 2>/dev/null || :") == ""
+    assert (
+        host.sh("ls /usr/local/lib/systemd/system; ls -d /etc/systemd/system/container* 2>/dev/null || :")
+        == ""
+    )
     assert host.sh("systemctl list-units --all --no-legend 'ctr-*' 'container*'") == ""
     # And everything can begin again.
     host.gear("image", "load", "/root/hello")

@@ -197,7 +197,7 @@ def test_examples_are_accepted_by_the_parser() -> None:
 # Section of the page -> the function whose one dictionary display is the object that is printed.
 JSON = {
     "install and apply": ("cli_install", "_report"),
-    "plan": ("cli_install", "_show"),
+    "plan": ("cli_plan", "_show"),
     "status": ("containers", "state"),
     "list-units": ("cli_lifecycle", "_run_list"),
     "inspect": ("cli_lifecycle", "_run_inspect"),

@@ -14,7 +14,7 @@ from strategies import HOSTILE
 from gear import bundle
 from gear.errors import UsageError
 from gear.model import Layout
-from gear.view import Identity
+from gear.oci import Identity
 
 
 def at(document: Any, pointer: str) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import rendering
 
 import gear
-from gear import cli, cli_install
+from gear import cli, cli_spec
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.model import Layout
@@ -252,7 +252,7 @@ def parsed(*words: str) -> tuple[list[str], dict[str, Any]]:
         rest, command = rest[: rest.index("--")], tuple(rest[rest.index("--") + 1 :])
     verb = cli.verbs_of("gear.cli_install")["install"]
     args = cli.verb_parser(verb, "gear install").parse_intermixed_args(["img", *rest])
-    return cli_install.options_of(args, command)
+    return cli_spec.options_of(args, command)
 
 
 DEFAULTS: dict[str, Any] = {

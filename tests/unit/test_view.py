@@ -12,7 +12,8 @@ from archives import directory, entry, hard_link, snapshot, symlink, tar
 
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.layer import extract
-from gear.view import Identity, View
+from gear.oci import Identity
+from gear.view import View
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: devices, owners or trusted attributes")

@@ -10,7 +10,9 @@ from testhostlib import build_image
 
 def test_limits_act_on_the_payload(machine: GearHost) -> None:
     assert machine.host.cgroup == "v2"
-    machine.gear("install", "hello", "limited", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "20", "--start")
+    machine.gear(
+        "install", "hello", "limited", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "20", "--start"
+    )
     group = "/sys/fs/cgroup" + machine.show("ctr-limited", "ControlGroup")
     assert machine.sh(f"cat {group}/memory.max {group}/pids.max {group}/cpu.max").split() == [
         str(64 << 20), "20", "50000", "100000"]  # fmt: skip
@@ -27,18 +29,24 @@ def test_limits_act_on_the_payload(machine: GearHost) -> None:
 
 
 def test_the_payload_sees_its_own_control_group_and_devices_are_closed(machine: GearHost) -> None:
-    script = "cat /proc/1/cgroup; ls /sys/fs/cgroup | grep -c cgroup.procs; mkdir /sys/fs/cgroup/x; echo the-end; exec sleep 9999"
-    machine.gear("install", "hello", "seen", "--user", "0", "--start", "--entrypoint", "/bin/sh", "--", "-c", script)
+    script = (
+        "cat /proc/1/cgroup; cd /sys/fs/cgroup; ls | grep -c cgroup.procs; mkdir x; echo the-end; sleep 9999"
+    )
+    machine.gear(
+        "install", "hello", "seen", "--user", "0", "--start", "--entrypoint", "/bin/sh", "--", "-c", script
+    )
     machine.wait(lambda: "the-end" in machine.gear("logs", "seen"), "the script")
     assert machine.gear("logs", "seen").splitlines() == [
         "0::/",
         "1",
-        "mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system",
+        "mkdir: can't create directory 'x': Read-only file system",
         "the-end",
     ]
     # The kernel's own filter, whatever node there is: the host's disk can't be opened even where its node is.
-    machine.gear("install", "hello", "seen", "--user", "0", "-v", "/dev/vda:/disk", "--start", "--entrypoint", "/bin/sh",
-                 "--", "-c", "head -c 1 /disk; echo the-end; exec sleep 9999")  # fmt: skip
+    options = ("--user", "0", "-v", "/dev/vda:/disk", "--start", "--entrypoint", "/bin/sh")
+    machine.gear(
+        "install", "hello", "seen", *options, "--", "-c", "head -c 1 /disk; echo the-end; exec sleep 9999"
+    )
     machine.wait(lambda: "the-end" in machine.gear("logs", "-i", "seen"), "the script")
     assert machine.gear("logs", "-i", "seen").splitlines()[0] in (
         "head: /disk: Permission denied",
@@ -55,14 +63,26 @@ def test_nginx_and_redis_survive_a_reboot_with_their_data(machine: GearHost) -> 
     machine.gear("image", "import", "/root/redis.tar", "redis", "--entrypoint", '["redis-server"]', "--user", "redis",
                  "--volume", "/var/lib/redis", "--workdir", "/var/lib/redis")  # fmt: skip
     machine.gear("install", "nginx", "web", "--net", "host", "-v", "site:/var/www/html", "--start")
-    machine.gear("install", "redis", "db", "--net", "host", "--start", "--", "--appendonly", "yes", "--dir", "/var/lib/redis")
+    machine.gear(
+        "install",
+        "redis",
+        "db",
+        "--net",
+        "host",
+        "--start",
+        "--",
+        "--appendonly",
+        "yes",
+        "--dir",
+        "/var/lib/redis",
+    )
     # Their main processes are theirs, and the only ones of ours are none.
     for name, program in (("web", "nginx"), ("db", "redis-server")):
         assert machine.sh(f"cat /proc/{machine.pid(name)}/comm") == program
     page = "curl -sS --retry 100 --retry-connrefused --retry-delay 1 http://127.0.0.1/"
     assert "Welcome to nginx!" in machine.sh(page)
     machine.sh("echo changed > /var/lib/gear/volumes/site/data/index.html")
-    ask = "exec 3<>/dev/tcp/127.0.0.1/6379; printf '%s\\r\\n' \"$0\" >&3; head -n \"$1\" <&3"
+    ask = 'exec 3<>/dev/tcp/127.0.0.1/6379; printf \'%s\\r\\n\' "$0" >&3; head -n "$1" <&3'
     machine.wait(lambda: "PONG" in machine.out("bash", "-c", f"{ask} || :", "PING", "1"), "redis")
     assert "+OK" in machine.out("bash", "-c", ask, "SET greeting kept", "1")
 
@@ -70,7 +90,9 @@ def test_nginx_and_redis_survive_a_reboot_with_their_data(machine: GearHost) -> 
 
     machine.wait(lambda: machine.show("ctr-db", "ActiveState") == "active", "the database after the boot")
     assert machine.sh(page) == "changed"
-    machine.wait(lambda: "PONG" in machine.out("bash", "-c", f"{ask} || :", "PING", "1"), "redis after the boot")
+    machine.wait(
+        lambda: "PONG" in machine.out("bash", "-c", f"{ask} || :", "PING", "1"), "redis after the boot"
+    )
     assert "kept" in machine.out("bash", "-c", ask, "GET greeting", "2")
     assert machine.run("systemctl", "is-failed", "ctr-web", "ctr-db", check=False).returncode != 0
 
@@ -79,7 +101,9 @@ def test_nginx_and_redis_survive_a_reboot_with_their_data(machine: GearHost) -> 
     assert machine.show("ctr-web", "Result") == "success"  # nginx heard SIGQUIT
     machine.host.reboot(hard=True)
     machine.wait(lambda: machine.show("ctr-db", "ActiveState") == "active", "the database after a power cut")
-    machine.wait(lambda: "PONG" in machine.out("bash", "-c", f"{ask} || :", "PING", "1"), "redis after the power cut")
+    machine.wait(
+        lambda: "PONG" in machine.out("bash", "-c", f"{ask} || :", "PING", "1"), "redis after the power cut"
+    )
     assert "kept" in machine.out("bash", "-c", ask, "GET greeting", "2")
     assert machine.show("ctr-web", "ActiveState") == "inactive"
     assert machine.leftovers() == []
@@ -90,7 +114,9 @@ def test_switched_off_user_namespaces_are_named(machine: GearHost) -> None:
     machine.gear("install", "hello", "ns")
     machine.sh("sysctl -q -w user.max_user_namespaces=0")
     try:
-        assert "User namespaces are switched off on this machine" in machine.fails(1, "install", "hello", "ns2")
+        assert "User namespaces are switched off on this machine" in machine.fails(
+            1, "install", "hello", "ns2"
+        )
         error = machine.fails(1, "start", "ns")
         assert "user.max_user_namespaces" in error, error
     finally:

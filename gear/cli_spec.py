@@ -1,0 +1,179 @@
+"""The options that say what a container is, and what they mean: shared by install and plan."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gear import files, spec
+from gear.errors import UsageError
+
+_ENV_FILE_LIMIT = 1 << 20  # bytes
+
+
+def spec_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--entrypoint", metavar="COMMAND", help="run this instead of the image's entrypoint; empty for none")
+    add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
+    add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
+    add(
+        "-e",
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="set a variable; NAME alone takes gear's own value",
+    )
+    add(
+        "--env-file",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="set the variables in FILE, one NAME=VALUE a line",
+    )
+    add(
+        "-v",
+        "--volume",
+        metavar="SOURCE:DIRECTORY[:OPTIONS]",
+        action="append",
+        default=[],
+        help="mount a host path, or the named volume SOURCE",
+    )
+    add(
+        "--tmpfs",
+        metavar="DIRECTORY[:OPTIONS]",
+        action="append",
+        default=[],
+        help="mount an empty file system in memory",
+    )
+    add("--read-only", action="store_true", help="make the container's root read-only")
+    add("--hostname", metavar="NAME", help="the host name inside; the container's name if not given")
+    add(
+        "-l",
+        "--label",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a note of your own, shown by gear inspect",
+    )
+    add(
+        "--slice",
+        metavar="SLICE",
+        default="container.slice",
+        help="the slice it runs in, for example container-small",
+    )
+    add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
+    add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
+    add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
+    add(
+        "--restart",
+        metavar="POLICY",
+        default="on-failure",
+        help="when PID 1 starts it again: no, on-failure (default), always",
+    )
+    add(
+        "--stop-signal",
+        metavar="SIGNAL",
+        help="what asks it to stop; the image's signal or SIGTERM if not given",
+    )
+    add("--stop-timeout", metavar="SECONDS", default="10", help="how long it may take to stop (10)")
+    add(
+        "--net",
+        metavar="NETWORK",
+        default="none",
+        help="none (default): loopback only; host: the host's network",
+    )
+    add(
+        "--isolate",
+        action="store_true",
+        help="geard's word for user ids of its own, which every container has now",
+    )
+
+
+def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
+    """The container names and the fields of Spec that a command line asks for; raises UsageError."""
+    names, env = [], _env_files(args.env_file)
+    for entry in args.env:
+        name, separator, value = entry.partition("=")
+        if separator:
+            env[spec.environment_name(name)] = value
+        elif name in os.environ:
+            env[spec.environment_name(name)] = os.environ[name]
+        else:
+            raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
+    for item in args.names:
+        name, separator, value = item.partition("=")
+        if separator:
+            env[spec.environment_name(name)] = value
+        else:
+            names.append(item)
+    if not names:
+        raise UsageError("No container is named.", hint="gear install IMAGE NAME...")
+    mounts = [spec.parse_volume(text) for text in args.volume] + [
+        spec.parse_tmpfs(text) for text in args.tmpfs
+    ]
+    destinations = [mount.destination for mount in mounts]
+    for destination in destinations:
+        if destinations.count(destination) > 1:
+            raise UsageError(f"Two mounts are asked for on {destination}.")
+    if args.stop_signal is not None:
+        spec.signal_number(args.stop_signal)
+    labels = dict(_pair(text) for text in args.label)
+    return names, {
+        "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),
+        "command": command,
+        "env": env,
+        "user": args.user,
+        "workdir": None
+        if args.workdir is None
+        else spec.container_path(args.workdir, "The working directory"),
+        "mounts": tuple(mounts),
+        "read_only": args.read_only,
+        "hostname": None if args.hostname is None else spec.host_name(args.hostname),
+        "labels": labels,
+        "slice": spec.slice_name(args.slice),
+        "memory": None if args.memory is None else spec.memory_limit(spec.parse_size(args.memory)),
+        "cpus": None if args.cpus is None else spec.cpu_limit(args.cpus),
+        "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
+        "restart": spec.restart_policy(args.restart),
+        "stop_signal": args.stop_signal,
+        "stop_timeout": spec.stop_timeout(args.stop_timeout),
+        "net": spec.network(args.net),
+    }
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
+    return name, value
+
+
+def _env_files(paths: Sequence[str]) -> dict[str, str]:
+    """The variables in files of NAME=VALUE lines, as Docker reads them: nothing is unquoted or expanded, and a byte
+    order mark at the beginning is none of the name."""
+    env: dict[str, str] = {}
+    for path in paths:
+        data = files.read_bytes(Path(path), _ENV_FILE_LIMIT)
+        if data is None:
+            raise UsageError(f"There is no file {path} to read variables from.")
+        for number, line in enumerate(os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n"), 1):
+            text = line.removesuffix("\r").lstrip()
+            if not text or text.startswith("#"):
+                continue
+            name, separator, value = text.partition("=")
+            if not name or any(character.isspace() for character in name) or "\0" in text:
+                raise UsageError(f"Line {number} of {path} is not NAME=VALUE.")
+            if separator:
+                env[name] = value
+            elif name in os.environ:
+                env[name] = os.environ[name]
+    return env
