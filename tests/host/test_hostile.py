@@ -175,7 +175,7 @@ def test_a_volume_on_etc_keeps_the_containers_own_files(host: GearHost) -> None:
 
 def test_recursive_binds_are_mapped_as_a_whole(host: GearHost) -> None:
     host.sh(
-        "rm -rf /var/lib/t/rb; mkdir -p /var/lib/t/rb/sub; mount -t tmpfs none /var/lib/t/rb/sub; touch /var/lib/t/rb/sub/f"
+        "rm -rf /var/lib/t/rb; mkdir -p /var/lib/t/rb/sub; cd /var/lib/t/rb; mount -t tmpfs none sub; touch sub/f"
     )
     try:
         script = "stat -c %u /m /m/sub /m/sub/f; echo the-end; sleep 1000"
