@@ -130,23 +130,33 @@ def test_a_missing_program_is_named_with_its_package(host: GearHost) -> None:
 
 
 def test_a_full_disk_leaves_what_was_there(host: GearHost) -> None:
+    units = "/usr/local/lib/systemd/system"
+    listing = f"cd /run/full/gear && find . -not -name lock | sort; ls {units} | grep ctr-second || :"
+    state = ("--state-dir", "/run/full/gear")
     host.sh("mkdir -p /run/full && mount -t tmpfs -o size=8m tmpfs /run/full")
     try:
-        state = ("--state-dir", "/run/full/gear", "--unit-dir", "/run/full/units")
         host.gear(*state, "image", "load", "/root/hello")
-        host.gear(*state, "plan", "hello", "first")
-        host.sh("dd if=/dev/zero of=/run/full/ballast bs=4k 2>/dev/null || :")
-        before = host.sh("cd /run/full && find gear units 2>/dev/null | sort")
-        error = host.fails(1, *state, "install", "hello", "second")
-        assert "the file system is full" in error and "hint: Free some space" in error, error
-        after = host.sh("cd /run/full && find gear units -not -name lock 2>/dev/null | sort").split("\n")
-        new = set(after) - set(before.split("\n"))
-        assert not [path for path in new if "second" in path or "partial" in path], new
+        host.gear(*state, "install", "hello", "first")
+        before = host.sh(listing)
+        outcomes = set()
+        # With less and less room the disk is full at one step after the other.
+        for blocks in (40, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0):
+            host.sh("rm -f /run/full/ballast; dd if=/dev/zero of=/run/full/ballast bs=4k 2>/dev/null || :")
+            host.sh(f"truncate -s -{blocks * 4}k /run/full/ballast")
+            done = host.run("gear", *state, "install", "hello", "second", "-v", "data:/data", check=False)
+            outcomes.add(done.returncode)
+            if done.returncode == 0:
+                host.gear(*state, "delete", "--volumes", "second")
+            else:
+                error = done.stderr.decode()
+                assert "the file system is full" in error and "hint: Free some space" in error, error
+            assert host.sh(listing) == before, f"with {blocks} blocks left"
+        assert outcomes == {0, 1}
         assert "full" in host.fails(1, *state, "image", "import", "/root/hello", "other")
         # With room again the same command does it.
         host.sh("rm /run/full/ballast")
-        host.gear(*state, "plan", "hello", "second")
-        assert host.json(*state, "image", "list")[0]["reference"] == "hello:latest"
+        host.gear(*state, "install", "hello", "second")
+        host.gear(*state, "delete", "--volumes", "first", "second")
     finally:
         host.sh("umount -l /run/full")
 
