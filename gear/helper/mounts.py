@@ -125,14 +125,27 @@ class Root:
     def _target(self, where: str, *, directory: bool = True) -> int:
         """destination(), but never a place that a link of the image has led onto the root or the kernel's file
         systems: masks and parameters would go elsewhere, and /proc would not be procfs (CVE-2025-52881)."""
+        inside = where.split("/")[1] in ("proc", "sys", "dev")
+        if inside:
+            self._refuse_link(where)
         place = self.destination(where, directory=directory)
         status, root = os.fstat(place), os.fstat(self.descriptor)
-        inside = where.split("/")[1] in ("proc", "sys", "dev")
         if not inside and status.st_dev in self._kernel:
             raise Failure(f"can't mount on {where}: a link of the image leads it into /proc, /sys or /dev")
         if (status.st_dev, status.st_ino) == (root.st_dev, root.st_ino):
             raise Failure(f"can't mount on {where}: a link of the image leads it to the root")
         return place
+
+    def _refuse_link(self, where: str) -> None:
+        """An image that makes /proc or /sys a link would send mounts and masks elsewhere (CVE-2019-16884)."""
+        try:
+            os.close(self.open(where, extra=syscalls.RESOLVE_NO_SYMLINKS))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != 40:  # ELOOP
+                raise
+            raise Failure(f"can't {self._step.doing}: the image makes {where} a symbolic link") from error
 
     def _remember(self, where: str) -> None:
         """Note the file system that is mounted on *where* now."""
@@ -167,13 +180,7 @@ class Root:
             self._remember(where)
 
     def _kernel_mount(self, filesystem: str, where: str, flags: int) -> None:
-        # An image that makes /proc or /sys a link would send the masks below elsewhere (CVE-2019-16884).
-        try:
-            place = self.open(where, extra=syscalls.RESOLVE_NO_SYMLINKS)
-        except FileNotFoundError:
-            place = self.destination(where)
-        except OSError as error:
-            raise Failure(f"can't mount {filesystem}: the image makes {where} a symbolic link") from error
+        place = self._target(where)
         if not S_ISDIR(os.fstat(place).st_mode):
             raise Failure(f"can't mount {filesystem}: the image has a file at {where}")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from gearhost import GearHost
 
 # Docker's default set as a mask (capability.h): 14 capabilities.
@@ -165,14 +166,21 @@ def test_user_of_the_image_by_name_is_looked_up_in_the_image(host: GearHost) -> 
     assert host.gear("plan", "named") == "named: nothing would change\n"
 
 
-def test_an_image_that_makes_proc_a_link_is_refused(host: GearHost) -> None:
-    host.sh("rm -rf /var/lib/t/link && mkdir -p /var/lib/t/link/bin /var/lib/t/link/tmp/x"
-            " && cp /bin/busybox /var/lib/t/link/bin/sh && ln -s /tmp/x /var/lib/t/link/proc")  # fmt: skip
-    host.gear("image", "import", "/var/lib/t/link", "link", "--cmd", '["sh"]')
-    host.gear("install", "link", "link")
-    assert "can't mount proc: the image makes /proc a symbolic link" in host.fails(1, "start", "link")
-    host.gear("delete", "link")
-    host.gear("image", "rm", "link")
+@pytest.mark.parametrize(
+    ("place", "network"),
+    [("proc", "none"), ("sys", "none"), ("sys", "host"), ("dev", "none"), ("dev", "host")],
+)
+def test_an_image_that_makes_a_kernel_file_system_a_link_is_refused(
+    host: GearHost, place: str, network: str
+) -> None:
+    for target in ("/tmp/x", "/proc", "nowhere"):
+        host.sh("rm -rf /var/lib/t/link && mkdir -p /var/lib/t/link/bin /var/lib/t/link/tmp/x"
+                f" && cp /bin/busybox /var/lib/t/link/bin/sh && ln -s {target} /var/lib/t/link/{place}")  # fmt: skip
+        host.gear("image", "import", "/var/lib/t/link", "link", "--cmd", '["sh"]')
+        host.gear("install", "link", "link", "--net", network, "--restart", "no")
+        assert f"the image makes /{place} a symbolic link" in host.fails(1, "start", "link")
+        host.gear("delete", "link")
+        host.gear("image", "rm", "link")
 
 
 def test_links_in_an_image_do_not_lead_mounts_out(host: GearHost) -> None:
