@@ -64,6 +64,8 @@ def verb_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
     """The parser of one verb."""
     parser = _Parser(prog=prog, description=verb.description, formatter_class=_formatter, allow_abbrev=False)
     verb.arguments(parser)
+    if verb.takes_command:
+        parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [-- COMMAND [ARGUMENT ...]]"
     return parser
 
 
