@@ -128,12 +128,6 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     }
 
 
-def drift(layout: Layout, spec: Spec) -> dict[Path, tuple[bytes | None, bytes]]:
-    """What differs on disk from what *spec* renders to now: (found, expected) by path."""
-    rendered = render(spec, image_of(layout, spec), layout)
-    return compare(rendered)
-
-
 def compare(rendered: dict[Path, bytes]) -> dict[Path, tuple[bytes | None, bytes]]:
     """The files of *rendered* that are not on disk as they should be: (found, expected) by path."""
     found = {path: files.read_bytes(path) for path in rendered}

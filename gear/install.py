@@ -138,6 +138,8 @@ def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
             top = store.layer_root(layout, image.layers[-1]).stat() if image.layers else partial.stat()
             os.chown(upper, spec.uid_base + top.st_uid, spec.uid_base + top.st_gid)
             os.chmod(upper, top.st_mode & 0o7777)
+            for made in (upper, partial):
+                files.sync_directory(made)
             os.rename(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -156,6 +158,7 @@ def _make_volume(layout: Layout, name: str, view: View, destination: str) -> Non
             data = partial / "data"
             data.mkdir(parents=True)
             view.copy_tree(destination, data)
+            files.sync_file_system(partial)
             os.rename(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -180,7 +183,7 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
                 os.rename(staged[path], path)
             del staged[path]
             replaced.append((path, found, mode))
-        for directory in {path.parent for path in changed}:
+        for directory in {above for path in changed for above in (path.parent, path.parent.parent)}:
             files.sync_directory(directory)
     except BaseException:
         for path, found, mode in reversed(replaced):
@@ -225,6 +228,8 @@ def publish_helper(layout: Layout) -> None:
                     (partial / name).write_bytes(data)
                 # Cached bytecode of the interpreter that will run it, which may not be the one running this.
                 process.output([*units.INTERPRETER, "-m", "compileall", "-q", str(partial)])
+                # Every container needs it, and what has its name is taken for whole ever after.
+                files.sync_file_system(partial)
                 os.rename(partial, version)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)

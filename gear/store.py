@@ -24,7 +24,6 @@ leases gone, so what they see without an owner has none.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import hashlib
 import os
@@ -187,7 +186,7 @@ def add_layer(
                 )
             facts = files.dump_json({"size": found.size, "entries": found.entries})
             (partial / "layer.json").write_bytes(facts)
-            _sync_file_system(partial)
+            files.sync_file_system(partial)
             final = place(layout, "layers", found.diff_id)
             try:
                 os.rename(partial, final)
@@ -202,18 +201,6 @@ def add_layer(
                 shutil.rmtree(partial)
             raise
     return found.diff_id
-
-
-def _sync_file_system(path: Path) -> None:
-    """syncfs(2): makes a whole tree durable in one call; fsync of each file takes many times longer."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(ctypes.c_int(descriptor)) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-    finally:
-        os.close(descriptor)
 
 
 def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:

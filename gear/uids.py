@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from gear.errors import HostError
-from gear.files import explained, make_directory, remove_file
+from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
 from gear.spec import UID_RANGE_SIZE
 
@@ -63,6 +63,7 @@ def allocate(
             with explained(f"take the user id range {base}"):
                 try:
                     os.symlink(name, directory(layout) / str(base))
+                    sync_directory(directory(layout))
                     return base
                 except FileExistsError:
                     pass

@@ -42,7 +42,7 @@ DOORS = {
     "pyzstd": {"compression"},
 }
 # The only module that imports each of these of the standard library's.
-GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"store"}, "asyncio": set()}
+GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files"}, "asyncio": set()}
 # What the helper may import: built in, or C halves of modules whose Python halves cost too much at every start.
 HELPER_ALLOWED = {
     "__future__",

@@ -5,33 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import shutil
-import signal
 import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from limits import file_size_limit
 
 from gear import files
 from gear.errors import GearError, HostError, IntegrityError
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """write(2) past *size* bytes fails with EFBIG, as a full disk would with ENOSPC."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_write_makes_and_replaces(tmp_path: Path) -> None:

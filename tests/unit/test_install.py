@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rendering
+from limits import file_size_limit
 
 import gear
 from gear import containers, files, install, remove, store, uids
@@ -111,18 +108,6 @@ def test_failure_at_any_file_leaves_everything_as_it_was(tmp_path: Path, place: 
     with pytest.raises(GearError, match=r"^Can't replace .*/a/zz: Is a directory\.$"):
         install._publish(dict(order))
     assert tree(tmp_path) == before
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
@@ -243,15 +228,14 @@ def test_preview_of_the_same_is_empty_and_of_a_change_is_what_changes(layout: La
     image = make_image(layout, Cmd=["/x"])
     spec = make_container(layout, image)
     assert install.preview(layout, spec, image) == {}
-    assert containers.drift(layout, spec) == {}
     changed = install.preview(layout, replace(spec, env={"A": "1"}), image)
     assert [path.name for path in changed] == ["spec.json", "config.json"]
     unit = layout.units / "ctr-web.service"
     unit.write_bytes(unit.read_bytes() + b"# mine\n")
-    ((path, (found, expected)),) = containers.drift(layout, spec).items()
+    ((path, (found, expected)),) = install.preview(layout, spec, image).items()
     assert path == unit and found == expected + b"# mine\n"
     (layout.containers / "web" / "hosts").unlink()
-    assert set(containers.drift(layout, spec)) == {unit, layout.containers / "web" / "hosts"}
+    assert set(install.preview(layout, spec, image)) == {unit, layout.containers / "web" / "hosts"}
 
 
 def test_bind_source_must_be_there(layout: Layout, tmp_path: Path) -> None:
