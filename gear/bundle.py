@@ -184,7 +184,7 @@ def _mounts(spec: Spec, wanted: Sequence[Mount], layout: Layout) -> list[dict[st
 def render(
     spec: Spec, image: Image, identity: Identity, layers: Sequence[Path], layout: Layout
 ) -> dict[Path, bytes]:
-    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), overlay.json, hosts
+    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hosts
     and hostname.  *layers* are the directories of the image's layers, lowest first."""
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
@@ -228,16 +228,18 @@ def render(
         },
     }
     writable = writable_layer(spec, layout)
-    overlay = {
-        # Topmost first, as overlayfs counts them.
-        "lower": [str(layer) for layer in reversed(layers)],
-        "upper": str(writable / "upper"),
-        "work": str(writable / "work"),
+    start = {
+        "root": {
+            # Topmost first, as overlayfs counts them.
+            "lower": [str(layer) for layer in reversed(layers)],
+            "upper": str(writable / "upper"),
+            "work": str(writable / "work"),
+        },
     }
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
     return {
         directory / "config.json": dump_json(config),
-        directory / "overlay.json": dump_json(overlay),
+        directory / "start.json": dump_json(start),
         directory / "hosts": hosts.encode(),
         directory / "hostname": f"{hostname}\n".encode(),
     }

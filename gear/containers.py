@@ -86,7 +86,7 @@ def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
     latest = 0.0
     directory = layout.containers / spec.name
-    for path in (unit_path(layout, spec.name), directory / "config.json", directory / "overlay.json"):
+    for path in (unit_path(layout, spec.name), directory / "config.json", directory / "start.json"):
         try:
             latest = max(latest, path.stat().st_mtime)
         except FileNotFoundError:

@@ -32,14 +32,14 @@ def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) 
         ) from error
 
 
-def assemble_root(bundle: str, overlay: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]
-    """Stack the layers that overlay.json names; returns the root as a detached mount.
+def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]
+    """Stack the layers that start.json names under `root`; returns the root as a detached mount.
 
-    overlay.json is gear's own file beside config.json: `lower` lists directories, topmost first, `upper` and
+    start.json is gear's own file beside config.json: in `root`, `lower` lists directories, topmost first, `upper` and
     `work` are overlayfs' writable directory and its scratch space.
     """
     lower = []
-    for path in overlay["lower"]:
+    for path in root["lower"]:
         step.doing = f"open the image layer {path}"
         layer = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
         if userns_fd is not None:
@@ -52,8 +52,8 @@ def assemble_root(bundle: str, overlay: dict, userns_fd: int | None, step: Step)
         lower.append(f"/proc/self/fd/{layer}")
     options = [f"lowerdir={':'.join(lower)}"]
     for key in ("upper", "work"):
-        step.doing = f"open the writable layer {overlay[key]}"
-        directory = os.open(overlay[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        step.doing = f"open the writable layer {root[key]}"
+        directory = os.open(root[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         options.append(f"{key}dir=/proc/self/fd/{directory}")
     target = f"{bundle}/rootfs"
     step.doing = "mount the layers with overlayfs"

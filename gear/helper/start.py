@@ -41,7 +41,7 @@ def start(bundle: str) -> int:
     try:
         step.doing = f"read the bundle {bundle}"
         config = load_json(f"{bundle}/config.json")
-        overlay = load_json(f"{bundle}/overlay.json")
+        extra = load_json(f"{bundle}/start.json")
         # On the unified hierarchy, or on the one beside the controllers of version 1.
         cgroup2 = _exists("/sys/fs/cgroup/cgroup.procs") or _exists("/sys/fs/cgroup/unified/cgroup.procs")
         flags = namespace_flags(config)
@@ -67,7 +67,7 @@ def start(bundle: str) -> int:
             userns_fd = _map_ids(pid, config["linux"], step)
             rootfs.own_mount_namespace(step)
             descriptors = rootfs.bind_sources(config, userns_fd, step)
-            descriptors.insert(0, rootfs.assemble_root(bundle, overlay, userns_fd, step))
+            descriptors.insert(0, rootfs.assemble_root(bundle, extra["root"], userns_fd, step))
             ours.send(DESCRIPTORS, descriptors)
             _follow(ours, pid, step)
         except (OSError, Failure):

@@ -31,7 +31,7 @@ def test_case(path: Path) -> None:
         return  # tests/unit/test_units.py
     files = case.bundle()
     assert case.bundle() == files
-    assert set(files) == {"config.json", "overlay.json", "hosts", "hostname"}
+    assert set(files) == {"config.json", "start.json", "hosts", "hostname"}
     config = json.loads(files["config.json"])
     for pointer, value in case.document.get("config", {}).items():
         assert at(config, pointer) == value, pointer
@@ -53,7 +53,7 @@ def test_case(path: Path) -> None:
 
 def test_layers_are_stacked_topmost_first_and_the_writable_one_is_of_the_image() -> None:
     case = rendering.read(rendering.CASES / "defaults.json")
-    assert json.loads(case.bundle()["overlay.json"]) == {
+    assert json.loads(case.bundle()["start.json"])["root"] == {
         "lower": ["/layers/02", "/layers/01"],
         "upper": "/var/lib/gear/containers/web/layer-abababababab/upper",
         "work": "/var/lib/gear/containers/web/layer-abababababab/work",

@@ -72,7 +72,7 @@ def test_every_rendered_bundle_is_understood(path: Path, tmp_path: Path) -> None
     case = rendering.read(path)
     if "error" in case.document:
         return
-    for name in ("config.json", "overlay.json"):
+    for name in ("config.json", "start.json"):
         assert load(tmp_path, case.bundle()[name]) == json.loads(case.bundle()[name])
     config = load(tmp_path, case.bundle()["config.json"])
     flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS

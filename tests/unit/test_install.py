@@ -215,7 +215,7 @@ def test_preview_of_a_new_container_is_every_file_and_writes_none(layout: Layout
     assert list(changed) == [
         directory / "spec.json",
         directory / "config.json",
-        directory / "overlay.json",
+        directory / "start.json",
         directory / "hosts",
         directory / "hostname",
         layout.units / "ctr-web.service",
