@@ -24,7 +24,8 @@ def run(program: bytes, architecture: int, number: int, arguments: Sequence[int]
     """The action that *program* returns for a call."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, architecture, 0, *padded)
-    accumulator = place = 0
+    accumulator: int = 0
+    place = 0
     while True:
         code, true, false, value = _INSTRUCTION.unpack_from(program, 8 * place)
         place += 1
@@ -36,7 +37,7 @@ def run(program: bytes, architecture: int, number: int, arguments: Sequence[int]
         elif code == 0x05:
             place += value
         elif code == 0x06:
-            return value
+            return int(value)
         else:
             holds = {
                 0x15: accumulator == value,
