@@ -112,7 +112,11 @@ GIB = 1 << 30
     ],
 )
 def test_properties(resources: Any, properties: dict[str, Any], lines: str) -> None:
-    assert mapping.properties(resources) == list(properties.items())
+    found = mapping.properties(resources)
+    assert found == list(properties.items())
+    for name, value in found:
+        kind = {"t": int, "s": str, "ay": bytes, "a(ss)": list, "a(st)": list}[mapping.signature(name)]
+        assert isinstance(value, kind)
     assert " ".join(f"{name}={text}" for name, text in mapping.unit_lines(resources)) == lines
 
 
