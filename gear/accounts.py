@@ -41,7 +41,8 @@ def lookup(read: Callable[[str], bytes | None], text: str, whose: str = "image")
     )
     if account is None and number is None:
         raise UsageError(
-            f"The {whose} has no user {user!r}.", hint=f"Use a name of the {whose}'s /etc/passwd, or a number."
+            f"The {whose} has no user {user!r}.",
+            hint=f"Use a name of the {whose}'s /etc/passwd, or a number.",
         )
     uid = number if number is not None else numeric(account[2]) if account else None
     gid: int | None = 0

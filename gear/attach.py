@@ -105,7 +105,9 @@ def _exit_status(manager: Manager, found: inside.Running) -> int:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         service = manager.properties(found.unit, "Service")
-        if service.get("ExecMainPID") != found.pid:  # started again meanwhile: its status is in the journal only
+        if (
+            service.get("ExecMainPID") != found.pid
+        ):  # started again meanwhile: its status is in the journal only
             return 0
         if code := int(service.get("ExecMainCode") or 0):
             status = int(service.get("ExecMainStatus") or 0)

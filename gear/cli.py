@@ -33,6 +33,7 @@ TABLE = {
     "resume": "gear.cli_inside",
     "top": "gear.cli_inside",
     "attach": "gear.cli_inside",
+    "cp": "gear.cli_copy",
     "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",

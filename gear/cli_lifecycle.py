@@ -118,8 +118,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     host.require_root("list containers")
     with Manager() as manager:
         loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service"])}
-        paused = {name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)}
-    rows, status = [], 0
+        paused = {
+            name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
+        }
+    rows: list[dict[str, Any]] = []
+    status = 0
     for name in containers.names(context.layout):
         try:
             spec = containers.get(context.layout, name)

@@ -31,7 +31,9 @@ def opened(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def find(root: int, path: str | bytes, flags: int = os.O_PATH, *, resolve: int = syscalls.RESOLVE_IN_ROOT) -> int:
+def find(
+    root: int, path: str | bytes, flags: int = os.O_PATH, *, resolve: int = syscalls.RESOLVE_IN_ROOT
+) -> int:
     """A descriptor of *path* below *root*; links are followed inside, the caller closes it."""
     text = os.fsdecode(path)
     for _ in range(_TRIES):

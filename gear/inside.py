@@ -52,6 +52,15 @@ def not_running(name: str, state: str = "") -> GearError:
     return GearError(f"{name} is not running.", hint=f"gear start {name}")
 
 
+def is_gone(found: Running) -> bool:
+    """Whether the payload has ended since it was found, so that what was opened by its pid may be another's."""
+    try:
+        with open(f"/proc/{found.pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return not any(f"{found.group}/" in line.rstrip("\n") + "/" for line in file)
+    except OSError:
+        return True
+
+
 def processes(group: str) -> list[int]:
     """Every process of the control group *group* and of those below it, sorted."""
     found: set[int] = set()

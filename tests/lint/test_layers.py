@@ -19,9 +19,10 @@ LAYERS = {
     "words": "__init__ errors model document changes accounts spec oci",
     "pure": "unitfile units bundle",
     "host": (
-        "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage inroot"
+        "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage "
+        "inroot reports stacking"
     ),
-    "operations": "containers images install lifecycle remove inside top attach copying",
+    "operations": "containers images install lifecycle remove inside top attach copying transfer",
     "front ends": (
         "command cli cli_copy cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_spec __main__"
     ),
@@ -36,7 +37,10 @@ UPWARD = {
 # Who may import modules of the helper, which otherwise is run by units only, and why.
 HELPER_USERS = {
     "inroot": "openat2(2), which the standard library has no wrapper for",
-    "copying": "the layers of a container that does not run are stacked as its start does it",
+    "transfer": "the names of flags of openat2(2)",
+    "stacking": "the layers of a container that does not run are stacked as its start does it",
+    "reports": "what the helper's modules fail with",
+    "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.
 DOORS = {
