@@ -16,14 +16,12 @@ from contextlib import suppress
 
 from gear.errors import GearError, UsageError
 from gear.files import write_all
-from gear.helper.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
-from gear.inroot import find, opened, reopen
+from gear.inroot import INSIDE, find, opened, reopen
 from gear.pack import header
 from gear.tarstream import BLOCK, Archive, Entry
 
 _CHUNK = 1 << 20
 _DEPTH = 256
-_INSIDE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _WORDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -147,7 +145,7 @@ class Unpacker:
     def _parent(self, directory: int, parts: list[bytes]) -> int:
         """The directory of an entry, made where an archive does not list it; the caller closes it."""
         try:
-            return find(directory, b"/".join(parts[:-1]) or b".", os.O_PATH | os.O_DIRECTORY, resolve=_INSIDE)
+            return find(directory, b"/".join(parts[:-1]) or b".", os.O_PATH | os.O_DIRECTORY, resolve=INSIDE)
         except FileNotFoundError:
             pass
         here = os.dup(directory)
@@ -155,7 +153,7 @@ class Unpacker:
             with opened(here):
                 with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=here)
-                here = find(here, part, os.O_PATH | os.O_DIRECTORY, resolve=_INSIDE)
+                here = find(here, part, os.O_PATH | os.O_DIRECTORY, resolve=INSIDE)
         return here
 
     def _entry(self, directory: int, parts: list[bytes], entry: Entry) -> None:
@@ -194,7 +192,7 @@ class Unpacker:
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
         elif entry.kind == "hard link":
             path = b"/".join(self._parts(entry.target))
-            with opened(find(directory, path, os.O_PATH | os.O_NOFOLLOW, resolve=_INSIDE)) as target:
+            with opened(find(directory, path, os.O_PATH | os.O_NOFOLLOW, resolve=INSIDE)) as target:
                 _remove(parent, name)
                 os.link(f"/proc/self/fd/{target}", name, dst_dir_fd=parent)
         else:
@@ -246,7 +244,7 @@ class Unpacker:
         """Times of directories come last: every file made in one changes them."""
         for path, mtime_ns in reversed(self._times):
             with suppress(OSError):  # somebody has replaced it
-                with opened(find(directory, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_INSIDE)) as made:
+                with opened(find(directory, path, os.O_RDONLY | os.O_DIRECTORY, resolve=INSIDE)) as made:
                     os.utime(made, ns=(mtime_ns, mtime_ns))
 
 

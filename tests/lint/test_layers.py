@@ -37,7 +37,6 @@ UPWARD = {
 # Who may import modules of the helper, which otherwise is run by units only, and why.
 HELPER_USERS = {
     "inroot": "openat2(2), which the standard library has no wrapper for",
-    "transfer": "the names of flags of openat2(2)",
     "stacking": "the layers of a container that does not run are stacked as its start does it",
     "reports": "what the helper's modules fail with",
     "copying": "setns(2) into the container's user namespace",
