@@ -112,9 +112,9 @@ def copy(layout: Layout, source: Place, target: Place, options: Options, warn: W
                 os.close(descriptor)
     theirs = reports.collect(children, warn)
     # The source's word first: to the target a source that fails looks like an archive that is cut off.
-    for error in [mine, *theirs] if source.container is None else [*theirs, mine]:
-        if error is not None:
-            raise error
+    for failure in [mine, *theirs] if source.container is None else [*theirs, mine]:
+        if failure is not None:
+            raise failure
 
 
 def _child(

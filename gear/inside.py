@@ -5,18 +5,13 @@ Not what is done inside it: looking (gear/top.py), copying (gear/copying.py).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gear import containers
+from gear import containers, groups
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import unit_name
 from gear.systemd import Manager, UnitError
-
-# Where control groups are mounted: version 2 alone, version 2 beside version 1, systemd's own of version 1.
-_HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 
 
 @dataclass(frozen=True)
@@ -54,29 +49,7 @@ def not_running(name: str, state: str = "") -> GearError:
 
 def is_gone(found: Running) -> bool:
     """Whether the payload has ended since it was found, so that what was opened by its pid may be another's."""
-    try:
-        with open(f"/proc/{found.pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            return not any(f"{found.group}/" in line.rstrip("\n") + "/" for line in file)
-    except OSError:
-        return True
-
-
-def processes(group: str) -> list[int]:
-    """Every process of the control group *group* and of those below it, sorted."""
-    found: set[int] = set()
-    for hierarchy in _HIERARCHIES:
-        for directory in _below(hierarchy + group):
-            try:
-                with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
-                    found.update(int(line) for line in file)
-            except OSError:  # removed meanwhile, or a threaded group
-                continue
-    return sorted(found - {0})
-
-
-def _below(directory: str) -> Iterator[str]:
-    for path, _, _ in os.walk(directory):
-        yield path
+    return not groups.contains(found.pid, found.group)
 
 
 def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:

@@ -7,11 +7,10 @@ be a child made for it; it goes away with the process, and nothing of it shows o
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 
 from gear.errors import GearError
-from gear.helper import rootfs, syscalls
+from gear.helper import idmaps, rootfs, syscalls
 from gear.helper.bundle import is_bind, load_json
 from gear.helper.channel import pair
 from gear.helper.failure import Step
@@ -34,7 +33,7 @@ def stack(bundle: Path, *, writes: bool) -> tuple[int, int]:
         root = rootfs.assemble_root(str(bundle), start["root"], userns, step)
         step.doing = "attach the root file system"
         syscalls.move_mount_to(root, "/run")
-        place = Root(root, pair()[0], step)
+        place = Root(root, pair()[0], step, config)
         binds = [mount for mount in config.get("mounts", ()) if is_bind(mount)]
         for mount, source in zip(binds, sources, strict=True):
             if not mount["destination"].startswith("/sys"):
@@ -51,17 +50,5 @@ def _user_namespace(linux: dict, step: Step) -> int:  # type: ignore[type-arg]
     step.doing = "map the container's user ids"
     if not linux.get("uidMappings"):
         return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    pid = syscalls.clone(syscalls.CLONE_NEWUSER | syscalls.SIGCHLD)
-    if pid == 0:
-        while True:
-            signal.pause()
-    try:
-        for file, key in (("uid_map", "uidMappings"), ("gid_map", "gidMappings")):
-            lines = "".join(
-                f"{entry['containerID']} {entry['hostID']} {entry['size']}\n" for entry in linux[key]
-            )
-            Path(f"/proc/{pid}/{file}").write_text(lines, encoding="ascii")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    mount = {"uidMappings": linux["uidMappings"], "gidMappings": linux["gidMappings"]}
+    return idmaps.mapping_namespace(mount, [], linux, step)

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from gear import accounts, inroot, inside
+from gear import accounts, groups, inroot
 from gear.errors import GearError
 from gear.inside import Running
 
@@ -35,7 +35,7 @@ def table(found: Running) -> list[dict[str, Any]]:
     users = _users(found.pid)
     boot, hertz = _boot_time(), os.sysconf("SC_CLK_TCK")
     rows = []
-    for pid in inside.processes(found.group):
+    for pid in groups.processes(found.group):
         try:
             status = _status(pid)
             command = _command(pid)

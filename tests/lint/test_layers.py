@@ -20,11 +20,11 @@ LAYERS = {
     "pure": "unitfile units bundle",
     "host": (
         "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage "
-        "inroot reports stacking"
+        "inroot reports stacking groups terminal"
     ),
-    "operations": "containers images install lifecycle remove inside top attach copying transfer",
+    "operations": "containers images install lifecycle remove inside top attach copying transfer joining",
     "front ends": (
-        "command cli cli_copy cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_spec __main__"
+        "command cli cli_copy cli_exec cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_spec __main__"
     ),
 }
 # What points up all the same, and why.
@@ -39,6 +39,7 @@ HELPER_USERS = {
     "inroot": "openat2(2), which the standard library has no wrapper for",
     "stacking": "the layers of a container that does not run are stacked as its start does it",
     "reports": "what the helper's modules fail with",
+    "joining": "the engine that joins a container's namespaces, with no other program in between",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.
