@@ -124,9 +124,19 @@ def _identity(target: Target, user: str) -> accounts.Identity:
     """Who *user* is, by the container's own files as they are now."""
     try:
         with inroot.opened(inroot.root_of(target.pid)) as root:
-            return accounts.lookup(lambda path: inroot.read_file(root, path), user, "container")
+            return accounts.lookup(lambda path: _accounts_file(root, path, user), user, "container")
     except FileNotFoundError:
         raise GearError(f"{target.name} is not running.", hint=f"gear start {target.name}") from None
+
+
+def _accounts_file(root: int, path: str, user: str) -> bytes | None:
+    """A file of accounts; for numbers, which are valid without, none that can't be used."""
+    try:
+        return inroot.read_file(root, path)
+    except GearError:
+        if not user.replace(":", "").isdigit():
+            raise
+        return None
 
 
 def _limits(pid: int) -> list[dict[str, Any]]:

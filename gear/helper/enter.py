@@ -95,7 +95,7 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
         _attributes(between, process, step)
         ours.send(GO)
         step.doing = "follow the process that joins the container"
-        early = []
+        early: list[tuple[bytes, list[int]]] = []
         while not child:
             message, descriptors = ours.receive()
             if message.startswith(PID):
@@ -196,7 +196,7 @@ def _become(flags: int, process: dict, entry: Entry, channel: Channel, procfs: i
             _prepare(flags, process, entry, channel, step)
             environment = execute.variables(process)
             rights.prepare_exec(step, entry.keep)
-            payload.become(process, environment, step, entry.filter, procfs, channel)
+            payload.become(process, environment, step, entry.filter, procfs, channel, make_directory=False)
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:

@@ -257,11 +257,13 @@ def become(
     filter_: rights.Filter | None,
     procfs: int,
     channel: Channel,
+    *,
+    make_directory: bool = True,
 ) -> NoReturn:
     """Take the rights of *process* and execute its program; raises Failure and OSError."""
     made = False
     try:
-        execute.change_directory(process["cwd"], make=True)
+        execute.change_directory(process["cwd"], make=make_directory)
         made = True
     except Failure:
         pass  # perhaps its user may enter what root of the namespace may not

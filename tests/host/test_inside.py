@@ -93,8 +93,10 @@ def test_attach_follows_to_the_end_and_passes_the_status_on(host: GearHost) -> N
 def test_attach_lets_go_at_ctrl_c_and_passes_signals_on_when_asked(host: GearHost) -> None:
     listener(host, "ear")
     # A job in the background of a shell ignores SIGINT unless it is told not to.
-    attach = "env --default-signal=INT gear attach {} > /run/out 2> /run/err & pid=$!; timeout 30 sh -c 'until gear" \
-             " kill -s HUP ear >/dev/null && test -s /run/out; do :; done'; kill -{} $pid; wait $pid || echo $?"  # fmt: skip
+    attach = (
+        "env --default-signal=INT gear attach {} > /run/out 2> /run/err & pid=$!; timeout 30 sh -c 'until gear kill"
+        " -s HUP ear >/dev/null && test -s /run/out; do :; done'; kill -{} $pid; wait $pid || echo $?"
+    )
     assert host.sh(attach.format("ear", "INT")) == ""
     assert host.pid("ear") != 0
     assert "detached; ear goes on" in host.read("/run/err").decode()
