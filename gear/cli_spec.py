@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gear import files, spec
+from gear.cli_isolation import isolation_of, isolation_options
 from gear.errors import UsageError
 
 _ENV_FILE_LIMIT = 1 << 20  # bytes
@@ -49,6 +50,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="mount an empty file system in memory",
     )
+    add("--ephemeral", action="store_true", help="keep in memory what it writes; gone when it stops")
     add("--read-only", action="store_true", help="make the container's root read-only")
     add("--hostname", metavar="NAME", help="the host name inside; the container's name if not given")
     add(
@@ -79,7 +81,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIGNAL",
         help="what asks it to stop; the image's signal or SIGTERM if not given",
     )
-    add("--stop-timeout", metavar="SECONDS", default="10", help="how long it may take to stop (10)")
+    add("--stop-timeout", metavar="SECONDS", help="how long it may take to stop (10, a system 90)")
     add(
         "--net",
         metavar="NETWORK",
@@ -91,6 +93,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="geard's word for user ids of its own, which every container has now",
     )
+    isolation_options(parser)
 
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
@@ -128,9 +131,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "command": command,
         "env": env,
         "user": args.user,
-        "workdir": None
-        if args.workdir is None
-        else spec.container_path(args.workdir, "The working directory"),
+        "workdir": None if args.workdir is None else container_path(args.workdir, "The working directory"),
         "mounts": tuple(mounts),
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
@@ -141,8 +142,10 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
-        "stop_timeout": spec.stop_timeout(args.stop_timeout),
+        "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "net": spec.network(args.net),
+        "ephemeral": args.ephemeral,
+        "isolation": isolation_of(args),
     }
 
 

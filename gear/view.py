@@ -106,7 +106,7 @@ class View:
             gid = _number(account[3])
         groups: tuple[int, ...] = ()
         if colon and group:
-            gid = self._group(group)
+            gid = self.lookup_group(group)
         elif account is not None:
             groups = self._memberships(account[0])
         home = account[5] if account is not None else ""
@@ -117,8 +117,8 @@ class View:
                 raise UsageError(f"The {what} id {value} can't be used: a container has ids 0 to {IDS - 1}.")
         return Identity(uid, gid, groups, home if home.startswith("/") else "/")
 
-    def _group(self, text: str) -> int:
-        """The id of a group given by name or number."""
+    def lookup_group(self, text: str) -> int:
+        """The id of a group given by name or number; raises UsageError for a name that the image has not."""
         number = _number(text)
         if number is not None:
             return number
