@@ -118,7 +118,9 @@ def _mount_entry(mount: Mount, spec: Spec, layout: Layout) -> dict[str, Any]:
 def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str, str, tuple[str, ...]]]:
     """Single files to mount read-only: destination, source, options."""
     directory, isolation = layout.containers / spec.name, spec.isolation
-    found = [("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)]
+    found: list[tuple[str, str, tuple[str, ...]]] = [
+        ("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)
+    ]
     if spec.net == "host":
         # Resolved when the container starts, so a link to systemd-resolved's file is followed then.
         found += [(path, path, QUIET) for path in ("/etc/resolv.conf", "/etc/hosts")]

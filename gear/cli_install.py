@@ -15,7 +15,9 @@ from gear.systemd import Manager
 
 
 def _install_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="what gear image list shows, or a directory as host:/PATH")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="what gear image list shows, or a directory as host:/PATH"
+    )
     parser.add_argument(
         "names", metavar="NAME", nargs="+", help="what the container is called; K=V sets a variable"
     )

@@ -24,22 +24,46 @@ def isolation_options(parser: argparse.ArgumentParser) -> None:
     repeated("--cap-add", metavar="CAPABILITY", help="give root of the container this right as well, or ALL")
     repeated("--cap-drop", metavar="CAPABILITY", help="take this right from root of the container, or ALL")
     repeated("--device", metavar="HOST[:CONTAINER[:ACCESS]]", help="let it use a device of the host")
-    repeated("--security-opt", metavar="OPTION", help="seccomp=FILE, no-new-privileges, unmask=PATH and others")
-    add("--userns", metavar="RANGE", default="auto", help="its user ids: auto (default), host, BASE or BASE:SIZE")
+    repeated(
+        "--security-opt", metavar="OPTION", help="seccomp=FILE, no-new-privileges, unmask=PATH and others"
+    )
+    add(
+        "--userns",
+        metavar="RANGE",
+        default="auto",
+        help="its user ids: auto (default), host, BASE or BASE:SIZE",
+    )
     for name in ("pid", "ipc", "uts", "cgroupns"):
-        add(f"--{name}", metavar="MODE", default="private", help=f"its {_SHOWN[name]}: private (default) or host")
+        add(
+            f"--{name}",
+            metavar="MODE",
+            default="private",
+            help=f"its {_SHOWN[name]}: private (default) or host",
+        )
     repeated("--sysctl", metavar="NAME=VALUE", help="set a kernel parameter of its namespaces")
-    repeated("--ulimit", metavar="NAME=SOFT[:HARD]", help="limit a resource of each process, for example nofile")
+    repeated(
+        "--ulimit", metavar="NAME=SOFT[:HARD]", help="limit a resource of each process, for example nofile"
+    )
     add("--init", action="store_true", help="put a reaper of orphans before the payload as process 1")
     add("--shm-size", metavar="SIZE", help="how large /dev/shm may be (64m)")
     repeated("--group-add", metavar="GROUP", help="run also as this group of the image, by name or number")
     add("--umask", metavar="MASK", help="the payload's file mode creation mask, in octal (0022)")
     add("--timezone", "--tz", metavar="ZONE", help="its time zone, for example Europe/Vienna, or local")
-    add("--systemd", metavar="MODE", default="auto", help="whether it is a whole system: auto (default), always, false")
+    add(
+        "--systemd",
+        metavar="MODE",
+        default="auto",
+        help="whether it is a whole system: auto (default), always, false",
+    )
     add("--oom-score-adj", metavar="NUMBER", help="how soon it is killed when memory runs out, -1000 to 1000")
 
 
-_SHOWN = {"pid": "processes", "ipc": "shared memory and queues", "uts": "host name", "cgroupns": "view of cgroups"}
+_SHOWN = {
+    "pid": "processes",
+    "ipc": "shared memory and queues",
+    "uts": "host name",
+    "cgroupns": "view of cgroups",
+}
 
 
 def isolation_of(args: argparse.Namespace) -> Isolation:
@@ -60,9 +84,14 @@ def isolation_of(args: argparse.Namespace) -> Isolation:
         privileged=args.privileged,
         cap_add=_capabilities(args.cap_add),
         cap_drop=_capabilities(args.cap_drop),
-        devices=tuple(device for text in args.device for device in host.devices(*isolation.parse_device(text))),
+        devices=tuple(
+            device for text in args.device for device in host.devices(*isolation.parse_device(text))
+        ),
         userns=isolation.user_namespace(args.userns),
-        **{name: isolation.namespace_mode(getattr(args, name), f"--{name}") for name in _SHOWN},
+        pid=isolation.namespace_mode(args.pid, "--pid"),
+        ipc=isolation.namespace_mode(args.ipc, "--ipc"),
+        uts=isolation.namespace_mode(args.uts, "--uts"),
+        cgroupns=isolation.namespace_mode(args.cgroupns, "--cgroupns"),
         sysctl=sysctl,
         ulimits=dict(isolation.parse_ulimit(text) for text in args.ulimit),
         init=host.find_reaper() if args.init else None,
@@ -71,7 +100,9 @@ def isolation_of(args: argparse.Namespace) -> Isolation:
         umask=None if args.umask is None else isolation.umask(args.umask),
         timezone=args.timezone,
         systemd=isolation.systemd_mode(args.systemd),
-        oom_score_adj=None if args.oom_score_adj is None else isolation.oom_score(_number(args.oom_score_adj)),
+        oom_score_adj=None
+        if args.oom_score_adj is None
+        else isolation.oom_score(_number(args.oom_score_adj)),
     )
 
 

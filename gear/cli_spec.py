@@ -11,6 +11,7 @@ from typing import Any
 from gear import files, spec
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.errors import UsageError
+from gear.members import container_path
 
 _ENV_FILE_LIMIT = 1 << 20  # bytes
 

@@ -150,7 +150,9 @@ def sysctls(spec: Spec) -> dict[str, str]:
     hosts = {"net": spec.net == "host", "ipc": isolation.ipc == "host", "userns": not spec.own_ids}
     for name, value in isolation.sysctl.items():
         if (owner := sysctl_owner(name)) is not None and hosts[owner]:
-            raise UsageError(f"{name} can't be set for {spec.name}: with --{owner} host it is the host's own.")
+            raise UsageError(
+                f"{name} can't be set for {spec.name}: with --{owner} host it is the host's own."
+            )
         found[name] = value
     return found
 
@@ -250,9 +252,7 @@ def _cgroup(isolation: Isolation, *, writable: bool) -> dict[str, Any]:
     if isolation.cgroupns == "host":
         # Nor a cgroup file system but to the owner of the cgroup namespace; and what is the host's is only shown.
         return _mount("/sys/fs/cgroup", "bind", "/sys/fs/cgroup", "rbind", *QUIET, "rro")
-    return _mount(
-        "/sys/fs/cgroup", "cgroup", "cgroup", *QUIET, "relatime", *(() if writable else ("ro",))
-    )
+    return _mount("/sys/fs/cgroup", "cgroup", "cgroup", *QUIET, "relatime", *(() if writable else ("ro",)))
 
 
 def unit_settings(spec: Spec, python: str, *, system: bool) -> list[tuple[str, str]]:

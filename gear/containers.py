@@ -97,8 +97,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     layers = roots(layout, image)
     view = View(layers)
     identity = _identity(spec, image, view)
-    zone = spec.isolation.timezone
-    in_image = zone not in (None, "local") and view.read_file(f"/usr/share/zoneinfo/{zone}", _ZONE_LIMIT) is not None
+    in_image = _has_zone(spec, view)
     files_of_bundle = bundle.render(
         spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image
     )
@@ -107,6 +106,18 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         **files_of_bundle,
         unit_path(layout, spec.name): units.render(spec, image, layout),
     }
+
+
+def _has_zone(spec: Spec, view: View) -> bool:
+    zone = spec.isolation.timezone
+    return (
+        zone not in (None, "local") and view.read_file(f"/usr/share/zoneinfo/{zone}", _ZONE_LIMIT) is not None
+    )
+
+
+def zone_of_host(spec: Spec, image: Image, layout: Layout) -> str | None:
+    """The time zone that the container takes from this machine, since its image has none of that name."""
+    return None if _has_zone(spec, View(roots(layout, image))) else spec.isolation.timezone
 
 
 def _identity(spec: Spec, image: Image, view: View) -> Identity:
@@ -125,7 +136,7 @@ def _filter(spec: Spec) -> bytes | None:
     wanted = spec.isolation.seccomp
     if wanted == "unconfined" or (spec.isolation.privileged and wanted is None):
         return None
-    profile = seccomp.default_profile() if wanted is None else wanted
+    profile = wanted if isinstance(wanted, dict) else seccomp.default_profile()
     return seccomp.compile(profile, frozenset(confinement.bounding_set(spec)))
 
 
@@ -133,7 +144,12 @@ def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
     latest = 0.0
     directory = layout.containers / spec.name
-    for path in (unit_path(layout, spec.name), directory / "config.json", directory / "start.json", directory / "seccomp.bpf"):
+    for path in (
+        unit_path(layout, spec.name),
+        directory / "config.json",
+        directory / "start.json",
+        directory / "seccomp.bpf",
+    ):
         try:
             latest = max(latest, path.stat().st_mtime)
         except FileNotFoundError:

@@ -18,7 +18,12 @@ from gear.units import PYTHON
 _KERNEL = (5, 19)
 _CGROUP = Path("/sys/fs/cgroup")
 # Reapers that Debian has, statically linked: nothing of the host's libraries is inside.
-_REAPERS = ("/usr/bin/catatonit", "/usr/bin/tini-static", "/usr/libexec/podman/catatonit", "/usr/bin/docker-init")
+_REAPERS = (
+    "/usr/bin/catatonit",
+    "/usr/bin/tini-static",
+    "/usr/libexec/podman/catatonit",
+    "/usr/bin/docker-init",
+)
 _PT_INTERP = 3
 
 
@@ -82,11 +87,15 @@ def require_security(spec: Spec, system: Path = Path("/sys")) -> None:
     if isolation.apparmor not in (None, "unconfined"):
         enabled = _first_byte(system / "module/apparmor/parameters/enabled")
         if enabled != b"Y":
-            raise HostError(f"{spec.name} can't have the AppArmor profile {isolation.apparmor}: AppArmor is off here.")
+            raise HostError(
+                f"{spec.name} can't have the AppArmor profile {isolation.apparmor}: AppArmor is off here."
+            )
     if set(isolation.label) - {"disable"} and not (system / "fs/selinux/enforce").exists():
         raise HostError(f"{spec.name} can't have an SELinux label: SELinux is off on this machine.")
     if isolation.init is not None and not os.access(isolation.init, os.X_OK):
-        raise HostError(f"{spec.name} can't have the reaper {isolation.init}: it is not on this machine.", hint=_HINT)
+        raise HostError(
+            f"{spec.name} can't have the reaper {isolation.init}: it is not on this machine.", hint=_HINT
+        )
 
 
 _HINT = "apt-get install catatonit"
@@ -160,4 +169,6 @@ def require_zone(name: str, root: Path = Path("/usr/share/zoneinfo")) -> None:
     """Raise HostError unless this machine has the time zone *name*."""
     path = Path("/etc/localtime") if name == "local" else root / name
     if not path.is_file():
-        raise HostError(f"There is no time zone {name} in the image nor on this machine.", hint="apt-get install tzdata")
+        raise HostError(
+            f"There is no time zone {name} in the image nor on this machine.", hint="apt-get install tzdata"
+        )

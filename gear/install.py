@@ -65,8 +65,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     old = containers.existing(layout, name)
     host.require_controllers(spec)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
-    host.require_security(spec)
-    _check_mounts(spec)
+    _check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publish_helper(layout)
     with contextlib.ExitStack() as undo:
@@ -99,7 +98,7 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    _check_mounts(spec)
+    _check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
@@ -111,7 +110,11 @@ def _differences(old: Spec, new: Spec) -> list[str]:
     )
 
 
-def _check_mounts(spec: Spec) -> None:
+def _check_host(layout: Layout, spec: Spec, image: Image) -> None:
+    """Raise GearError for what the container takes from this machine and is not there."""
+    host.require_security(spec)
+    if (zone := containers.zone_of_host(spec, image, layout)) is not None:
+        host.require_zone(zone)
     for mount in spec.mounts:
         if mount.kind == "bind" and not os.path.lexists(mount.source):
             raise UsageError(

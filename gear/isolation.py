@@ -74,7 +74,7 @@ class Isolation:
     cap_drop: tuple[str, ...] = ()
     devices: tuple[Device, ...] = ()
     # None: the default filter; "unconfined": none; a profile in Docker's JSON form.
-    seccomp: str | Mapping[str, Any] | None = None
+    seccomp: str | dict[str, Any] | None = None
     no_new_privileges: bool = False
     apparmor: str | None = None
     label: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def user_range(text: str) -> tuple[int, int]:
     if not match or base < LOWEST_BASE or not 1 <= size or base + size - 1 > HIGHEST_ID:
         raise UsageError(
             f"{text[:40]!r} is no range of user ids.",
-            hint=f"Write auto, host, BASE or BASE:SIZE, where BASE is at least {LOWEST_BASE}; for example 200000:65536.",
+            hint=f"Write auto, host, BASE or BASE:SIZE, for example 200000:65536; BASE is at least {LOWEST_BASE}.",
         )
     return base, size
 
@@ -363,7 +363,7 @@ def _device(value: Any) -> Device:
 _DEVICE_MEMBERS = {member.name for member in dataclasses.fields(Device)}
 
 
-def _seccomp(value: Any) -> str | Mapping[str, Any] | None:
+def _seccomp(value: Any) -> str | dict[str, Any] | None:
     if value is None or value == "unconfined":
         return None if value is None else "unconfined"
     return members.mapping(value)

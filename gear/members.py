@@ -6,7 +6,7 @@ Only types; what a member may mean is decided beside the class that holds it (ge
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from gear.errors import UsageError
@@ -69,7 +69,7 @@ def optional(reader: Reader) -> Reader:
 
 
 def read(
-    document: dict[str, Any], readers: dict[str, Reader], where: str
+    document: dict[str, Any], readers: dict[str, Reader], where: str, required: Container[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """The members of *document*, read, and a sentence for each fault; *where* is the JSON pointer of the document."""
     faults = [f"{where}/{member}: no such member" for member in sorted(set(document) - set(readers))]
@@ -82,6 +82,8 @@ def read(
                 faults.append(f"{where}/{member}: {error.message.removesuffix('.')}")
             except (TypeError, ValueError, KeyError) as error:
                 faults.append(f"{where}/{member}: not as expected ({error})")
+        elif member in required:
+            faults.append(f"{where}/{member}: missing")
     return values, faults
 
 

@@ -158,14 +158,8 @@ class Spec:
         found = document.get("version")
         if found != VERSION or isinstance(found, bool):
             raise IntegrityError(f"{where} is a container specification of version {found!r}, not {VERSION}.")
-        values, faults = members.read(
-            {member: value for member, value in document.items() if member not in ("version", "isolation")},
-            _READERS,
-            "",
-        )
-        faults += [
-            f"/{member}: missing" for member in ("name", "image", "uid_base") if member not in document
-        ]
+        plain = {name: value for name, value in document.items() if name not in ("version", "isolation")}
+        values, faults = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
         try:
             values["isolation"], wrong = Isolation.read(document.get("isolation", {}), "/isolation")
             faults += wrong
@@ -188,9 +182,9 @@ def _image(value: Any) -> ImageRef:
 
 
 def _uid_base(value: Any) -> int:
-    if members.integer(value) < 0:
-        raise ValueError(f"{value!r} can't begin a range of user ids")
-    return value  # type: ignore[no-any-return]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} can't begin a range of {UID_RANGE_SIZE} user ids")
+    return value
 
 
 def _range_faults(values: dict[str, Any]) -> list[str]:

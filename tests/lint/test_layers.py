@@ -16,13 +16,13 @@ PACKAGE = TOP / "gear"
 
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
-    "words": "__init__ errors model document changes spec oci",
-    "pure": "unitfile units bundle",
+    "words": "__init__ errors model document changes members isolation spec oci",
+    "pure": "unitfile units bundle confinement",
     "host": (
         "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage"
     ),
     "operations": "containers images install lifecycle remove",
-    "front ends": "command cli cli_image cli_install cli_lifecycle cli_plan cli_remove cli_spec __main__",
+    "front ends": "command cli cli_image cli_install cli_isolation cli_lifecycle cli_plan cli_remove cli_spec __main__",
 }
 # What points up all the same, and why.
 UPWARD = {
