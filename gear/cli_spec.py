@@ -70,6 +70,9 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     )
     add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
     add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
+    add("--memory-swap", metavar="SIZE", help="the most memory and swap together; -1 for no limit of swap")
+    add("--cpu-shares", metavar="NUMBER", help="its weight when processors are busy; 1024 is usual")
+    add("--cpuset-cpus", metavar="LIST", help="the processors it may use, for example 0-3,7")
     add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
     add(
         "--restart",
@@ -141,6 +144,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "memory": None if args.memory is None else spec.memory_limit(spec.parse_size(args.memory)),
         "cpus": None if args.cpus is None else spec.cpu_limit(args.cpus),
         "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
+        "memory_swap": None if args.memory_swap is None else _swap(args.memory_swap),
+        "cpu_shares": None if args.cpu_shares is None else spec.cpu_shares(_number(args.cpu_shares)),
+        "cpuset_cpus": None if args.cpuset_cpus is None else spec.cpu_list(args.cpuset_cpus),
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
@@ -148,6 +154,10 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "ephemeral": args.ephemeral,
         "isolation": isolation_of(args),
     }
+
+
+def _swap(text: str) -> int:
+    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
 
 
 def _number(text: str) -> int | str:

@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
+from gear.device_rules import NOTHING, STANDARD
 from gear.errors import UsageError
 from gear.isolation import ALL, ALL_CAPABILITIES, Isolation, sysctl_owner
 from gear.spec import Spec
@@ -193,18 +194,17 @@ def all_devices(spec: Spec) -> bool:
     return spec.isolation.privileged and not spec.own_ids
 
 
-def device_policy(spec: Spec) -> list[tuple[str, str]]:
-    """The unit's settings about devices: those the helper puts into /dev and those asked for; the kernel refuses
-    every other, whatever node names it."""
+def device_rules(spec: Spec) -> list[dict[str, Any]]:
+    """OCI's rules: the devices the helper puts into /dev and those asked for; the kernel refuses every other, whatever
+    node names it."""
     if all_devices(spec):
-        return [("DevicePolicy", "auto")]
-    usual = [("DeviceAllow", f"{name} rw") for name in ("/dev/tty", "/dev/ptmx", "char-pts")]
-    # By number, and not by name: a name may mean another device by the time of the start.
+        return [{"allow": True, "access": "rwm"}]
+    # By number: a name may mean another device by the time of the start.
     more = [
-        ("DeviceAllow", f"/dev/{'char' if d.kind == 'c' else 'block'}/{d.major}:{d.minor} {d.access}")
+        {"allow": True, "type": d.kind, "major": d.major, "minor": d.minor, "access": d.access}
         for d in spec.isolation.devices
     ]
-    return [("DevicePolicy", "closed"), *usual, *more]
+    return [NOTHING, *STANDARD, *more]
 
 
 def kernel_mounts(spec: Spec, *, system: bool) -> list[dict[str, Any]]:
@@ -277,6 +277,11 @@ def unit_settings(spec: Spec, python: str, *, system: bool) -> list[tuple[str, s
 def require_consistent(spec: Spec) -> None:
     """Raise UsageError for requests that contradict each other."""
     isolation = spec.isolation
+    if (swap := spec.memory_swap) not in (None, -1) and (spec.memory is None or spec.memory > (swap or 0)):
+        raise UsageError(
+            f"{spec.name} can't have {swap} bytes of memory and swap: that includes memory.",
+            hint="Give --memory as well, and --memory-swap not less than it; the same for no swap.",
+        )
     if isolation.uts == "host" and spec.hostname is not None:
         raise UsageError(f"{spec.name} can't have a host name of its own with --uts host.")
     if isolation.ipc == "host" and isolation.shm_size is not None:

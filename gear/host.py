@@ -70,11 +70,17 @@ def controllers(root: Path = _CGROUP) -> frozenset[str]:
 
 def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> None:
     """Raise HostError for a limit that was asked for and that nothing here would enforce."""
-    wanted = {"memory": spec.memory, "cpu": spec.cpus, "pids": spec.pids_limit}
+    wanted = (
+        ("--memory", "memory", spec.memory),
+        ("--memory-swap", "memory", spec.memory_swap),
+        ("--cpus", "cpu", spec.cpus),
+        ("--cpu-shares", "cpu", spec.cpu_shares),
+        ("--cpuset-cpus", "cpuset", spec.cpuset_cpus),
+        ("--pids-limit", "pids", spec.pids_limit),
+    )
     available = controllers() if available is None else available
-    for controller, value in wanted.items():
+    for option, controller, value in wanted:
         if value is not None and controller not in available:
-            option = {"memory": "--memory", "cpu": "--cpus", "pids": "--pids-limit"}[controller]
             raise HostError(
                 f"{spec.name} can't be limited by {option}: this machine has no {controller} controller.",
                 hint="Limits need cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), or leave the option out.",

@@ -44,6 +44,7 @@ _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_CPUS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TMPFS = re.compile(
     r"(size|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[01]?[0-7]{3}|(uid|gid)=[0-9]{1,5}|ro|rw|nosuid|nodev|noexec|exec|suid",
@@ -95,6 +96,9 @@ class Spec:
     memory: int | None = None  # bytes
     cpus: float | None = None  # 1.0 is one processor's whole time
     pids_limit: int | None = None
+    memory_swap: int | None = None  # bytes of memory and swap together, -1 for no limit
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
     restart: str = "on-failure"
     stop_signal: str | None = None
     stop_timeout: float | None = None  # seconds
@@ -142,6 +146,9 @@ class Spec:
             "memory": self.memory,
             "cpus": self.cpus,
             "pids_limit": self.pids_limit,
+            "memory_swap": self.memory_swap,
+            "cpu_shares": self.cpu_shares,
+            "cpuset_cpus": self.cpuset_cpus,
             "restart": self.restart,
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
@@ -167,6 +174,7 @@ class Spec:
             faults.append(f"/isolation: not as expected ({error})")
         if not faults:
             faults += [f"/uid_base: {fault}" for fault in _range_faults(values)]
+            faults += [f"/memory_swap: {fault}" for fault in _swap_faults(values)]
         if faults:
             raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
         return cls(**values)
@@ -185,6 +193,14 @@ def _uid_base(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} can't begin a range of {UID_RANGE_SIZE} user ids")
     return value
+
+
+def _swap_faults(values: dict[str, Any]) -> list[str]:
+    """Whether the limit of memory and swap can hold that of memory."""
+    memory, swap = values.get("memory"), values.get("memory_swap")
+    if swap in (None, -1) or (memory is not None and memory <= swap):
+        return []
+    return ["it takes a limit of memory that is not larger"]
 
 
 def _range_faults(values: dict[str, Any]) -> list[str]:
@@ -345,6 +361,32 @@ def pids_limit(value: Any) -> int:
     return value
 
 
+def swap_limit(value: Any) -> int:
+    """Bytes of memory and swap together, or -1 for as much as there is; raises UsageError."""
+    if value != -1 and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 << 20 <= value < 1 << 62
+    ):
+        raise UsageError(
+            f"A limit of {value!r} bytes of memory and swap can't work.", hint="Give at least 1m, or -1."
+        )
+    return int(value)
+
+
+def cpu_shares(value: Any) -> int:
+    """Docker's weight for processor time, where 1024 is usual; raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262144:
+        raise UsageError(f"{value!r} is no share of processor time.", hint="Give a number from 2 to 262144.")
+    return value
+
+
+def cpu_list(text: str) -> str:
+    """A list of processors such as 0-3,7; raises UsageError."""
+    ranges = [part.split("-") for part in text.split(",")] if _CPUS.fullmatch(text) else []
+    if not ranges or any(not int(part[0]) <= int(part[-1]) < 8192 for part in ranges):
+        raise UsageError(f"{text[:80]!r} is no list of processors.", hint="For example 0-3,7.")
+    return text
+
+
 def slice_name(text: str) -> str:
     """The full name of a slice unit, `.slice` added where it is missing; raises UsageError."""
     stem = text.removesuffix(".slice")
@@ -424,6 +466,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "memory": members.optional(memory_limit),
     "cpus": members.optional(lambda value: cpu_limit(members.number(value))),
     "pids_limit": members.optional(pids_limit),
+    "memory_swap": members.optional(swap_limit),
+    "cpu_shares": members.optional(cpu_shares),
+    "cpuset_cpus": members.optional(lambda value: cpu_list(members.text(value))),
     "restart": lambda value: restart_policy(members.text(value)),
     "stop_signal": members.optional(
         lambda value: members.text(value) if signal_number(members.text(value)) else ""

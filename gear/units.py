@@ -6,15 +6,10 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from gear import confinement, unitfile
-from gear.bundle import effective_mounts, is_system, volume_directory
-=======
 from typing import Any
 
-from gear import device_rules, unitfile
-from gear.bundle import effective_mounts, volume_directory
->>>>>>> seccomp
+from gear import confinement, unitfile
+from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
@@ -29,14 +24,11 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
-<<<<<<< HEAD
 # Docker's time to stop; systemd's own default for a system that stops its own services.
 STOP_TIMEOUT = 10.0
 SYSTEM_STOP_TIMEOUT = 90.0
-=======
 # Microseconds, the kernel's own; CPUQuota= says the same in percent.
 _CPU_PERIOD = 100_000
->>>>>>> seccomp
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -55,13 +47,20 @@ def resources(spec: Spec) -> dict[str, Any]:
     """What a container may use, as OCI's `linux.resources`."""
     found: dict[str, Any] = {
         "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
-        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
-        "devices": [device_rules.NOTHING, *device_rules.STANDARD],
+        "devices": confinement.device_rules(spec),
+        "memory": {},
+        "cpu": {},
     }
     if spec.memory is not None:
         found["memory"] = {"limit": spec.memory}
+    if spec.memory_swap is not None:
+        found["memory"]["swap"] = spec.memory_swap
+    if spec.cpu_shares is not None:
+        found["cpu"]["shares"] = spec.cpu_shares
     if spec.cpus is not None:
-        found["cpu"] = {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    if spec.cpuset_cpus is not None:
+        found["cpu"]["cpus"] = spec.cpuset_cpus
     return found
 
 
@@ -108,19 +107,9 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-<<<<<<< HEAD
-        ("TasksMax", str(spec.pids_limit or DEFAULT_PIDS_LIMIT)),
-    ]
-    if spec.memory is not None:
-        service.append(("MemoryMax", str(spec.memory)))
-    if spec.cpus is not None:
-        service.append(("CPUQuota", f"{spec.cpus * 100:.2f}".rstrip("0").rstrip(".") + "%"))
-    service += confinement.device_policy(spec)
-    service += confinement.unit_settings(spec, PYTHON, system=system)
-=======
         *unit_lines(resources(spec)),
+        *confinement.unit_settings(spec, PYTHON, system=system),
     ]
->>>>>>> seccomp
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",

@@ -272,6 +272,9 @@ DEFAULTS: dict[str, Any] = {
     "memory": None,
     "cpus": None,
     "pids_limit": None,
+    "memory_swap": None,
+    "cpu_shares": None,
+    "cpuset_cpus": None,
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
@@ -312,6 +315,11 @@ DEFAULTS: dict[str, Any] = {
         (["--stop-signal", "quit"], {"stop_signal": "quit"}),
         (["--stop-timeout", "0"], {"stop_timeout": 0.0}),
         (["--net", "host"], {"net": "host"}),
+        (
+            ["-m", "1m", "--memory-swap=-1", "--cpu-shares", "512", "--cpuset-cpus", "0-3,7"],
+            {"memory": 1 << 20, "memory_swap": -1, "cpu_shares": 512, "cpuset_cpus": "0-3,7"},
+        ),
+        (["--memory-swap", "2m"], {"memory_swap": 2 << 20}),
         (["--ephemeral"], {"ephemeral": True}),
         (
             ["--cap-add", "net_admin,SYS_TIME", "--cap-add=NET_ADMIN", "--cap-drop", "all"],
@@ -322,7 +330,17 @@ DEFAULTS: dict[str, Any] = {
             {"isolation": Isolation(seccomp="unconfined", no_new_privileges=True)},
         ),
         (
-            ["--pid", "host", "--ipc=host", "--uts=host", "--cgroupns", "host", "--userns", "host", "--privileged"],
+            [
+                "--pid",
+                "host",
+                "--ipc=host",
+                "--uts=host",
+                "--cgroupns",
+                "host",
+                "--userns",
+                "host",
+                "--privileged",
+            ],
             {
                 "isolation": Isolation(
                     pid="host", ipc="host", uts="host", cgroupns="host", userns="host", privileged=True
@@ -338,7 +356,17 @@ DEFAULTS: dict[str, Any] = {
             },
         ),
         (
-            ["--group-add", "adm", "--umask", "27", "--tz", "UTC", "--systemd=false", "--oom-score-adj", "-5"],
+            [
+                "--group-add",
+                "adm",
+                "--umask",
+                "27",
+                "--tz",
+                "UTC",
+                "--systemd=false",
+                "--oom-score-adj",
+                "-5",
+            ],
             {
                 "isolation": Isolation(
                     group_add=("adm",), umask="0027", timezone="UTC", systemd="false", oom_score_adj=-5
