@@ -80,7 +80,9 @@ def resolve(layout: Layout, text: str) -> Image:
         return store.resolve(layout, text)
     path = host_path(text.removeprefix(HOST_ROOT), "A container's root")
     if not os.path.isdir(path):
-        raise UsageError(f"{path} can't be a container's root: there is no such directory on this machine.")
+        raise NotFoundError(
+            f"{path} can't be a container's root: there is no such directory on this machine."
+        )
     return Image(f"{HOST_ROOT}{path}", "", ImageConfig.from_mapping({}), (), 0)
 
 
