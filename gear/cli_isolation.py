@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import host, isolation, seccomp, spec
+from gear import host, isolation, seccomp, spec, tunables
 from gear.errors import UsageError
 from gear.isolation import Isolation
 
@@ -76,7 +76,7 @@ def isolation_of(args: argparse.Namespace) -> Isolation:
         name, separator, value = text.partition("=")
         if not separator:
             raise UsageError(f"{text!r} sets no kernel parameter.", hint="Write NAME=VALUE.")
-        sysctl[isolation.sysctl_name(name)] = value
+        sysctl[tunables.sysctl_name(name)] = value
     if args.timezone is not None:
         isolation.timezone(args.timezone)
     return Isolation(
@@ -93,16 +93,14 @@ def isolation_of(args: argparse.Namespace) -> Isolation:
         uts=isolation.namespace_mode(args.uts, "--uts"),
         cgroupns=isolation.namespace_mode(args.cgroupns, "--cgroupns"),
         sysctl=sysctl,
-        ulimits=dict(isolation.parse_ulimit(text) for text in args.ulimit),
+        ulimits=dict(tunables.parse_ulimit(text) for text in args.ulimit),
         init=host.find_reaper() if args.init else None,
-        shm_size=None if args.shm_size is None else isolation.shm_size(spec.parse_size(args.shm_size)),
+        shm_size=None if args.shm_size is None else tunables.shm_size(spec.parse_size(args.shm_size)),
         group_add=tuple(args.group_add),
         umask=None if args.umask is None else isolation.umask(args.umask),
         timezone=args.timezone,
         systemd=isolation.systemd_mode(args.systemd),
-        oom_score_adj=None
-        if args.oom_score_adj is None
-        else isolation.oom_score(_number(args.oom_score_adj)),
+        oom_score_adj=None if args.oom_score_adj is None else tunables.oom_score(_number(args.oom_score_adj)),
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from gear.device_rules import NOTHING, STANDARD
 from gear.errors import UsageError
-from gear.isolation import ALL, ALL_CAPABILITIES, Isolation, sysctl_owner
+from gear.isolation import ALL, ALL_CAPABILITIES, Isolation
 from gear.spec import Spec
+from gear.tunables import sysctl_owner
 
 
 def _full(names: str) -> tuple[str, ...]:

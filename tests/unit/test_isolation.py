@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import rendering
 
-from gear import isolation
+from gear import isolation, tunables
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
 
@@ -30,20 +30,20 @@ Check = Callable[[Any], Any]
         (isolation.user_namespace, "200000", "200000:65536"),
         (isolation.user_namespace, "1000:1", "1000:1"),
         (isolation.user_namespace, "4294901759:65536", "4294901759:65536"),
-        (isolation.parse_ulimit, "nofile=1024", ("nofile", "1024:1024")),
-        (isolation.parse_ulimit, "nofile=1024:unlimited", ("nofile", "1024:infinity")),
-        (isolation.parse_ulimit, "core=-1", ("core", "infinity:infinity")),
+        (tunables.parse_ulimit, "nofile=1024", ("nofile", "1024:1024")),
+        (tunables.parse_ulimit, "nofile=1024:unlimited", ("nofile", "1024:infinity")),
+        (tunables.parse_ulimit, "core=-1", ("core", "infinity:infinity")),
         (isolation.umask, "27", "0027"),
         (isolation.umask, "0", "0000"),
         (isolation.umask, "0777", "0777"),
         (isolation.timezone, "Etc/GMT+5", "Etc/GMT+5"),
         (isolation.timezone, "America/Argentina/Buenos_Aires", "America/Argentina/Buenos_Aires"),
         (isolation.timezone, "local", "local"),
-        (isolation.sysctl_name, "net.ipv4.conf.eth0.rp_filter", "net.ipv4.conf.eth0.rp_filter"),
-        (isolation.sysctl_name, "kernel.shm_rmid_forced", "kernel.shm_rmid_forced"),
-        (isolation.sysctl_name, "fs.mqueue.msg_max", "fs.mqueue.msg_max"),
-        (isolation.sysctl_name, "user.max_user_namespaces", "user.max_user_namespaces"),
-        (isolation.oom_score, -1000, -1000),
+        (tunables.sysctl_name, "net.ipv4.conf.eth0.rp_filter", "net.ipv4.conf.eth0.rp_filter"),
+        (tunables.sysctl_name, "kernel.shm_rmid_forced", "kernel.shm_rmid_forced"),
+        (tunables.sysctl_name, "fs.mqueue.msg_max", "fs.mqueue.msg_max"),
+        (tunables.sysctl_name, "user.max_user_namespaces", "user.max_user_namespaces"),
+        (tunables.oom_score, -1000, -1000),
         (isolation.systemd_mode, "always", "always"),
         (isolation.label, "level:s0:c100,c200", "level:s0:c100,c200"),
     ],
@@ -69,24 +69,24 @@ def test_good(check: Check, text: Any, value: Any) -> None:
         (isolation.user_namespace, "4294901760:65536", "'4294901760:65536' is no range of user ids."),
         (isolation.user_namespace, "keep-id", "'keep-id' is no range of user ids."),
         (isolation.user_namespace, "١٠٠٠", "'١٠٠٠' is no range of user ids."),
-        (isolation.parse_ulimit, "files=1", "'files' is no resource limit."),
-        (isolation.parse_ulimit, "nofile=2:1", "'2:1' is no value for the limit nofile."),
-        (isolation.parse_ulimit, "nofile", "'' is no value for the limit nofile."),
-        (isolation.parse_ulimit, "nofile=1:2:3", "'1:2:3' is no value for the limit nofile."),
+        (tunables.parse_ulimit, "files=1", "'files' is no resource limit."),
+        (tunables.parse_ulimit, "nofile=2:1", "'2:1' is no value for the limit nofile."),
+        (tunables.parse_ulimit, "nofile", "'' is no value for the limit nofile."),
+        (tunables.parse_ulimit, "nofile=1:2:3", "'1:2:3' is no value for the limit nofile."),
         (isolation.umask, "8", "'8' is no umask."),
         (isolation.umask, "01777", "'01777' is no umask."),
         (isolation.timezone, "../etc/shadow", "'../etc/shadow' is no time zone."),
         (isolation.timezone, "/etc/shadow", "'/etc/shadow' is no time zone."),
         (isolation.timezone, "a\nb", "'a\\nb' is no time zone."),
-        (isolation.sysctl_name, "kernel.panic", "kernel.panic is a setting of the whole machine, which no container "
+        (tunables.sysctl_name, "kernel.panic", "kernel.panic is a setting of the whole machine, which no container "
          "may change."),
-        (isolation.sysctl_name, "vm.swappiness", "vm.swappiness is a setting of the whole machine, which no container "
+        (tunables.sysctl_name, "vm.swappiness", "vm.swappiness is a setting of the whole machine, which no container "
          "may change."),
-        (isolation.sysctl_name, "kernel.hostname", "kernel.hostname is not set by --sysctl."),
-        (isolation.sysctl_name, "net.../../kernel.panic", "'net.../../kernel.panic' is no kernel parameter."),
-        (isolation.sysctl_name, "net", "'net' is no kernel parameter."),
-        (isolation.oom_score, 1001, "1001 is no OOM score adjustment."),
-        (isolation.oom_score, True, "True is no OOM score adjustment."),
+        (tunables.sysctl_name, "kernel.hostname", "kernel.hostname is not set by --sysctl."),
+        (tunables.sysctl_name, "net.../../kernel.panic", "'net.../../kernel.panic' is no kernel parameter."),
+        (tunables.sysctl_name, "net", "'net' is no kernel parameter."),
+        (tunables.oom_score, 1001, "1001 is no OOM score adjustment."),
+        (tunables.oom_score, True, "True is no OOM score adjustment."),
         (isolation.systemd_mode, "true", "'true' is no choice for --systemd."),
         (isolation.label, "type:a b", "'type:a b' is no part of an SELinux label."),
         (isolation.apparmor, "a b", "'a b' can't name an AppArmor profile."),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import isolation, spec
+from gear import isolation, members, spec, tunables
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Device, Isolation
 from gear.spec import ImageRef, Mount, Spec
@@ -246,7 +246,7 @@ def test_what_is_no_signal(text: str) -> None:
             None,
         ),
         (
-            lambda value: spec.container_path(value, "The working directory"),
+            lambda value: members.container_path(value, "The working directory"),
             ["", "a", "/a\0b"],
             "The working directory must be an absolute path in the container, not {value!r}.",
             None,
@@ -418,7 +418,7 @@ ISOLATIONS = st.builds(
     uts=MODES,
     cgroupns=MODES,
     sysctl=st.dictionaries(st.sampled_from(["net.core.somaxconn", "kernel.shmmax"]), HOSTILE),
-    ulimits=st.dictionaries(st.sampled_from(isolation.ULIMITS), st.sampled_from(["1:2", "0:infinity"])),
+    ulimits=st.dictionaries(st.sampled_from(tunables.ULIMITS), st.sampled_from(["1:2", "0:infinity"])),
     init=st.sampled_from([None, "/usr/bin/catatonit"]),
     shm_size=st.none() | st.integers(1, 1 << 40),
     group_add=st.lists(HOSTILE, max_size=2).map(tuple),
