@@ -259,19 +259,12 @@ def become(
     filter_: rights.Filter | None,
     procfs: int,
     channel: Channel,
-    *,
-    make_directory: bool = True,
 ) -> NoReturn:
     """Take the rights of *process* and execute its program; raises Failure and OSError."""
     entered = False
     try:
-<<<<<<< HEAD
         execute.change_directory(process["cwd"])
         entered = True
-=======
-        execute.change_directory(process["cwd"], make=make_directory)
-        made = True
->>>>>>> inside
     except Failure:
         pass  # perhaps its user may enter what root of the namespace may not
     # Before the filter, which may refuse to send anything; a failure from here on is told all the same, if it can be.
