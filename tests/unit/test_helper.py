@@ -21,7 +21,6 @@ import rendering
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gear import bundle as rendered
 from gear import confinement
 from gear.helper import bundle, channel, container, execute, mounts, options, rights, start, syscalls
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
