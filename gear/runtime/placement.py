@@ -43,7 +43,7 @@ def place(manager: str, name: str, config: dict[str, Any], pid: int, description
 
 def group_path(path: str, name: str) -> str:
     """The group's absolute path in each hierarchy; a relative one begins at the root as well."""
-    path = os.path.normpath("/" + (path or f"gear-oci/{name}")).lstrip("/")
+    path = os.path.normpath("/" + (path or f"gear-oci-{name}")).lstrip("/")
     if not path or ".." in path.split("/"):
         raise Failure("linux.cgroupsPath can't be the root of the hierarchy")
     if path.count(":") == 2 and "/" not in path:

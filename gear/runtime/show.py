@@ -31,7 +31,7 @@ def listing(root: str, form: str, *, quiet: bool) -> str:
     if form == "json":
         return dumps(documents)
     members = ("id", "pid", "status", "bundle", "created", "owner")
-    rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
+    rows: list[tuple[str, ...]] = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
     rows += [tuple(str(document[member]) for member in members) for document in documents]
     return _table(rows)
 

@@ -12,6 +12,7 @@ from gear.helper.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
@@ -31,15 +32,9 @@ MEMORY_MODES = (
 MEMORY_FLAGS = ("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")
 PERSONALITIES = ("LINUX", "LINUX32")
 # sysctl(8) names that belong to a namespace, and to which (namespaces(7)).
-_IPC_SYSCTLS = (
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
+_IPC_SYSCTLS = tuple(
+    f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
 )
-_IPC_SYSCTLS += ("kernel.shmmni", "kernel.shm_rmid_forced")
 
 
 def check(config: dict[str, Any], bundle: str) -> str:
@@ -147,7 +142,7 @@ def check_process(process: dict[str, Any]) -> None:
         _one_of(process["ioPriority"].get("class"), IO_CLASSES, "process.ioPriority.class")
 
 
-def _check_mounts(mounts: list[Any]) -> None:
+def _check_mounts(mounts: Iterable[Any]) -> None:
     for mount in mounts:
         if not isinstance(mount, dict) or not isinstance(mount.get("destination"), str):
             raise Failure("a mount in config.json has no destination")
