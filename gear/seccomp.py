@@ -56,9 +56,10 @@ _NEWER = {
 _NEWER_ON = {"SCMP_ARCH_X86_64": {"uretprobe": 335, "uprobe": 336}}
 # A shorter hole in a table of calls stays one; new calls come at its end, and in the long hole before 424.
 _HOLE = 16
-_HIGHEST_NUMBER = 1023
+_NUMBERS = range(640)
 # ARM has some calls far above the others.
-_END = {"SCMP_ARCH_ARM": 0x000EFFFF}
+_PRIVATE = {"SCMP_ARCH_ARM": range(0xF0000, 0xF0010)}
+_END = {"SCMP_ARCH_ARM": 0xEFFFF}
 
 
 class _Machine(NamedTuple):
@@ -149,19 +150,21 @@ def _machine(name: str) -> _Machine:
 
 def _binding() -> Any:
     """libseccomp's Python module, whichever of the two there is."""
-    for name in ("seccomp", "pyseccomp"):
+    try:
+        import seccomp as binding
+    except ImportError:
+        binding = None
+    # PyPI has another package called seccomp.
+    if not hasattr(binding, "SyscallFilter"):
         try:
-            module = __import__(name)
-        except (ImportError, RuntimeError, OSError):
-            # pyseccomp raises RuntimeError where there is no libseccomp.
-            continue
-        # PyPI has another package called seccomp.
-        if hasattr(module, "SyscallFilter") and hasattr(module, "resolve_syscall"):
-            return module
-    raise HostError(
-        "Seccomp filters can't be compiled: there is no Python binding of libseccomp.",
-        hint="Install it with apt-get install python3-seccomp, or pip install pyseccomp.",
-    )
+            import pyseccomp as binding
+        except (ImportError, RuntimeError, OSError) as error:
+            # RuntimeError: pyseccomp is there, libseccomp is not.
+            raise HostError(
+                "Seccomp filters can't be compiled: there is no Python binding of libseccomp.",
+                hint="Install it with apt-get install python3-seccomp, or pip install pyseccomp.",
+            ) from error
+    return binding
 
 
 def _filter(plain: form.Filter, machine: str | None) -> bytes:
@@ -295,23 +298,33 @@ class _Compiler:
         """What stands in front for an architecture: calls by number, and ranges of numbers that nobody knows."""
         newer = _NEWER | _NEWER_ON.get(architecture, {})
         bit = _X32_BIT if architecture == "SCMP_ARCH_X32" else 0
+        numbers = self._numbers(architecture, bit)
         found: dict[int, _Call] = {}
         for name, (exceptions, always) in self.calls.items():
-            number = self.binding.resolve_syscall(self.tokens[architecture], name)
-            if number == _UNKNOWN and name in newer:
+            if name in numbers:
+                if front := _split(exceptions, always)[0]:
+                    found[numbers[name] | bit] = (front, None)
+            elif name in newer and self.binding.resolve_syscall(self.binding.Arch.NATIVE, name) == _UNKNOWN:
                 found[newer[name] | bit] = (exceptions, always)
-            elif number >= 0 and (front := _split(exceptions, always)[0]):
-                found[number] = (front, None)
         if self.default in (form.ALLOW, form.LOG) or self.default & 0xFFFF0000 == form.TRACE:
             return found, []
-        known = {n for n in range(_HIGHEST_NUMBER + 1) if self._known(architecture, n | bit)}
-        return found, _holes(known | set(newer.values()), bit, _END.get(architecture, 0x3FFFFFFF))
+        known = {*numbers.values(), *newer.values()} & set(_NUMBERS)
+        return found, _holes(known, bit, _END.get(architecture, 0x3FFFFFFF))
 
-    def _known(self, architecture: str, number: int) -> bool:
-        try:
-            return self.binding.resolve_syscall(self.tokens[architecture], number) is not None
-        except ValueError:
-            return False
+    def _numbers(self, architecture: str, bit: int) -> dict[str, int]:
+        """The calls of an architecture as libseccomp knows them.
+
+        Found by number: by name x86 has socketcall for socket, although there is a socket of its own.
+        """
+        found = {}
+        for number in (*_NUMBERS, *_PRIVATE.get(architecture, ())):
+            try:
+                name = self.binding.resolve_syscall(self.tokens[architecture], number | bit)
+            except ValueError:
+                continue
+            if name:
+                found[name.decode()] = number
+        return found
 
     def _argument(self, condition: Condition) -> Any:
         operator = getattr(self.binding, condition.operator)
@@ -330,11 +343,11 @@ class _Compiler:
         if _machine(os.uname().machine).native not in self.tokens:
             program.remove_arch(own)
         for name, (exceptions, always) in self.calls.items():
-            number = binding.resolve_syscall(own, name)
             rules, action = _split(exceptions, always)[1:]
-            if number != _UNKNOWN and action not in (None, self.default):
+            if action != self.default and binding.resolve_syscall(own, name) != _UNKNOWN:
                 for conditions in rules:
-                    program.add_rule(action, number, *map(self._argument, conditions))
+                    # By name: a number is that of socketcall for socket on x86, see _numbers.
+                    program.add_rule(action, name, *map(self._argument, conditions))
         descriptor = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         with open(descriptor, "r+b") as file:
             program.export_bpf(file)

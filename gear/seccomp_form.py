@@ -210,7 +210,14 @@ def resolve(
     for item in node.nodes("syscalls"):
         if _holds(item, capabilities, _DOCKER_NAMES.get(machine, machine), kernel):
             rules.append({key: item.value[key] for key in item.value if key not in ("includes", "excludes")})
-    members = ("defaultAction", "defaultErrnoRet", "defaultErrno", "flags", "listenerPath", "listenerMetadata")
+    members = (
+        "defaultAction",
+        "defaultErrnoRet",
+        "defaultErrno",
+        "flags",
+        "listenerPath",
+        "listenerMetadata",
+    )
     plain = {key: node.value[key] for key in members if node.value.get(key) is not None}
     return {**plain, "architectures": architectures, "syscalls": rules}
 

@@ -189,8 +189,6 @@ def default_profile() -> dict[str, Any]:
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": errno.EPERM,
-        "archMap": [
-            {"architecture": own, "subArchitectures": list(others)} for own, others in ARCHITECTURES
-        ],
+        "archMap": [{"architecture": own, "subArchitectures": list(others)} for own, others in ARCHITECTURES],
         "syscalls": rules + _by_argument(),
     }

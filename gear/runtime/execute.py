@@ -80,6 +80,7 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
     """Run a process in a container; returns its exit status, or 0 at once when it is detached."""
     from gear.helper import enter as engine
     from gear.runtime import console
+    from gear.runtime.events import Creation
 
     status = lifecycle.status(container)
     if status == "paused" and not options.flag("ignore-paused"):
@@ -91,7 +92,6 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
     console_socket, detached = options.get("console-socket"), options.flag("detach")
     if process.get("terminal") and detached and not console_socket:
         raise Failure("a terminal needs --console-socket here, since nobody else would have it")
-    program, flags = lifecycle.seccomp(config, os.path.dirname(container.directory))
     masters: list[int] = []
 
     def terminal(descriptor: int) -> None:
@@ -104,10 +104,14 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
         cgroups.attach(below(container.data.get("group") or {}, options.get("cgroup")), pid)
 
     first = container.pidfd()  # also: it is still the container's, and no other process of that number
-    child = engine.enter(
-        container.pid, process, seccomp=program, seccomp_flags=flags, cgroup=join_group,
-        terminal=terminal if process.get("terminal") else None, keep_fds=kept(options),
-    )  # fmt: skip
+    entry = engine.Entry(
+        filter_=lifecycle.seccomp(config, os.path.dirname(container.directory)),
+        keep=kept(options),
+        cgroup=join_group,
+        terminal=terminal,
+        listener=Creation(container, config, "", log).listener,
+    )
+    child = engine.enter(container.pid, process, entry)
     os.close(first)
     if path := options.get("pid-file"):
         replace(os.path.abspath(path), str(child).encode())

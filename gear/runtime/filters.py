@@ -9,6 +9,7 @@ import os
 
 from gear import __version__
 from gear.helper.failure import Failure
+from gear.helper.rights import Filter
 from gear.runtime.document import dumps
 from gear.runtime.placement import third_party
 from gear.runtime.state import replace
@@ -29,14 +30,14 @@ def _digest(content: bytes) -> str:
     return str(sha256(content).hexdigest())
 
 
-def compiled(profile: dict[str, Any], cache: str) -> tuple[bytes, int]:
-    """The program for `linux.seccomp` and its flags of seccomp(2)."""
+def compiled(profile: dict[str, Any], cache: str) -> Filter:
+    """The program for `linux.seccomp`, with its flags of seccomp(2)."""
     key = _digest(f"{__version__} {os.uname().machine} {os.uname().release} {dumps(profile)}".encode())
     path = f"{cache}/{key}"
     try:
         with open(path, "rb", buffering=0) as file:
             content = file.read()
-        return content[4:], int.from_bytes(content[:4], "little")
+        return Filter(content[4:], int.from_bytes(content[:4], "little"))
     except FileNotFoundError:
         pass
     third_party()
@@ -49,4 +50,4 @@ def compiled(profile: dict[str, Any], cache: str) -> tuple[bytes, int]:
         raise Failure(error.message.rstrip(".")) from error
     os.makedirs(cache, 0o700, exist_ok=True)
     replace(path, flags.to_bytes(4, "little") + program)
-    return program, flags
+    return Filter(program, flags)

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gear.helper.rights import Filter
     from gear.runtime.report import Log
 
 
@@ -44,6 +45,8 @@ def create(request: Request) -> tuple[Container, int]:
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
     rootfs = validate.check(config, request.bundle)
+    if config.get("linux") is None:
+        config["linux"] = {}
     _check_terminal(config.get("process") or {}, request)
     container = Container(request.root, request.name)
     container.make()
@@ -52,6 +55,7 @@ def create(request: Request) -> tuple[Container, int]:
             "status": "creating", "bundle": request.bundle, "rootfs": rootfs, "created": now(), "group": {},
             "owner": "root" if os.getuid() == 0 else str(os.getuid()), "manager": request.manager,
             "annotations": config.get("annotations") or {},
+            "resources": (config.get("linux") or {}).get("resources") or {},
         }  # fmt: skip
         container.save()
         try:
@@ -73,18 +77,22 @@ def _check_terminal(process: dict[str, Any], request: Request) -> None:
 
 def _create(container: Container, config: dict[str, Any], request: Request) -> int:
     from gear.helper import container as engine
+    from gear.helper.payload import Start
     from gear.runtime.events import Creation
 
     events = Creation(container, config, request.manager, request.log)
     events.console_socket = request.console_socket
-    program, flags = seccomp(config, request.root)
+    start = Start(
+        filter_=seccomp(config, request.root),
+        keep=request.keep_fds,
+        cgroup2=bool(cgroups.Hierarchies().unified),
+        keyring=request.new_keyring,
+        state=container.document("creating"),
+    )
     listener = _listen(container)
+    start.start_socket = listener.fileno()
     try:
-        pid = engine.create(
-            config, events, seccomp=program, seccomp_flags=flags, keep_fds=request.keep_fds,
-            start_socket=listener.fileno(), cgroup2=bool(cgroups.Hierarchies().unified),
-            new_keyring=request.new_keyring,
-        )  # fmt: skip
+        pid = engine.create(config, events, start)
     finally:
         listener.close()
     container.data["status"] = "created"
@@ -107,12 +115,12 @@ def _listen(container: Container) -> socket:
     return listener
 
 
-def seccomp(config: dict[str, Any], root: str) -> tuple[bytes | None, int]:
-    """The compiled filter of a bundle and its flags; compiling takes as long as everything else together, so the result
-    is kept by content."""
+def seccomp(config: dict[str, Any], root: str) -> Filter | None:
+    """The compiled filter of a bundle; compiling takes as long as everything else together, so the result is kept by
+    content."""
     profile = (config.get("linux") or {}).get("seccomp")
     if not profile:
-        return None, 0
+        return None
     from gear.runtime import filters
 
     return filters.compiled(profile, f"{root}/.cache")
@@ -172,6 +180,7 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
 def start(container: Container, log: Log) -> None:
     """Let a created container's process become what config.json says."""
     from gear.helper.container import begin
+    from gear.runtime.events import Creation
 
     with Lock(container):
         status = container.status()
@@ -180,15 +189,14 @@ def start(container: Container, log: Log) -> None:
         config = container.config()
         if not config.get("process"):
             raise Failure(f"the config.json of container {container.name} has no process to start")
+        events = Creation(container, config, "", log)
         directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        channel = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         try:
-            channel.connect(f"/proc/self/fd/{directory}/start")
-            begin(channel)
+            # A path may be longer than an address may be (unix(7)).
+            begin(f"/proc/self/fd/{directory}/start", events)
         except OSError as error:
             raise Failure(f"can't start container {container.name}: {error.strerror or error}") from error
         finally:
-            channel.close()
             os.close(directory)
         container.data["status"] = "running"
         container.save()
@@ -272,4 +280,13 @@ def update(container: Container, resources: dict[str, Any]) -> None:
     with Lock(container):
         if container.status() == "stopped":
             raise Failure(f"container {container.name} is not running, so it has no limits to change")
-        placement.update(container.data.get("group") or {}, resources)
+        known = container.data.get("resources") or {}
+        changed = {name: _merged(known.get(name), value) for name, value in resources.items()}
+        placement.update(container.data.get("group") or {}, changed)
+        container.data["resources"] = {**known, **changed}
+        container.save()
+
+
+def _merged(known: Any, change: Any) -> Any:
+    """A quota without its period means little: what is not named stays as it is."""
+    return {**known, **change} if isinstance(known, dict) and isinstance(change, dict) else change
