@@ -66,7 +66,7 @@ def processes(container: Container, form: str) -> str:
 
 def features() -> dict[str, Any]:
     """The features object (features.md): only what works, and the same on every machine."""
-    from gear.helper.payload import CAPABILITIES
+    from gear.helper.rights import CAPABILITIES
 
     capabilities = [f"CAP_{name}" for name in CAPABILITIES]
     return {
@@ -102,9 +102,10 @@ def features() -> dict[str, Any]:
 
 def _mount_options() -> list[str]:
     """Every option of mounts that config.md names and the helper carries out."""
-    from gear.helper import mounts
+    from gear.helper.options import ATTRIBUTES, FLAGS, PROPAGATION
 
-    return list(getattr(mounts, "OPTIONS", ()))
+    recursive = [f"r{name}" for name in ATTRIBUTES]
+    return [*FLAGS, *recursive, *PROPAGATION, "bind", "defaults", "idmap", "rbind", "ridmap", "tmpcopyup"]
 
 
 def template(*, rootless: bool) -> dict[str, Any]:
