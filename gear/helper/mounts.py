@@ -57,6 +57,10 @@ class Root:
         self.has_own_dev = True
         self._user_namespace = any(entry["type"] == "user" for entry in config["linux"].get("namespaces", ()))
         self._readonly_at_last: list[str] = []
+        # Whether a mount is to have anything to do with the host's, or others'.
+        self._propagates = any(
+            not set(mount.get("options", ())).isdisjoint(PROPAGATION) for mount in config.get("mounts", ())
+        )
         self._channel = channel
         self._step = step
         # The file systems of /proc, /sys and /dev, on which nothing of an image or a volume may be put.
@@ -378,6 +382,10 @@ class Root:
         syscalls.pivot_root(".", ".")
         syscalls.umount(".", syscalls.MNT_DETACH)
         os.chdir("/")
+        if not self._propagates:
+            # Devices and the like came as members of the host's peer groups.
+            self._step.doing = "make the mounts private"
+            syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         if propagation:
             self._step.doing = f"make the root {propagation}"
             if propagation not in PROPAGATION:

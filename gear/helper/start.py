@@ -35,9 +35,19 @@ def main(arguments: list[str]) -> int:
 class Unit(container.Events):
     """A container whose control group, limits and descriptors are systemd's doing, and whose root is stacked layers."""
 
-    def __init__(self, bundle: str, root: dict) -> None:  # type: ignore[type-arg]
+    def __init__(self, bundle: str, config: dict, root: dict) -> None:  # type: ignore[type-arg]
         self._bundle = bundle
+        self._config = config
         self._root = root
+
+    def created(self, pid: int) -> None:
+        """The process is in the unit's control group already; a container that manages groups of its own gets that."""
+        for mount in self._config.get("mounts", ()):
+            if mount.get("type") == "cgroup" and "ro" not in mount.get("options", ()):
+                from gear.helper import delegation
+
+                if delegation.is_wanted(self._config):
+                    delegation.delegate(delegation.own_group(), self._config["linux"])
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
@@ -61,7 +71,7 @@ def start(bundle: str) -> int:
     if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
-    return container.create(config, Unit(bundle, extra["root"]), wanted, clone_parent=True)
+    return container.create(config, Unit(bundle, config, extra["root"]), wanted, clone_parent=True)
 
 
 def read_filter(extra: dict, step: Step) -> Filter | None:  # type: ignore[type-arg]
