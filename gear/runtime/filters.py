@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER, linux/seccomp.h
+
 
 def _digest(content: bytes) -> str:
     try:
@@ -48,6 +50,8 @@ def compiled(profile: dict[str, Any], cache: str) -> Filter:
         program, flags = seccomp.compile_oci(profile)
     except GearError as error:
         raise Failure(error.message.rstrip(".")) from error
+    if profile.get("listenerPath"):
+        flags |= _NEW_LISTENER
     os.makedirs(cache, 0o700, exist_ok=True)
     replace(path, flags.to_bytes(4, "little") + program)
     return Filter(program, flags)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gear.helper.rights import Filter
     from gear.runtime.report import Log
 
+_IDENTITY = [{"containerID": 0, "hostID": 0, "size": (1 << 32) - 1}]
+
 
 class Request:
     """What `create` and `run` are asked for."""
@@ -45,8 +47,7 @@ def create(request: Request) -> tuple[Container, int]:
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
     rootfs = validate.check(config, request.bundle)
-    if config.get("linux") is None:
-        config["linux"] = {}
+    _complete(config)
     _check_terminal(config.get("process") or {}, request)
     container = Container(request.root, request.name)
     container.make()
@@ -68,6 +69,23 @@ def create(request: Request) -> tuple[Container, int]:
             raise
 
 
+def _complete(config: dict[str, Any]) -> None:
+    """Fill in what config.json may leave out, so that the helper finds it."""
+    linux = config.get("linux") or {}
+    config["linux"] = linux
+    for namespace in linux.get("namespaces") or ():
+        if namespace["type"] == "user" and not namespace.get("path"):
+            # Without maps every id would be nobody's; crun and clients of it take the ids as they are.
+            linux["uidMappings"] = linux.get("uidMappings") or _IDENTITY
+            linux["gidMappings"] = linux.get("gidMappings") or _IDENTITY
+    for device in linux.get("devices") or ():
+        device["path"] = os.path.normpath(device["path"])
+    process = config.get("process")
+    if process and os.environ.get("LISTEN_FDS", "").isdigit():  # sd_listen_fds(3)
+        listening = ["LISTEN_FDS=" + os.environ["LISTEN_FDS"], "LISTEN_PID=1"]
+        process["env"] = [*(process.get("env") or ()), *listening]
+
+
 def _check_terminal(process: dict[str, Any], request: Request) -> None:
     if process.get("terminal") and request.detached and not request.console_socket:
         raise Failure("process.terminal needs --console-socket, since nobody else would have the terminal")
@@ -85,7 +103,7 @@ def _create(container: Container, config: dict[str, Any], request: Request) -> i
     start = Start(
         filter_=seccomp(config, request.root),
         keep=request.keep_fds,
-        cgroup2=bool(cgroups.Hierarchies().unified),
+        cgroup2=not cgroups.Hierarchies().controllers,
         keyring=request.new_keyring,
         state=container.document("creating"),
     )
@@ -153,8 +171,13 @@ def _end(container: Container) -> None:
         _unfreeze(container)
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
+        if not poller.poll(1000):
+            # Somebody may have put it into a group of his own and frozen it there: back, and it thaws.
+            cgroups.attach(container.data.get("group") or {}, container.data["pid"])
         if not poller.poll(10000):
-            raise Failure(f"the first process of container {container.name} does not end")
+            raise Failure(
+                f"the first process of container {container.name} does not end: Device or resource busy"
+            )
     except ProcessLookupError:
         pass
     finally:

@@ -28,16 +28,19 @@ if TYPE_CHECKING:
 OCI_VERSION = "1.3.0"
 DEFAULT_ROOT = "/run/gear/oci"
 _FIRST = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-"
-_LONGEST_ID = 1024
+_LONGEST_ID = 255
 
 
 def check_id(name: str) -> str:
     """*name*, if a container may be called so; the same set as runc's and crun's."""
     if not name:
         raise Failure("the container's id is missing", 2)
-    if name[0] not in _FIRST or not set(name) <= set(_FIRST + ".") or len(name) > _LONGEST_ID:
-        raise Failure(f"{name} can't be a container's id: letters, digits and _+-. only, and no . first", 2)
-    if len(name) > 255:
+    for position, character in enumerate(name):
+        if character not in (_FIRST + "." if position else _FIRST):
+            raise Failure(
+                f"invalid character `{character}` in the ID {name}: letters, digits, _+-. and no . first", 2
+            )
+    if len(name) > _LONGEST_ID:
         raise Failure("the container's id is longer than a file name may be", 2)
     return name
 

@@ -231,7 +231,9 @@ def _check_sysctl(name: str, owned: dict[str, str]) -> None:
         needed = "ipc"
     elif name.startswith("net."):
         needed = "network"
-    elif name in ("kernel.domainname", "kernel.hostname"):
+    elif name == "kernel.hostname":
+        raise Failure("the sysctl kernel.hostname is what hostname in config.json is for")
+    elif name == "kernel.domainname":
         needed = "uts"
     elif name.startswith("user."):
         needed = "user"
