@@ -46,9 +46,9 @@ def create(request: Request) -> tuple[Container, int]:
         config = load_json(path)
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
+    _check_terminal(config, request)
     rootfs = validate.check(config, request.bundle)
     _complete(config)
-    _check_terminal(config.get("process") or {}, request)
     container = Container(request.root, request.name)
     container.make()
     with Lock(container):
@@ -86,10 +86,12 @@ def _complete(config: dict[str, Any]) -> None:
         process["env"] = [*(process.get("env") or ()), *listening]
 
 
-def _check_terminal(process: dict[str, Any], request: Request) -> None:
-    if process.get("terminal") and request.detached and not request.console_socket:
-        raise Failure("process.terminal needs --console-socket, since nobody else would have the terminal")
-    if request.console_socket and not process.get("terminal"):
+def _check_terminal(config: dict[str, Any], request: Request) -> None:
+    process = config.get("process")
+    terminal = isinstance(process, dict) and process.get("terminal")
+    if terminal and request.detached and not request.console_socket:
+        raise Failure("nobody would have the terminal that process.terminal asks for: use --console-socket")
+    if request.console_socket and not terminal:
         raise Failure("--console-socket is for a container with process.terminal")
 
 
