@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gear.helper import syscalls
+from gear.helper import rootfs
 from gear.helper.container import Events
 from gear.helper.failure import Failure
 from gear.runtime import console, hooks, placement
@@ -32,9 +32,7 @@ class Creation(Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The bundle's root file system with what is mounted below it."""
-        path = self._container.data["rootfs"]
-        step.doing = f"open the root file system {path}"
-        return syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+        return rootfs.directory_root(self._container.data["rootfs"], step)
 
     def created(self, pid: int) -> None:
         """The first process is there: note it before anything else, then limit it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from gear.helper.failure import Failure
-from gear.runtime import cgroups
+from gear.runtime import cgroups, groupfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _place_in_scope(
     path: str, name: str, resources: dict[str, Any], pid: int, description: dict[str, Any]
 ) -> None:
     slice_name, scope = scope_name(path, name)
+    if resources.get("devices"):
+        resources = {**resources, "devices": groupfiles.device_rules(resources)}
     third_party()
     from gear import resources as mapping
     from gear.systemd import Manager
