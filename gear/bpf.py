@@ -6,6 +6,7 @@ libseccomp can't express, which are put in front of its program.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ MOST_INSTRUCTIONS = 4096
 LOAD, AND, JUMP, EQUAL, GREATER, NOT_LESS, RETURN = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35, 0x06
 # Where struct seccomp_data has what (seccomp(2)).
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
+_WORD = 0xFFFFFFFF
 # The longest way of a conditional jump, whose offsets are of 8 bits.
 _FARTHEST = 255
 
@@ -73,20 +75,18 @@ class Program:
             return
         masked = condition.operator == "MASKED_EQ"
         wanted, mask = (condition.second, condition.value) if masked else (condition.value, (1 << 64) - 1)
-        high, low = ARGUMENTS + 8 * condition.index + 4, ARGUMENTS + 8 * condition.index
-        if self.big_endian:
-            high, low = low, high
-        self._load(high, mask >> 32)
+        self.load(condition.index, True, mask >> 32)
         if condition.operator in ("GT", "GE"):
             self.test(GREATER, wanted >> 32, true, "")
         self.test(EQUAL, wanted >> 32, "", false)
-        self._load(low, mask & 0xFFFFFFFF)
+        self.load(condition.index, False, mask & _WORD)
         code = {"GT": GREATER, "GE": NOT_LESS}.get(condition.operator, EQUAL)
-        self.test(code, wanted & 0xFFFFFFFF, true, false)
+        self.test(code, wanted & _WORD, true, false)
 
-    def _load(self, offset: int, mask: int) -> None:
-        self.emit(LOAD, offset)
-        if mask != 0xFFFFFFFF:
+    def load(self, index: int, high: bool, mask: int = _WORD) -> None:
+        """One half of an argument, into the accumulator."""
+        self.emit(LOAD, ARGUMENTS + 8 * index + 4 * (high != self.big_endian))
+        if mask != _WORD:
             self.emit(AND, mask)
 
     def assemble(self, rest: bytes) -> bytes:
@@ -119,11 +119,44 @@ def instruction(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
 
 def decide(program: Program, rules: Sequence[tuple[Sequence[Condition], int]]) -> None:
     """Return the action of the first rule whose conditions all hold; go on after the rules otherwise."""
-    for conditions, action in rules:
-        after = program.fresh()
-        for condition in conditions:
-            holds = program.fresh()
-            program.test_argument(condition, holds, after)
-            program.label(holds)
+    for (index, high, action), group in itertools.groupby(rules, _alternative):
+        alternatives = [conditions for conditions, _ in group]
+        if index is None:
+            for conditions in alternatives:
+                _decide_one(program, conditions, action)
+        else:
+            _decide_values(program, index, high, [conditions[0].value for conditions in alternatives], action)
+
+
+def _alternative(rule: tuple[Sequence[Condition], int]) -> tuple[int | None, int, int]:
+    """The same for rules that only differ in what one argument equals, in its low half."""
+    conditions, action = rule
+    if len(conditions) == 1 and conditions[0].operator == "EQ":
+        return conditions[0].index, conditions[0].value >> 32, action
+    return None, 0, action
+
+
+def _decide_one(program: Program, conditions: Sequence[Condition], action: int) -> None:
+    after = program.fresh()
+    for condition in conditions:
+        holds = program.fresh()
+        program.test_argument(condition, holds, after)
+        program.label(holds)
+    program.emit(RETURN, action)
+    program.label(after)
+
+
+def _decide_values(program: Program, index: int, high: int, values: Sequence[int], action: int) -> None:
+    """One load for many values of an argument, such as the families of socket(2)."""
+    for start in range(0, len(values), _FARTHEST // 2):
+        after, found = program.fresh(), program.fresh()
+        some = values[start : start + _FARTHEST // 2]
+        program.load(index, True)
+        program.test(EQUAL, high, "", after)
+        program.load(index, False)
+        for value in some[:-1]:
+            program.test(EQUAL, value & _WORD, found, "")
+        program.test(EQUAL, some[-1] & _WORD, found, after)
+        program.label(found)
         program.emit(RETURN, action)
         program.label(after)

@@ -66,8 +66,9 @@ def groups(text: str) -> dict[tuple[str, int], str]:
         if line.startswith(("Character", "Block")):
             kind = line[0].lower()
         elif kind and len(words) == 2 and words[0].isdecimal():
-            # A major may have several names; systemd takes each for the whole major number.
-            found.setdefault((kind, int(words[0])), words[1])
+            # A major number may have several names, each of which systemd takes for all of it; some are paths.
+            if found.get(key := (kind, int(words[0])), "/").startswith("/"):
+                found[key] = words[1]
     return found
 
 

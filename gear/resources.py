@@ -47,6 +47,16 @@ _GONE = {
 }
 
 
+# The D-Bus types of properties; all others are t.
+_TYPES = {
+    "AllowedCPUs": "ay",
+    "AllowedMemoryNodes": "ay",
+    "DeviceAllow": "a(ss)",
+    "DevicePolicy": "s",
+    **dict.fromkeys(("IODeviceWeight", *_THROTTLES.values()), "a(st)"),
+}
+
+
 @dataclass(frozen=True)
 class _Setting:
     """One property: its name and value over D-Bus, and its name and value, or values, in a unit file."""
@@ -62,10 +72,15 @@ def properties(
 ) -> list[tuple[str, Any]]:
     """Properties for StartTransientUnit and SetUnitProperties; raises GearError for what can't be.
 
-    Types are those that systemd gives the names: int for t, str for s, bytes for ay, pairs for a(ss) and a(st).
+    Types are those of signature(): int for t, str for s, bytes for ay, pairs for a(ss) and a(st).
     *groups* are device_rules.groups() of this machine, for rules about a whole major number.
     """
     return [(setting.name, setting.value) for setting in _settings(resources, groups)]
+
+
+def signature(name: str) -> str:
+    """The D-Bus type of one of the properties()."""
+    return _TYPES.get(name, "t")
 
 
 def unit_lines(

@@ -5,9 +5,10 @@ ctypes.  Not for loading: the helper does that at the start, and knows nothing o
 
 Of several rules that match a call the strictest holds (in the kernel's order: kill, trap, errno, notify, trace, log,
 allow), of equally strict ones that with conditions, then the first; where none matches, the default action.
-libseccomp gets what it can express, which is one action for each call.  What it can't stands in front of its program:
+libseccomp decides about calls whatever their arguments are.  In front of its program stands what it can't do:
 
-- exceptions with conditions from a call that is allowed otherwise, which libseccomp would drop without a word;
+- rules with conditions: libseccomp (2.5, 2.6) drops those of a call that has one without, in the order of the rules,
+  gets several comparisons of one argument wrong, and on x86 looks at the arguments of socketcall for those of socket;
 - calls that are newer than the installed libseccomp, whose names it does not know;
 - calls that nobody knows yet: ENOSYS, so that programs fall back to older ones, where the default would refuse them.
 """
@@ -83,8 +84,7 @@ _MACHINES = {
 }
 # What to do with one call: rules with conditions, the strictest first, and the action of the rest, if there is any.
 _Conditions = tuple[Condition, ...]
-_Exceptions = list[tuple[_Conditions, int]]
-_Call = tuple[_Exceptions, int | None]
+_Call = tuple[list[tuple[_Conditions, int]], int | None]
 
 
 def default_profile() -> dict[str, Any]:
@@ -181,14 +181,19 @@ def _filter(plain: form.Filter, machine: str | None) -> bytes:
 def _by_name(rules: Sequence[form.Rule]) -> dict[str, list[form.Rule]]:
     found: dict[str, list[form.Rule]] = {}
     for rule in rules:
-        for name in dict.fromkeys(rule.names):
+        # No call has another name, and Debian's binding can't even ask for one.
+        for name in filter(str.isascii, dict.fromkeys(rule.names)):
             found.setdefault(name, []).append(rule)
     return found
 
 
 def _strictness(action: int) -> int:
     """Less is stricter: the kernel compares actions as signed numbers, so that KILL_PROCESS is the least."""
-    action &= 0xFFFF0000
+    return _signed(action & 0xFFFF0000)
+
+
+def _signed(action: int) -> int:
+    """As the C int that Debian's binding takes for an action."""
     return action - (1 << 32) if action & 0x80000000 else action
 
 
@@ -203,15 +208,6 @@ def _call(rules: Sequence[form.Rule]) -> _Call:
         and (rest is None or (_strictness(rule.action) <= _strictness(rest) and rule.action != rest))
     }
     return sorted(exceptions, key=lambda item: _strictness(item[1])), rest
-
-
-def _split(exceptions: _Exceptions, always: int | None) -> tuple[_Exceptions, list[_Conditions], int | None]:
-    """What of a call stands in front, and the conditions and the one action that libseccomp gets."""
-    if always is not None:
-        return exceptions, [()], always
-    action = exceptions[-1][1]
-    front = [item for item in exceptions if item[1] != action]
-    return front, [conditions for conditions, found in exceptions if found == action], action
 
 
 def _holes(known: set[int], bit: int, end: int) -> list[tuple[int, int]]:
@@ -302,9 +298,9 @@ class _Compiler:
         found: dict[int, _Call] = {}
         for name, (exceptions, always) in self.calls.items():
             if name in numbers:
-                if front := _split(exceptions, always)[0]:
-                    found[numbers[name] | bit] = (front, None)
-            elif name in newer and self.binding.resolve_syscall(self.binding.Arch.NATIVE, name) == _UNKNOWN:
+                if exceptions:
+                    found[numbers[name] | bit] = (exceptions, always)
+            elif name in newer and self._by_name(name) == _UNKNOWN:
                 found[newer[name] | bit] = (exceptions, always)
         if self.default in (form.ALLOW, form.LOG) or self.default & 0xFFFF0000 == form.TRACE:
             return found, []
@@ -326,28 +322,26 @@ class _Compiler:
                 found[name.decode()] = number
         return found
 
-    def _argument(self, condition: Condition) -> Any:
-        operator = getattr(self.binding, condition.operator)
-        return self.binding.Arg(condition.index, operator, condition.value, condition.second)
+    def _by_name(self, name: str) -> int:
+        """The number of a call on this machine, or one below 0 of libseccomp's own for a call of another kind."""
+        number: int = self.binding.resolve_syscall(self.binding.Arch.NATIVE, name)
+        return number
 
     def _library(self) -> bytes:
         """What libseccomp makes of the rest."""
         binding = self.binding
-        program = binding.SyscallFilter(self.default)
+        program = binding.SyscallFilter(_signed(self.default))
         if hasattr(binding.Attr, _OPTIMIZE):
             program.set_attr(getattr(binding.Attr, _OPTIMIZE), _TREE)
         for token in self.tokens.values():
             if not program.exist_arch(token):
                 program.add_arch(token)
-        own = binding.Arch.NATIVE
         if _machine(os.uname().machine).native not in self.tokens:
-            program.remove_arch(own)
+            program.remove_arch(binding.Arch.NATIVE)
         for name, (exceptions, always) in self.calls.items():
-            rules, action = _split(exceptions, always)[1:]
-            if action != self.default and binding.resolve_syscall(own, name) != _UNKNOWN:
-                for conditions in rules:
-                    # By name: a number is that of socketcall for socket on x86, see _numbers.
-                    program.add_rule(action, name, *map(self._argument, conditions))
+            # By name: Debian's binding makes socketcall of the number of socket on x86, see _numbers.
+            if not exceptions and always not in (None, self.default) and self._by_name(name) != _UNKNOWN:
+                program.add_rule(_signed(always), name)
         descriptor = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         with open(descriptor, "r+b") as file:
             program.export_bpf(file)

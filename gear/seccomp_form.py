@@ -32,8 +32,9 @@ ACTIONS = {
 ERRNO, NOTIFY, TRACE, LOG, ALLOW = (
     ACTIONS[f"SCMP_ACT_{name}"] for name in ("ERRNO", "NOTIFY", "TRACE", "LOG", "ALLOW")
 )
-# What errnoRet may be with the actions that take one: MAX_ERRNO, and the 16 bits of SECCOMP_RET_DATA.
-_DATA = {ERRNO: 4095, TRACE: 0xFFFF}
+# The most that errnoRet may be with the actions that take one: what libseccomp takes of the kernel's MAX_ERRNO (4095),
+# and the 16 bits of SECCOMP_RET_DATA.
+_DATA = {ERRNO: 4094, TRACE: 0xFFFF}
 OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 # linux/seccomp.h, SECCOMP_FILTER_FLAG_*.
 FLAGS = {
@@ -122,7 +123,9 @@ def _condition(node: Node) -> Condition:
         node.fail("index", "is missing")
     operator = _one_of(node, "op", OPERATORS, node.text("op", None)).removeprefix("SCMP_CMP_")
     most = (1 << 64) - 1
-    return Condition(index, operator, _number(node, "value", most) or 0, _number(node, "valueTwo", most) or 0)
+    value, second = _number(node, "value", most) or 0, _number(node, "valueTwo", most) or 0
+    # Bits outside the mask would make a comparison that is never true.
+    return Condition(index, operator, value, second & value if operator == "MASKED_EQ" else 0)
 
 
 def _names(node: Node) -> tuple[str, ...]:
