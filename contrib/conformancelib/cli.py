@@ -12,6 +12,7 @@ from . import suites, tap, waivers
 from .fetch import Unfit
 
 TOP = Path(__file__).resolve().parents[2]
+MOST_LINES = 12  # of what a failed test has printed
 BASELINES = TOP / "tests" / "conformance"
 
 
@@ -87,16 +88,17 @@ def execute(args: argparse.Namespace) -> int:
     print(f"1..{len(names)}")
     for name, outcome in suite.run(Path(runtime).absolute(), names, args.patience, said.append):
         results[name] = outcome
-        report(len(results), name, outcome, said if args.verbose or outcome == "failed" else [])
+        report(len(results), name, outcome, said, args.verbose)
         said.clear()
     return summary(results, known, whole=not args.test)
 
 
-def report(number: int, name: str, outcome: str, said: list[str]) -> None:
+def report(number: int, name: str, outcome: str, said: list[str], verbose: bool) -> None:
     word = "not ok" if outcome == "failed" else "ok"
-    for line in said:
-        if not line.startswith(("1..", "ok ", "not ok ")):
-            print(f"# {line.removeprefix('# ')}")
+    words = [line for line in said if not line.startswith(("1..", "ok ", "not ok "))]
+    shown = words if verbose else words[-MOST_LINES:] if outcome == "failed" else []
+    for line in shown:
+        print(f"# {line.removeprefix('# ')}")
     print(f"{word} {number} - {name}{' # SKIP' if outcome == 'skipped' else ''}", flush=True)
 
 

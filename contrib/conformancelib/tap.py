@@ -7,15 +7,17 @@ parent of orphans, so nothing that a test has started can get away from it, and 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
 import subprocess
+import termios
 import time
 import tty
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -44,40 +46,61 @@ def result(line: str) -> tuple[str, str] | None:
 
 def run(
     argv: list[str], env: Mapping[str, str], cwd: Path, patience_s: float, note: Callable[[str], None]
-) -> tuple[int | None, bool]:
-    """Run a program, telling *note* each line it prints; returns its status and whether it had to be killed.
+) -> bool:
+    """Run a program, telling *note* each line it prints; returns whether it ended by itself.
 
-    It is killed when it prints nothing for *patience_s*.
+    It is killed when it prints nothing for *patience_s*.  Standard error is a terminal of its own: half a line
+    there must not spoil a line of TAP.
     """
-    master, slave = pty.openpty()
-    tty.setraw(slave)
+    pairs = [pty.openpty(), pty.openpty()]
+    for _, slave in pairs:
+        tty.setraw(slave)
+    (out, theirs), (err, theirs_err) = pairs
     process = subprocess.Popen(
-        argv, env=dict(env), cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    )
-    os.close(slave)
-    rest, stalled = b"", False
+        argv, env=dict(env), cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs_err, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    os.close(theirs_err)
     try:
-        while process.poll() is None or select.select([master], [], [], 0)[0]:
-            if not select.select([master], [], [], patience_s)[0]:
-                stalled = True
-                break
-            try:
-                data = os.read(master, 65536)
-            except OSError:  # EIO: nobody has the terminal open any more
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                note(line.decode(errors="replace").rstrip("\r"))
-        if rest:
-            note(rest.decode(errors="replace"))
-        if not stalled:
-            process.wait(patience_s)
+        for line in lines([out, err], patience_s, process):
+            note(line)
+        process.wait(patience_s)
+        return True
+    except (TimeoutError, subprocess.TimeoutExpired):
+        return False
     finally:
         if process.poll() is None:
             process.kill()
-        status = process.wait()
-        os.close(master)
-    return status, stalled
+        process.wait()
+        os.close(out)
+        os.close(err)
+
+
+def lines(fds: list[int], patience_s: float, process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """The lines that come from terminals until the process has ended and they are empty, or TimeoutError."""
+    rest = dict.fromkeys(fds, b"")
+    heard = time.monotonic()
+    while rest:
+        ended = process.poll() is not None
+        ready = select.select(list(rest), [], [], 0 if ended else min(patience_s, 1))[0]
+        if ready:
+            heard = time.monotonic()
+        elif ended:
+            break
+        elif time.monotonic() - heard > patience_s:
+            raise TimeoutError
+        for fd in ready:
+            try:
+                data = os.read(fd, 65536)
+            except OSError:  # EIO: nobody has the terminal open any more
+                data = b""
+            if not data:
+                yield from (text.decode(errors="replace") for text in [rest.pop(fd)] if text)
+                continue
+            *whole, rest[fd] = (rest[fd] + data).split(b"\n")
+            yield from (line.decode(errors="replace").rstrip("\r") for line in whole)
+    yield from (text.decode(errors="replace") for text in rest.values() if text)
 
 
 def children() -> list[int]:
