@@ -24,15 +24,21 @@ def parser() -> argparse.ArgumentParser:
         "what is waived must not pass.",
         epilog="Exit status: 0 all as expected, 1 something else happened, 2 nothing could be judged.",
     )
-    top.add_argument("--runtime", type=Path, default=TOP / "contrib/gear-oci", metavar="PATH", help="the runtime")
+    top.add_argument(
+        "--runtime", type=Path, default=TOP / "contrib/gear-oci", metavar="PATH", help="the runtime"
+    )
     top.add_argument("--suite", choices=sorted(suites.SUITES), default="crun")
-    top.add_argument("--release", metavar="RELEASE", help="Debian release of the suite; waivers are for one only")
+    top.add_argument(
+        "--release", metavar="RELEASE", help="Debian release of the suite; waivers are for one only"
+    )
     top.add_argument("--prepared", type=Path, metavar="DIR", help="a suite that was fetched and built before")
     top.add_argument("--prepare", action="store_true", help="fetch and build only, and print where it is")
     top.add_argument("--list", action="store_true", help="print the names of the tests")
     top.add_argument("--waivers", type=Path, metavar="FILE", help="the list to judge by")
     top.add_argument("--no-waivers", action="store_true", help="judge by none: everything has to pass")
-    top.add_argument("--patience", type=float, default=60, metavar="S", help="how long a test may be silent (60)")
+    top.add_argument(
+        "--patience", type=float, default=60, metavar="S", help="how long a test may be silent (60)"
+    )
     top.add_argument("--verbose", action="store_true", help="show all that the tests print")
     top.add_argument("test", nargs="*", metavar="TEST", help="names, or patterns, of tests: all by default")
     return top
@@ -106,7 +112,9 @@ def summary(results: dict[str, str], known: list[waivers.Waiver], *, whole: bool
     here = waivers.facts()
     wrong = waivers.judge(results, known, here)
     if whole:
-        wrong += [f"{test} is waived, and the suite has no such test" for test in waivers.unknown(results, known)]
+        wrong += [
+            f"{test} is waived, and the suite has no such test" for test in waivers.unknown(results, known)
+        ]
     counts = [f"{list(results.values()).count(word)} {word}" for word in ("passed", "failed", "skipped")]
     print(f"# {', '.join(counts)} of {len(results)} ({', '.join(sorted(here))})")
     for sentence in wrong:

@@ -23,7 +23,13 @@ class Unfit(Exception):
 
 def options(place: Path, release: str) -> list[str]:
     """apt's options for a private configuration below *place* that knows one release's sources."""
-    for name in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "lists/partial", "archives/partial"):
+    for name in (
+        "etc/apt.conf.d",
+        "etc/preferences.d",
+        "etc/sources.list.d",
+        "lists/partial",
+        "archives/partial",
+    ):
         (place / name).mkdir(parents=True, exist_ok=True)
     (place / "status").touch()
     mirror = os.environ.get("GEAR_TESTHOST_MIRROR") or MIRROR

@@ -50,7 +50,9 @@ class Suite(ABC):
         """The names of all tests, as waivers spell them."""
 
     @abstractmethod
-    def run(self, runtime: Path, names: list[str], patience_s: float, tell: Tell) -> Iterator[tuple[str, str]]:
+    def run(
+        self, runtime: Path, names: list[str], patience_s: float, tell: Tell
+    ) -> Iterator[tuple[str, str]]:
         """Run the named tests; yields name and outcome of each."""
 
 
@@ -59,7 +61,9 @@ def compile_static(source: Path, target: Path, *options: str) -> None:
     try:
         subprocess.run(argv, check=True, capture_output=True, text=True)
     except FileNotFoundError as err:
-        raise Unfit("there is no gcc to build the suite's helper with: apt-get install gcc libc6-dev") from err
+        raise Unfit(
+            "there is no gcc to build the suite's helper with: apt-get install gcc libc6-dev"
+        ) from err
     except subprocess.CalledProcessError as err:
         raise Unfit(f"{source.name} can't be built: {err.stderr.strip()[-300:]}") from err
 
@@ -82,7 +86,9 @@ class Crun(Suite):
             found += [f"{path.stem.removeprefix('test_')}/{name}" for name in dictionary(path, "all_tests")]
         return found
 
-    def run(self, runtime: Path, names: list[str], patience_s: float, tell: Tell) -> Iterator[tuple[str, str]]:
+    def run(
+        self, runtime: Path, names: list[str], patience_s: float, tell: Tell
+    ) -> Iterator[tuple[str, str]]:
         for file in dict.fromkeys(name.partition("/")[0] for name in names):
             rest = [name.partition("/")[2] for name in names if name.partition("/")[0] == file]
             while rest:

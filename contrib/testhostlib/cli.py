@@ -167,14 +167,18 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("build", build, "build and cache the root tree of a release, or the disk of a virtual machine")
     sub.add_argument("release", nargs="+", metavar="RELEASE", help=" or ".join(recipe.RELEASES))
     sub.add_argument("--vm", action="store_true", help="the disk, too")
-    sub.add_argument("--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}")
+    sub.add_argument(
+        "--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}"
+    )
 
     sub = verb("boot", boot, "boot a host and print its name once it is up")
     sub.add_argument("release", metavar="RELEASE", help=" or ".join(recipe.RELEASES))
     sub.add_argument(
         "--vm", action="store_true", help="a virtual machine: slow, but with a kernel of its own"
     )
-    sub.add_argument("--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}")
+    sub.add_argument(
+        "--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}"
+    )
     sub.add_argument("--name", help="its name (default: one that is free)")
     sub.add_argument("--owner", type=int, metavar="PID", help="take the host down when this process ends")
     sub.add_argument(

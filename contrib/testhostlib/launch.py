@@ -39,8 +39,8 @@ def boot(
     """Boot a host and return once it is up; builds and caches its tree or disk when that is not there.
 
     It is torn down when the owner ends: by default the calling process (0), otherwise a pid; None is nobody.
-    EXTRA names a set of further packages, see recipe.py.  BINDS are pairs of a path here and one in a nested host.  STORAGE is a directory that keeps the host's
-    changes when it is stopped.
+    EXTRA names a set of further packages, see recipe.py.  BINDS are pairs of a path here and one in a nested
+    host.  STORAGE is a directory that keeps the host's changes when it is stopped.
     """
     places = places or Places.default()
     kind = "vm" if vm else "nested"

@@ -27,7 +27,7 @@ class Podman:
 
     def script(self, text: str) -> str:
         """What a script of the machine's shell prints; `podman` in it has the runtime under test."""
-        return self.machine.sh(f"podman() {{ command podman --runtime={RUNTIME} \"$@\"; }}\n{text}")
+        return self.machine.sh(f'podman() {{ command podman --runtime={RUNTIME} "$@"; }}\n{text}')
 
     def run(self, *arguments: str) -> str:
         """What podman prints; it must succeed."""
@@ -35,7 +35,9 @@ class Podman:
 
     def status(self, *arguments: str) -> int:
         """podman's exit status."""
-        return int(self.script(f"podman {shlex.join(arguments)} >/dev/null 2>&1 </dev/null && echo 0 || echo $?"))
+        return int(
+            self.script(f"podman {shlex.join(arguments)} >/dev/null 2>&1 </dev/null && echo 0 || echo $?")
+        )
 
     def inspect(self, name: str, field: str) -> str:
         return self.run("inspect", "--type", "container", "--format", "{{" + field + "}}", name)
@@ -121,13 +123,29 @@ def test_limits_are_in_the_scope_and_can_be_changed(podman: Podman) -> None:
     assert podman.inspect("limited", ".State.Status") == "running"
     # Whatever the payload does, it dies of its own memory and nobody else's.
     hog = "x=0123456789abcdef; while :; do x=$x$x; done"
-    podman.run("create", "--name", "hog", "--net", "none", "--memory", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", hog)
+    podman.run(
+        "create",
+        "--name",
+        "hog",
+        "--net",
+        "none",
+        "--memory",
+        "16m",
+        "--memory-swap",
+        "16m",
+        "busybox",
+        "sh",
+        "-c",
+        hog,
+    )
     assert podman.status("start", "--attach", "hog") == 137
     assert podman.inspect("hog", ".State.OOMKilled") == "true"
 
 
 def test_containers_of_a_pod_share_namespaces(podman: Podman) -> None:
-    podman.run("pod", "create", "--name", "pod", "--share", "net,ipc,uts", "--network", "none", "--hostname", "both")
+    podman.run(
+        "pod", "create", "--name", "pod", "--share", "net,ipc,uts", "--network", "none", "--hostname", "both"
+    )
     for name in ("left", "right"):
         podman.run("run", "-d", "--pod", "pod", "--name", name, "busybox", "sleep", "9999")
     look = "for kind in net ipc uts mnt pid; do readlink /proc/1/ns/$kind; done; hostname"
@@ -159,7 +177,9 @@ def test_a_terminal(podman: Podman) -> None:
         *lines, last = text.replace("\r", "").splitlines()
         return "\n".join(lines), int(last.split()[1])
 
-    shown, status = terminal("run --rm -it --net none busybox sh -c 'tty; test -c /dev/console && echo console; exit 5'")
+    shown, status = terminal(
+        "run --rm -it --net none busybox sh -c 'tty; test -c /dev/console && echo console; exit 5'"
+    )
     assert shown.splitlines()[-2:] == ["/dev/pts/0", "console"] and status == 5
     shown, status = terminal("run --rm -it --net none busybox sh", "echo $((6*7))\\nexit 4\\n")
     assert "42" in shown.split() and status == 4
@@ -199,8 +219,8 @@ def test_seccomp(podman: Podman) -> None:
 
 def test_options_reach_the_payload(podman: Podman) -> None:
     options = (
-        "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_RAW", "--ulimit", "nofile=111:222", "--tmpfs", "/t:size=1m",
-        "-v", "/etc/hostname:/seen:ro", "--sysctl", "net.ipv4.ip_default_ttl=77", "--device", "/dev/kmsg", "--init",
+        "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_RAW", "--ulimit", "nofile=111:222", "--tmpfs",
+        "/t:size=1m", "-v", "/etc/hostname:/seen:ro", "--sysctl", "net.ipv4.ip_default_ttl=77", "--device", "/dev/kmsg", "--init",
         "--security-opt", "no-new-privileges", "--shm-size", "2m", "--umask", "0077", "--oom-score-adj", "300",
         "--group-add", "1234", "--stop-signal", "USR1",
     )  # fmt: skip
@@ -212,7 +232,9 @@ def test_options_reach_the_payload(podman: Podman) -> None:
         "touch /t/y && echo written; test -c /dev/kmsg && echo device; (echo > /seen) 2>&1 | sed 's/.*: //'",
         "cat /proc/1/comm",
     ]
-    shown = podman.run("run", "--rm", "--net", "none", *options, "busybox", "sh", "-c", "\n".join(look)).splitlines()
+    shown = podman.run(
+        "run", "--rm", "--net", "none", *options, "busybox", "sh", "-c", "\n".join(look)
+    ).splitlines()
     assert shown == [
         "Read-only file system", "Groups: 0 1234", "CapEff: 0000000000002000", "NoNewPrivs: 1", "111", "222", "0077",
         "300", "77", "1024", "2048", "written", "device", "Read-only file system", "catatonit",
@@ -221,13 +243,15 @@ def test_options_reach_the_payload(podman: Podman) -> None:
 
 def test_without_a_control_group_and_in_the_hosts_namespaces(podman: Podman) -> None:
     own = podman.machine.sh("readlink /proc/1/ns/net /proc/1/ns/ipc /proc/1/ns/uts").splitlines()
-    shown = podman.run("run", "--rm", "--cgroups=disabled", "--net", "host", "--ipc", "host", "--uts", "host", "busybox",
-                       "sh", "-c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done")  # fmt: skip
+    shown = podman.run("run", "--rm", "--cgroups=disabled", "--net", "host", "--ipc", "host", "--uts", "host",
+                       "busybox", "sh", "-c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done")  # fmt: skip
     assert shown.splitlines() == own
 
 
 def test_health_checks(podman: Podman) -> None:
-    podman.begin("healthy", "--health-cmd", "test -e /well", "--health-interval", "disable", "--health-retries", "1")
+    podman.begin(
+        "healthy", "--health-cmd", "test -e /well", "--health-interval", "disable", "--health-retries", "1"
+    )
     assert podman.status("healthcheck", "run", "healthy") == 1
     podman.run("exec", "healthy", "touch", "/well")
     assert podman.status("healthcheck", "run", "healthy") == 0
