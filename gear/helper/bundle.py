@@ -9,7 +9,7 @@ from __future__ import annotations
 from gear.helper import syscalls
 from gear.helper.failure import Failure
 
-# OCI runtime specification, config-linux.md, "Namespaces"; and systemd's view: the mount namespace is always new.
+# OCI runtime specification, config-linux.md, "Namespaces".
 NAMESPACES = {
     "pid": syscalls.CLONE_NEWPID,
     "network": syscalls.CLONE_NEWNET,
@@ -18,6 +18,7 @@ NAMESPACES = {
     "uts": syscalls.CLONE_NEWUTS,
     "user": syscalls.CLONE_NEWUSER,
     "cgroup": syscalls.CLONE_NEWCGROUP,
+    "time": syscalls.CLONE_NEWTIME,
 }
 
 
@@ -57,14 +58,6 @@ def _scan(text: str) -> tuple[object, int]:
         return json.loads(text), len(text)
     document, end = scan(text, 0)
     return document, end
-
-
-def namespace_flags(config: dict) -> int:  # type: ignore[type-arg]
-    """The CLONE_NEW flags for the namespaces that *config* wants made."""
-    flags = syscalls.CLONE_NEWNS
-    for namespace in config["linux"]["namespaces"]:
-        flags |= NAMESPACES[namespace["type"]]
-    return flags
 
 
 def is_bind(mount: dict) -> bool:  # type: ignore[type-arg]

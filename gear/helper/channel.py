@@ -20,6 +20,12 @@ from _socket import (
 )
 
 EXEC = b"exec"
+HOOKS = b"hooks"  # mounts are made: the hooks of the runtime's namespaces are due; answered by GO
+GO = b"go"
+TERMINAL = b"terminal"  # with the master of the new terminal
+LISTENER = b"listener"  # with the descriptor that gets seccomp's notifications
+CREATED = b"created"  # all is ready, and waits to be started
+PID = b"pid "  # from a process between: the pid of the container's first process
 FAILED = b"failed "  # then the exit status, a blank, and the sentence
 MOUNT = b"mount "  # then the name of the file system of which a detached mount is wanted
 DESCRIPTORS = b"descriptors"
@@ -33,6 +39,11 @@ class Channel:
 
     def __init__(self, end) -> None:  # type: ignore[no-untyped-def]
         self._end = end
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        number: int = self._end.fileno()
+        return number
 
     def send(self, message: bytes, descriptors: tuple[int, ...] | list[int] = ()) -> None:
         """Send *message*; descriptors go along, as many packets as they need."""

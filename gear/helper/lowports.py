@@ -10,6 +10,7 @@ from __future__ import annotations
 import posix as os
 
 from gear.helper import syscalls
+from gear.helper.delegation import own_group
 
 # linux/bpf.h
 _PROG_TYPE_CGROUP_SOCK_ADDR = 18
@@ -21,22 +22,9 @@ _PROGRAM = bytes((0xB7, 0, 0, 0, 3, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
 
 def allow() -> None:
     """Let the processes of this unit's control group bind to any port; raises OSError where that can't be done."""
-    group = os.open(_control_group(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    group = os.open(own_group(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for kind in _BINDS:
         program = syscalls.bpf_load(_PROG_TYPE_CGROUP_SOCK_ADDR, kind, _PROGRAM)
         syscalls.bpf_attach(group, program, kind, _ALLOW_MULTI)
         os.close(program)
     os.close(group)
-
-
-def _control_group() -> str:
-    """The directory of the control group (v2) that this process is in; cgroups(7), "/proc files"."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        (path,) = [line[3:].rstrip("\n") for line in file if line.startswith("0::")]
-    for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-        try:
-            os.stat(f"{root}{path}/cgroup.procs")
-        except OSError:
-            continue
-        return root + path
-    raise FileNotFoundError(2, "there is no control group of version 2")

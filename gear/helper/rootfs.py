@@ -1,8 +1,8 @@
 """The privileged half of a container's file system: the layers, shifted and stacked, and the sources of binds.
 
-Runs in the helper itself, which is root on the host, inside a mount namespace of its own: nothing made here ever
-shows in the host's mount table.  What comes out are detached mounts as descriptors, which the payload's process
-attaches inside its own namespaces (gear/helper/payload.py).
+Runs in the helper itself, which is root on the host.  What comes out are detached mounts as descriptors, which the
+payload's process attaches inside its own namespaces (gear/helper/payload.py); what has to be attached on the way is
+attached in a mount namespace of the helper's own, so that nothing ever shows in the host's mount table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import posix as os
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
+from gear.helper.channel import DESCRIPTORS, FAILED, pair
 from gear.helper.failure import Failure, Step
+from gear.helper.options import Options
+
+_PROPAGATION_KINDS = syscalls.MS_PRIVATE | syscalls.MS_SHARED | syscalls.MS_SLAVE | syscalls.MS_UNBINDABLE
 
 
 def own_mount_namespace(step: Step) -> None:
@@ -19,6 +23,49 @@ def own_mount_namespace(step: Step) -> None:
     step.doing = "make a mount namespace"
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def in_child(make, count: int, step: Step) -> list[int]:  # type: ignore[no-untyped-def]
+    """The *count* descriptors that *make* returns when a child process calls it, which may join and leave what it
+    likes.  Raises Failure."""
+    ours, theirs = pair()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                theirs.send(DESCRIPTORS, make())
+            except OSError as error:
+                raise step.failure(error) from error
+        except Failure as failure:
+            theirs.send(FAILED + failure.message.encode(errors="surrogateescape"))
+        finally:
+            os._exit(0)
+    theirs.close()
+    descriptors: list[int] = []
+    sentence = f"can't {step.doing}: the process that did it has died"
+    while len(descriptors) < count:
+        message, more = ours.receive()
+        if message.startswith(FAILED):
+            sentence = message.removeprefix(FAILED).decode(errors="surrogateescape")
+        if not more:
+            break
+        descriptors += more
+    os.waitpid(child, 0)
+    ours.close()
+    if len(descriptors) < count:
+        raise Failure(sentence)
+    return descriptors
+
+
+def in_private_namespace(make, count: int, step: Step) -> list[int]:  # type: ignore[no-untyped-def]
+    """As in_child(), in a mount namespace of the child's own."""
+
+    def make_there() -> list[int]:
+        own_mount_namespace(step)
+        descriptors: list[int] = make()
+        return descriptors
+
+    return in_child(make_there, count, step)
 
 
 def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) -> None:
@@ -36,7 +83,9 @@ def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) ->
     """Stack the layers that start.json names under `root`; returns the root as a detached mount.
 
     start.json is gear's own file beside config.json: in `root`, `lower` lists directories, topmost first, `upper` and
-    `work` are overlayfs' writable directory and its scratch space.
+    `work` are overlayfs' writable directory and its scratch space; with `ephemeral` (true, or the size of a tmpfs) in
+    their place, what is written goes away with the container.
+    The caller is in a mount namespace of its own.
     """
     lower = []
     for path in root["lower"]:
@@ -51,19 +100,39 @@ def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) ->
         # free of characters that overlayfs would take for separators.
         lower.append(f"/proc/self/fd/{layer}")
     options = [f"lowerdir={':'.join(lower)}"]
+    target = f"{bundle}/rootfs"
+    if root.get("ephemeral"):
+        step.doing = "make the ephemeral writable layer"
+        size = root["ephemeral"]
+        syscalls.mount("tmpfs", target, "tmpfs", 0, "mode=700" if size is True else f"mode=700,size={size}")
+        root = {"upper": f"{target}/upper", "work": f"{target}/work"}
+        os.mkdir(root["work"], 0o700)
+        os.mkdir(root["upper"], 0o755)
+        top = os.stat(lower[0])
+        os.chown(root["upper"], top.st_uid, top.st_gid)
+        os.chmod(root["upper"], top.st_mode & 0o7777)
     for key in ("upper", "work"):
         step.doing = f"open the writable layer {root[key]}"
         directory = os.open(root[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         options.append(f"{key}dir=/proc/self/fd/{directory}")
-    target = f"{bundle}/rootfs"
     step.doing = "mount the layers with overlayfs"
     # No devices: a node that came with an image must not open a device of the host.
     syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, ",".join(options))
     return syscalls.open_tree(syscalls.AT_FDCWD, target, syscalls.OPEN_TREE_CLONE)
 
 
+def directory_root(path: str, step: Step) -> int:
+    """The directory *path* of the host, with what is mounted in it, as a root; a detached mount."""
+    step.doing = f"open the root file system {path}"
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+    root = syscalls.open_tree(syscalls.AT_FDCWD, path, flags)
+    # Or mounts made in the container would show on the host.
+    syscalls.mount_setattr(root, 0, propagation=syscalls.MS_PRIVATE, recursive=True)
+    return root
+
+
 def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]:  # type: ignore[type-arg]
-    """A detached copy of the source of each bind mount in *config*, in order.
+    """A detached copy of the source of each bind mount in *config*, in order, with ids, attributes and propagation.
 
     Sources belong to the host and are opened with the host's rights; destinations belong to the container and
     are resolved by the payload's process inside its root.
@@ -72,13 +141,43 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
     for mount in config.get("mounts", ()):
         if not is_bind(mount):
             continue
-        source, options = mount["source"], mount.get("options", ())
-        recursive = "rbind" in options
+        source, words = mount["source"], mount.get("options", ())
+        recursive = "rbind" in words
         step.doing = f"bind {source} on {mount['destination']}"
+        options = Options(words)
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
         descriptor = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
-        if userns_fd is not None and ("idmap" in options or "ridmap" in options):
-            shift(descriptor, source, userns_fd, recursive="ridmap" in options)
+        # Private unless something else is asked for: what is mounted in the container stays there.
+        syscalls.mount_setattr(
+            descriptor,
+            options.attributes[0],
+            clear=options.attributes[1],
+            propagation=0 if options.propagation else syscalls.MS_PRIVATE,
+        )
+        if recursive and not options.propagation:
+            syscalls.mount_setattr(descriptor, 0, propagation=syscalls.MS_PRIVATE, recursive=True)
+        for propagation in options.propagation:
+            kind = propagation & _PROPAGATION_KINDS
+            syscalls.mount_setattr(
+                descriptor, 0, propagation=kind, recursive=bool(propagation & syscalls.MS_REC)
+            )
+        to_set, to_clear = options.recursive_attributes
+        if to_set | to_clear:
+            syscalls.mount_setattr(descriptor, to_set, clear=to_clear, recursive=True)
+        mapped = "idmap" in words or "ridmap" in words
+        if mount.get("uidMappings") or any(word.startswith("idmap=") for word in options.data):
+            from gear.helper.idmaps import mapping_namespace
+
+            step.doing = f"map the ids of {source}"
+            own = mapping_namespace(mount, options.data, config["linux"], step)
+            shift(descriptor, source, own, recursive="ridmap" in words)
+            os.close(own)
+        elif mapped:
+            if userns_fd is None:
+                raise Failure(
+                    f"can't map the ids of {source}: there is neither a mapping nor a user namespace"
+                )
+            shift(descriptor, source, userns_fd, recursive="ridmap" in words)
         descriptors.append(descriptor)
     return descriptors
 

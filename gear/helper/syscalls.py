@@ -60,17 +60,23 @@ _PRCTL = {"x86_64": 157, "aarch64": 167}.get(_MACHINE)
 _BPF = {"x86_64": 321, "aarch64": 280}.get(_MACHINE)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE)
 _SETHOSTNAME = {"x86_64": 170, "aarch64": 161}.get(_MACHINE)
+_CAPGET = {"x86_64": 125, "aarch64": 90}.get(_MACHINE)
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(_MACHINE)
+_KEYCTL = {"x86_64": 250, "aarch64": 219}.get(_MACHINE)
+_SECCOMP = {"x86_64": 317, "aarch64": 277}.get(_MACHINE)
+_PIDFD_SEND_SIGNAL = 424
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_PIDFD_OPEN = 434
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
 
 # linux/sched.h
+CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_PARENT = 0x00008000
 CLONE_NEWCGROUP = 0x02000000
@@ -87,14 +93,24 @@ MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_SYNCHRONOUS = 0x10
+MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
 MS_DIRSYNC = 0x80
 MS_NOSYMFOLLOW = 0x100
 MS_NOATIME = 0x400
 MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_POSIXACL = 0x10000
+MS_UNBINDABLE = 0x20000
 MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
 MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
 MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
 MNT_DETACH = 0x2
 OPEN_TREE_CLONE = 0x1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -109,6 +125,11 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_RELATIME = 0x0
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
@@ -132,6 +153,9 @@ PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
+
+# linux/seccomp.h
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 0x8
 
 # linux/capability.h
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -180,6 +204,16 @@ def setns(descriptor: int, kind: int) -> None:
     _call("setns", _SETNS, descriptor, kind)
 
 
+def pidfd_open(pid: int) -> int:
+    """pidfd_open(2).  Close-on-exec."""
+    return _call("pidfd_open", _PIDFD_OPEN, pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """pidfd_send_signal(2)."""
+    _call("pidfd_send_signal", _PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+
+
 def mount(
     source: str | None, target: str, filesystem: str | None, flags: int = 0, data: str | None = None
 ) -> None:
@@ -225,10 +259,16 @@ def _u32(*numbers: int) -> bytes:
 
 
 def mount_setattr(
-    mount_fd: int, set_flags: int, *, clear: int = 0, userns_fd: int = 0, recursive: bool = False
+    mount_fd: int,
+    set_flags: int,
+    *,
+    clear: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+    recursive: bool = False,
 ) -> None:
     """mount_setattr(2) on the mount *mount_fd*; MOUNT_ATTR_IDMAP shifts ids by the map of *userns_fd*."""
-    attributes = _u64(set_flags, clear, 0, userns_fd)  # struct mount_attr, linux/mount.h
+    attributes = _u64(set_flags, clear, propagation, userns_fd)  # struct mount_attr, linux/mount.h
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _call("mount_setattr", _MOUNT_SETATTR, mount_fd, b"", flags, attributes, len(attributes))
 
@@ -275,6 +315,30 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     halves = [(mask & 0xFFFFFFFF, mask >> 32) for mask in (effective, permitted, inheritable)]
     words = [half[0] for half in halves] + [half[1] for half in halves]
     _call("capset", _CAPSET, _u32(_LINUX_CAPABILITY_VERSION_3, 0), _u32(*words))
+
+
+def permitted_capabilities() -> int:
+    """The permitted set of the calling thread, capget(2)."""
+    data = bytearray(24)
+    buffer = (_Char * len(data)).from_buffer(data)
+    _call("capget", _CAPGET, _u32(_LINUX_CAPABILITY_VERSION_3, 0), addressof(buffer))
+    return int.from_bytes(data[4:8], sys.byteorder) | int.from_bytes(data[16:20], sys.byteorder) << 32
+
+
+def new_session_keyring() -> None:
+    """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a session keyring that nobody else has."""
+    _call("keyctl", _KEYCTL, 1, None, 0, 0, 0)
+
+
+def seccomp_load(program: bytes, flags: int = 0) -> int:
+    """seccomp(2), SECCOMP_SET_MODE_FILTER: *program* is whole instructions of 8 bytes.
+
+    Returns the listener's descriptor when *flags* ask for one.
+    """
+    buffer = (_Char * len(program)).from_buffer_copy(program)
+    # struct sock_fprog, linux/filter.h: the length, padding up to the pointer, the instructions.
+    header = (len(program) // 8).to_bytes(2, sys.byteorder) + bytes(6)
+    return _call("seccomp", _SECCOMP, 1, flags, header + _u64(addressof(buffer)))
 
 
 # linux/bpf.h
