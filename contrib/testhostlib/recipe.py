@@ -26,7 +26,7 @@ PACKAGES = (
 # What a host may have besides, by the name of the set: programs that tests hold gear against.
 EXTRAS = {
     "podman": (
-        "podman", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "passt", "uidmap",
+        "podman", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
     ),
 }  # fmt: skip
 

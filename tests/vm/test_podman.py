@@ -220,10 +220,10 @@ def test_seccomp(podman: Podman) -> None:
 
 def test_options_reach_the_payload(podman: Podman) -> None:
     options = (
-        "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_RAW", "--ulimit", "nofile=111:222", "--tmpfs",
-        "/t:size=1m", "-v", "/etc/hostname:/seen:ro", "--sysctl", "net.ipv4.ip_default_ttl=77", "--device", "/dev/kmsg", "--init",
-        "--security-opt", "no-new-privileges", "--shm-size", "2m", "--umask", "0077", "--oom-score-adj", "300",
-        "--group-add", "1234", "--stop-signal", "USR1",
+        "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_RAW", "--ulimit", "nofile=111:222", "--init",
+        "--tmpfs", "/t:size=1m", "-v", "/etc/hostname:/seen:ro", "--sysctl", "net.ipv4.ip_default_ttl=77",
+        "--device", "/dev/kmsg", "--security-opt", "no-new-privileges", "--shm-size", "2m", "--umask", "0077",
+        "--oom-score-adj", "300", "--group-add", "1234", "--stop-signal", "USR1",
     )  # fmt: skip
     look = [
         "touch /x 2>&1 | sed 's/.*: //'",
@@ -244,8 +244,9 @@ def test_options_reach_the_payload(podman: Podman) -> None:
 
 def test_without_a_control_group_and_in_the_hosts_namespaces(podman: Podman) -> None:
     own = podman.machine.sh("readlink /proc/1/ns/net /proc/1/ns/ipc /proc/1/ns/uts").splitlines()
-    shown = podman.run("run", "--rm", "--cgroups=disabled", "--net", "host", "--ipc", "host", "--uts", "host",
-                       "busybox", "sh", "-c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done")  # fmt: skip
+    shared = ("--net", "host", "--ipc", "host", "--uts", "host")
+    look = "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done"
+    shown = podman.run("run", "--rm", "--cgroups=disabled", *shared, "busybox", "sh", "-c", look)
     assert shown.splitlines() == own
 
 
