@@ -68,11 +68,11 @@ def test_the_projects_own_lists_can_be_read() -> None:
 
 
 def test_the_facts_are_the_machines(tmp_path: Path) -> None:
-    assert waivers.facts(tmp_path) == {"v1", "no-systemd"}
+    assert waivers.facts(tmp_path, cpus=4) == {"v1", "no-systemd"}
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cgroup.controllers").touch()
     (tmp_path / "run/systemd/system").mkdir(parents=True)
-    assert waivers.facts(tmp_path) == {"v2", "systemd"}
+    assert waivers.facts(tmp_path, cpus=2) == {"v2", "systemd", "few-cpus"}
 
 
 def test_the_upstream_tarball_is_found_among_a_packages_files() -> None:
