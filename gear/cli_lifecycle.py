@@ -99,6 +99,8 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("User ids", f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"),
         ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
     ]
+    if state["paused"]:
+        lines.append(("Paused", f"runs again with: gear resume {state['name']}"))
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
     return lines
@@ -116,7 +118,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     host.require_root("list containers")
     with Manager() as manager:
         loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service"])}
-    rows, status = [], 0
+        paused = {
+            name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
+        }
+    rows: list[dict[str, Any]] = []
+    status = 0
     for name in containers.names(context.layout):
         try:
             spec = containers.get(context.layout, name)
@@ -135,6 +141,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
                 "load_state": unit.load,
                 "active_state": unit.active,
                 "sub_state": unit.sub,
+                "paused": spec.unit in paused,
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
             }
@@ -147,7 +154,8 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     else:
         columns = ("name", "active_state", "sub_state", "load_state", "image", "unit")
         header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "UNIT")
-        context.report(table(header, [[row[column] for column in columns] for row in rows]))
+        shown = [row | ({"sub_state": "paused"} if row["paused"] else {}) for row in rows]
+        context.report(table(header, [[row[column] for column in columns] for row in shown]))
     return status
 
 

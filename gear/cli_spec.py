@@ -95,16 +95,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
     """The container names and the fields of Spec that a command line asks for; raises UsageError."""
-    names, env = [], _env_files(args.env_file)
-    for entry in args.env:
-        name, separator, value = entry.partition("=")
-        spec.environment_name(name)
-        if separator:
-            env[name] = value
-        elif name in os.environ:
-            env[name] = os.environ[name]
-        else:
-            raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
+    names, env = [], environment(args.env, args.env_file)
     for item in args.names:
         name, separator, value = item.partition("=")
         if separator:
@@ -144,6 +135,21 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "stop_timeout": spec.stop_timeout(args.stop_timeout),
         "net": spec.network(args.net),
     }
+
+
+def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    """The variables of --env and --env-file, the former counting more; raises UsageError."""
+    env = _env_files(paths)
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        spec.environment_name(name)
+        if separator:
+            env[name] = value
+        elif name in os.environ:
+            env[name] = os.environ[name]
+        else:
+            raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
+    return env
 
 
 def _number(text: str) -> int | str:

@@ -112,6 +112,7 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
         "load_state": unit.get("LoadState", ""),
         "active_state": unit.get("ActiveState", ""),
         "sub_state": unit.get("SubState", ""),
+        "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
         "boot": manager.file_state(spec.unit),
         "main_pid": service.get("MainPID", 0),
         "result": service.get("Result", ""),

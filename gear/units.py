@@ -6,11 +6,14 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
-from gear import unitfile
+from typing import Any
+
+from gear import device_rules, unitfile
 from gear.bundle import effective_mounts, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
+from gear.resources import unit_lines
 from gear.spec import Spec, signal_number
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -21,6 +24,8 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
+# Microseconds, the kernel's own; CPUQuota= says the same in percent.
+_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -33,6 +38,20 @@ def helper_directory(layout: Layout) -> str:
 def seconds(value: float) -> str:
     """A time span (systemd.time(7)); 0 would mean no limit, so it becomes the shortest one."""
     return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def resources(spec: Spec) -> dict[str, Any]:
+    """What a container may use, as OCI's `linux.resources`."""
+    found: dict[str, Any] = {
+        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
+        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
+        "devices": [device_rules.NOTHING, *device_rules.STANDARD],
+    }
+    if spec.memory is not None:
+        found["memory"] = {"limit": spec.memory}
+    if spec.cpus is not None:
+        found["cpu"] = {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    return found
 
 
 def render(spec: Spec, image: Image, layout: Layout) -> bytes:
@@ -75,18 +94,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        ("TasksMax", str(spec.pids_limit or DEFAULT_PIDS_LIMIT)),
-    ]
-    if spec.memory is not None:
-        service.append(("MemoryMax", str(spec.memory)))
-    if spec.cpus is not None:
-        service.append(("CPUQuota", f"{spec.cpus * 100:.2f}".rstrip("0").rstrip(".") + "%"))
-    service += [
-        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
-        ("DevicePolicy", "closed"),
-        ("DeviceAllow", "/dev/tty rw"),
-        ("DeviceAllow", "/dev/ptmx rw"),
-        ("DeviceAllow", "char-pts rw"),
+        *unit_lines(resources(spec)),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",

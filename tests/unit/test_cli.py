@@ -117,7 +117,7 @@ def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_aliases_are_verbs() -> None:
-    assert cli.ALIASES == {"ps": "list-units"}
+    assert cli.ALIASES == {"ps": "list-units", "switchns": "exec"}
     assert set(cli.ALIASES.values()) <= set(cli.TABLE)
 
 
