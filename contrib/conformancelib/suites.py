@@ -116,6 +116,8 @@ class Crun(Suite):
             "OCI_RUNTIME": str(runtime),
             "INIT": str(self.top / "tests/init"),
             "RUN_TESTS": " ".join(names),
+            # Like no default of any shell's, so that it shows whether a hook has inherited it.
+            "PATH": f"{os.environ.get('PATH', os.defpath)}:/conformance",
             "PYTHONPATH": str(STANDINS),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
