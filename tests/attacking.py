@@ -22,8 +22,6 @@ PROBE = "/root/attacks/probe"
 # What says that the way is closed, whichever gate closed it.
 REFUSED = frozenset(("EPERM", "EACCES", "EROFS", "ENOSYS"))
 
-type_of = {"directory": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE, "fifo": tarfile.FIFOTYPE}
-
 
 @cache
 def programs(directory: Path) -> tuple[Path, Path]:
@@ -70,7 +68,9 @@ class Attacker:
         """Import an image of busybox, the probe, and *members*, which come last and may replace what is there."""
         content = [archives.directory(place) for place in ("bin", "etc", "tmp", "proc", "sys", "dev")]
         content.append(archives.entry("bin/probe", self.probe, mode=0o755))
-        content += [archives.entry("etc/passwd", b"root:x:0:0::/:/bin/sh\nwww:x:8080:8080::/:/bin/sh\n", mode=0o644)]
+        replaced = {member[0].name for member in members}
+        if "etc/passwd" not in replaced:
+            content += [archives.entry("etc/passwd", b"root:x:0:0::/:/bin/sh\nwww:x:8080:8080::/:/bin/sh\n", mode=0o644)]
         content += list(members)
         self.host.write("/var/lib/t/attack.tar", archives.tar(*content))
         self.host.gear("image", "import", "/var/lib/t/attack.tar", name, *options)

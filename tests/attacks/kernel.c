@@ -112,7 +112,7 @@ int attack_capabilities(int argc, char **argv)
     return 0;
 }
 
-/* `add NAME` puts a key into each keyring; `find NAME` looks for it. */
+/* `add NAME` puts a key into each keyring, `add NAME RING` into one; `find NAME` looks for it. */
 int attack_keyring(int argc, char **argv)
 {
     static const struct {
@@ -123,6 +123,8 @@ int attack_keyring(int argc, char **argv)
         return 2;
     for (size_t i = 0; i < sizeof rings / sizeof *rings; i++) {
         char name[64];
+        if (argc > 3 && strcmp(argv[3], rings[i].name) != 0)
+            continue;
         snprintf(name, sizeof name, "%s-%s", argv[1], rings[i].name);
         if (strcmp(argv[1], "add") == 0)
             tell(name, syscall(SYS_add_key, "user", argv[2], "secret", 6, rings[i].id));
