@@ -11,6 +11,7 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } attacks[] = {
+    {"arguments", attack_arguments},
     {"capabilities", attack_capabilities},
     {"cgroups", attack_cgroups},
     {"descriptors", attack_descriptors},

@@ -24,6 +24,7 @@ int put(const char *path, const char *text);
 /* Become root of a new user namespace with a mount namespace; -1 with errno when that fails. */
 int nest(int flags);
 
+int attack_arguments(int argc, char **argv);
 int attack_capabilities(int argc, char **argv);
 int attack_cgroups(int argc, char **argv);
 int attack_descriptors(int argc, char **argv);

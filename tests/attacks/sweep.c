@@ -9,6 +9,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define X32 0x40000000L
@@ -74,5 +76,58 @@ int attack_sweep(int argc, char **argv)
                 : *answer < 0 && *answer > -4096 ? error_name(-*answer)
                                                  : "ok");
     }
+    return 0;
+}
+
+/* Calls that a filter lets pass with some arguments only. */
+int attack_arguments(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    static const struct {
+        const char *name;
+        unsigned long flags;
+    } clones[] = {{"newuser", CLONE_NEWUSER}, {"newns", CLONE_NEWNS}, {"newnet", CLONE_NEWNET}, {"newpid", CLONE_NEWPID},
+        {"newipc", CLONE_NEWIPC}, {"newuts", CLONE_NEWUTS}, {"newcgroup", CLONE_NEWCGROUP}, {"plain", 0},
+        {"high", 0x100000000UL | CLONE_NEWUSER}};
+    static const struct {
+        const char *name;
+        unsigned long value;
+    } personalities[] = {{"0", 0}, {"linux32", 8}, {"query", 0xffffffff}, {"read_implies_exec", 0x0400000},
+        {"no_randomize", 0x0040000}, {"high", 0x100000000UL | 0x0400000}};
+    char name[64];
+    for (size_t i = 0; i < sizeof clones / sizeof *clones; i++) {
+        snprintf(name, sizeof name, "clone-%s", clones[i].name);
+        fflush(stdout);
+        long child = syscall(SYS_clone, clones[i].flags | SIGCHLD, NULL, NULL, NULL, NULL);
+        if (child == 0)
+            _exit(0);
+        tell(name, child);
+        if (child > 0)
+            waitpid(child, NULL, 0);
+    }
+    for (size_t i = 0; i < sizeof personalities / sizeof *personalities; i++) {
+        snprintf(name, sizeof name, "personality-%s", personalities[i].name);
+        tell(name, syscall(SYS_personality, personalities[i].value));
+    }
+    syscall(SYS_personality, 0);
+    static const struct {
+        const char *name;
+        int family;
+    } families[] = {{"unix", 1}, {"inet", 2}, {"inet6", 10}, {"netlink", 16}, {"vsock", 40}, {"alg", 38}};
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        snprintf(name, sizeof name, "socket-%s", families[i].name);
+        int fd = socket(families[i].family, families[i].family == 16 ? SOCK_RAW : SOCK_STREAM, 0);
+        tell(name, fd);
+        if (fd >= 0)
+            close(fd);
+    }
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0 ? errno : 0);
+    int status = 0;
+    waitpid(child, &status, 0);
+    errno = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    tell("ptrace-traceme", errno ? -1 : 0);
     return 0;
 }
