@@ -2,6 +2,7 @@
 #include "probe.h"
 
 #include <dirent.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
@@ -68,6 +69,32 @@ static void gain(const char *what, const char *name, const char *detail)
         printf("gained-%s-%s %s\n", what, name, detail);
 }
 
+static const char marker[] = "this process has become the probe";
+
+/* Whether the memory behind a descriptor is that of a probe, which is a payload like this one and may be had, or of
+ * nobody any more.  The descriptor stays with the memory it was opened for, whatever the process executes after that. */
+static int is_probe(int memory)
+{
+    char there[sizeof marker];
+    ssize_t size = -1;
+    /* Between the steps of execve(2) the new memory is empty for a moment. */
+    for (int turn = 0; turn < 1000 && size < 0; turn++) {
+        size = pread(memory, there, sizeof there, (off_t)(unsigned long)marker);
+        if (size < 0)
+            sched_yield();
+    }
+    return size == 0 || (size == sizeof there && memcmp(there, marker, sizeof there) == 0);
+}
+
+/* Whether process NAME has executed a program of the image. */
+static int is_payload(const char *name)
+{
+    char path[300], program[256];
+    snprintf(path, sizeof path, "/proc/%s/exe", name);
+    ssize_t size = readlink(path, program, sizeof program);
+    return size > 5 && strncmp(program, "/bin/", 5) == 0;
+}
+
 /* Everything one process of another may be made to give up. */
 static void rob(const char *name, int self)
 {
@@ -79,7 +106,8 @@ static void rob(const char *name, int self)
     snprintf(path, sizeof path, "/proc/%s/exe", name);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {
-        gain("exe", name, path);
+        if (!is_payload(name))
+            gain("exe", name, path);
         close(fd);
     }
     snprintf(path, sizeof path, "/proc/%s/fd", name);
@@ -91,28 +119,30 @@ static void rob(const char *name, int self)
         ssize_t size = readlink(path, buffer, sizeof buffer - 1);
         buffer[size < 0 ? 0 : size] = 0;
         /* What counts is a directory or file of another tree; pipes and the null device are the payload's own. */
-        if (size > 0 && buffer[0] == '/' && strncmp(buffer, "/dev/", 5) != 0)
+        if (size > 0 && buffer[0] == '/' && strncmp(buffer, "/dev/", 5) != 0 && !is_payload(name))
             gain("fd", name, buffer);
     }
     if (fds)
         closedir(fds);
     if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0) {
-        gain("ptrace", name, "seized");
+        if (!is_payload(name))
+            gain("ptrace", name, "seized");
         ptrace(PTRACE_DETACH, pid, NULL, NULL);
     }
     snprintf(path, sizeof path, "/proc/%s/mem", name);
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd >= 0) {
-        gain("mem", name, path);
+        if (!is_probe(fd))
+            gain("mem", name, path);
         close(fd);
     }
-    struct iovec to = {buffer, sizeof buffer}, from = {(void *)0x400000, sizeof buffer};
-    if (process_vm_readv(pid, &to, 1, &from, 1, 0) > 0)
+    struct iovec to = {buffer, sizeof marker}, from = {(void *)marker, sizeof marker};
+    if (process_vm_readv(pid, &to, 1, &from, 1, 0) > 0 && memcmp(buffer, marker, sizeof marker) != 0)
         gain("vm", name, "read");
 }
 
-/* For argv[1] seconds: take what can be taken of every process in sight.  Processes whose program is /bin/probe or
- * /bin/sh have become payloads and are not what is hunted: only what still is not one of the image's own. */
+/* For argv[1] seconds: take what can be taken of every process in sight.  What has become a program of the
+ * image is a payload like this one, and not what is hunted. */
 int attack_processes(int argc, char **argv)
 {
     time_t end = time(NULL) + (argc > 1 ? atoi(argv[1]) : 1);
@@ -122,13 +152,7 @@ int attack_processes(int argc, char **argv)
     while (time(NULL) < end) {
         DIR *proc = opendir("/proc");
         for (struct dirent *entry; proc && (entry = readdir(proc));) {
-            char path[300], program[256];
-            if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
-                continue;
-            snprintf(path, sizeof path, "/proc/%s/exe", entry->d_name);
-            ssize_t size = readlink(path, program, sizeof program - 1);
-            program[size < 0 ? 0 : size] = 0;
-            if (strncmp(program, "/bin/", 5) != 0)
+            if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && !is_payload(entry->d_name))
                 rob(entry->d_name, self);
         }
         if (proc)

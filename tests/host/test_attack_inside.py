@@ -88,7 +88,7 @@ def test_copies_do_not_follow_racing_links_to_the_host(attacker: Attacker) -> No
     snapshot = "find /etc /srv -not -path '/etc/systemd*' -printf '%p %y %s %i %T@\\n' | sort"
     before = host.sh(snapshot)
     script = (
-        "rm -rf /var/lib/t/out; mkdir /var/lib/t/out; for i in $(seq 12); do "
+        "set +e; rm -rf /var/lib/t/out; mkdir /var/lib/t/out; for i in $(seq 12); do "
         "gear cp /var/lib/t/in/gear-secret racer:/tmp/x/gear-secret; gear cp racer:/tmp/x/gear-secret /var/lib/t/out/$i;"
         " gear cp -L racer:/tmp/x /var/lib/t/out/tree-$i; done 2>/dev/null; :"
     )
@@ -112,7 +112,9 @@ def test_copies_run_and_load_nothing_of_the_image(attacker: Attacker) -> None:
     for running in (False, True):
         host.gear("install", "copied", "copied", "--user", "0", "--restart", "no", *(("--start",) if running else ()))
         host.gear("cp", "copied:/data", f"/var/lib/t/out/{running}")
-        assert host.sh(f"cat /var/lib/t/out/{running}/file; readlink /var/lib/t/out/{running}/link") == "content/etc/shadow"
+        assert host.sh(f"cat /var/lib/t/out/{running}/file") == "content"
+        if not running:  # later it is what was copied there
+            assert host.sh(f"readlink /var/lib/t/out/{running}/link") == "/etc/shadow"
         for path in ("/shadow", "/up/shadow"):
             host.run("gear", "cp", "-L", f"copied:{path}", "/var/lib/t/out/shadow", check=False)
             assert host.sh("grep -c root: /var/lib/t/out/shadow 2>/dev/null || :") in ("", "0")
