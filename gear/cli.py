@@ -28,6 +28,13 @@ TABLE = {
     "logs": "gear.cli_lifecycle",
     "list-units": "gear.cli_lifecycle",
     "inspect": "gear.cli_lifecycle",
+    "kill": "gear.cli_inside",
+    "pause": "gear.cli_inside",
+    "resume": "gear.cli_inside",
+    "top": "gear.cli_inside",
+    "attach": "gear.cli_inside",
+    "exec": "gear.cli_exec",
+    "cp": "gear.cli_copy",
     "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
@@ -35,7 +42,7 @@ TABLE = {
     "clean": "gear.cli_remove",
 }
 GROUPS = {"image": "gear.cli_image"}
-ALIASES = {"ps": "list-units"}
+ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {
     "--state-dir": ("state", "where containers, volumes and images are kept"),
@@ -136,6 +143,8 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"There is no verb {words[0]!r}.", hint="gear --help lists them.")
     # The payload's own command may hold anything, so it never passes through the parser.
     command = None
+    if verb.command_last:
+        return verb.run(verb_parser(verb, prog).parse_args(rest), context)
     if "--" in rest:
         at = rest.index("--")
         rest, command = rest[:at], tuple(rest[at + 1 :])

@@ -88,20 +88,26 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
 
 def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What gear knows of a container and systemctl does not."""
-    base, size = state["uid_range"]["base"], state["uid_range"]["size"]
+    image, ids = state["image"], state["uid_range"]
     lines = [
-        ("Image", f"{state['image']['reference']} ({state['image']['digest']})"),
+        ("Image", f"{image['reference']} ({image['digest'] or 'a directory of this host'})"),
         (
             "Network",
             f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}",
         ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
-        ("User ids", f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"),
+        ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
     ]
+    if state["paused"]:
+        lines.append(("Paused", f"runs again with: gear resume {state['name']}"))
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
     return lines
+
+
+def _range(base: int, size: int) -> str:
+    return f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +122,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     host.require_root("list containers")
     with Manager() as manager:
         loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service"])}
-    rows, status = [], 0
+        paused = {
+            name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
+        }
+    rows: list[dict[str, Any]] = []
+    status = 0
     for name in containers.names(context.layout):
         try:
             spec = containers.get(context.layout, name)
@@ -135,6 +145,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
                 "load_state": unit.load,
                 "active_state": unit.active,
                 "sub_state": unit.sub,
+                "paused": spec.unit in paused,
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
             }
@@ -147,7 +158,8 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     else:
         columns = ("name", "active_state", "sub_state", "load_state", "image", "unit")
         header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "UNIT")
-        context.report(table(header, [[row[column] for column in columns] for row in rows]))
+        shown = [row | ({"sub_state": "paused"} if row["paused"] else {}) for row in rows]
+        context.report(table(header, [[row[column] for column in columns] for row in shown]))
     return status
 
 

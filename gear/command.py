@@ -89,6 +89,8 @@ class Verb:
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Context], int]
     takes_command: bool = False  # whether `-- COMMAND...` may follow
+    # Whether everything after the first argument that is no option is the command's, with -- or without.
+    command_last: bool = False
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

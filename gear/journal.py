@@ -52,6 +52,30 @@ def arguments(name: str, query: Query) -> list[str]:
     return [*command, *match]
 
 
+def position() -> str | None:
+    """The cursor of the journal's last entry; None when it has none."""
+    command = ["journalctl", "--quiet", "--lines=1", "--output=cat", "--show-cursor", "--no-pager"]
+    last = process.output(command, accept=(0, 1)).rstrip("\n").rpartition("\n")[2]
+    return last.removeprefix("-- cursor: ") if last.startswith("-- cursor: ") else None
+
+
+def from_position(unit: str, invocation: str, cursor: str | None, *, follow: bool) -> list[str]:
+    """The command line of journalctl that prints, as JSON, what processes of *unit* wrote after *cursor*."""
+    command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE", "--all"]
+    command.append("--lines=all")
+    if cursor is not None:
+        command.append(f"--after-cursor={cursor}")
+    if follow:
+        command.append("--follow")
+    match = (f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout", f"_SYSTEMD_INVOCATION_ID={invocation}")
+    return [*command, *match]
+
+
+def synchronize() -> None:
+    """Have journald write what was sent to it so far, so that a reader finds it."""
+    process.output(["journalctl", "--sync"])
+
+
 def tail(name: str, lines: int, invocation: str | None) -> list[str]:
     """The last *lines* of the journal of *name*, of one invocation if it is known."""
     query = Query(lines=lines, invocation=invocation, whole=True, output="cat")

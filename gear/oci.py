@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gear.accounts import Identity
 from gear.document import DIGEST, Node, digest_of, parse_digest, parse_document
 from gear.errors import IntegrityError, UsageError
 
 __all__ = [
     "Descriptor",
+    "Identity",
     "Image",
     "ImageConfig",
     "Manifest",
@@ -356,13 +358,3 @@ class Image:
     layers: tuple[str, ...]
     # Bytes of all files of all layers, unpacked.
     size: int
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who a program in the container runs as, in the container's own ids."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    home: str

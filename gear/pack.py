@@ -67,7 +67,7 @@ def _directory(
     *links* has the first name of each file with several.
     """
     status = os.fstat(descriptor)
-    yield _header(path, b"5", status, xattrs=_xattrs(descriptor))
+    yield header(path, b"5", status, xattrs=_xattrs(descriptor))
     for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):
         below = path + name
         if name.startswith(b".wh."):
@@ -82,7 +82,7 @@ def _directory(
         elif not stat.S_ISSOCK(status.st_mode):
             first = links.setdefault((status.st_dev, status.st_ino), below) if status.st_nlink > 1 else below
             if first != below:
-                yield _header(below, b"1", status, target=first)
+                yield header(below, b"1", status, target=first)
             else:
                 yield from _file(descriptor, name, below, status)
 
@@ -90,15 +90,15 @@ def _directory(
 def _file(parent: int, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
     """Anything but a directory."""
     if stat.S_ISLNK(status.st_mode):
-        yield _header(path, b"2", status, target=os.readlink(name, dir_fd=parent))
+        yield header(path, b"2", status, target=os.readlink(name, dir_fd=parent))
         return
     if not stat.S_ISREG(status.st_mode):
-        yield _header(path, FLAGS[stat.S_IFMT(status.st_mode)], status)
+        yield header(path, FLAGS[stat.S_IFMT(status.st_mode)], status)
         return
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     try:
         status = os.fstat(descriptor)
-        yield _header(path, b"0", status, size=status.st_size, xattrs=_xattrs(descriptor))
+        yield header(path, b"0", status, size=status.st_size, xattrs=_xattrs(descriptor))
         remaining = status.st_size
         while remaining:
             data = os.read(descriptor, min(CHUNK, remaining))
@@ -118,7 +118,7 @@ def _xattrs(descriptor: int) -> dict[str, bytes]:
     return {name: os.getxattr(descriptor, name) for name in sorted(os.listxattr(descriptor)) if kept(name)}
 
 
-def _header(
+def header(
     path: bytes,
     flag: bytes,
     status: os.stat_result,

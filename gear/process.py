@@ -5,10 +5,11 @@ Not for interpreting what they print.  Arguments are lists, never a shell's line
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from gear.errors import GearError, HostError
@@ -40,6 +41,21 @@ def show(arguments: Sequence[str]) -> int:
     """Run a program on gear's own standard output; returns its exit status."""
     command = [find(arguments[0]), *arguments[1:]]
     return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+@contextlib.contextmanager
+def reading(arguments: Sequence[str]) -> Iterator[int]:
+    """Run a program and give the descriptor of its standard output; it is ended with the block."""
+    command = [find(arguments[0]), *arguments[1:]]
+    # A process group of its own, so that Ctrl-C on the terminal is gear's to act on.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0, process_group=0
+    ) as running:
+        assert running.stdout is not None
+        try:
+            yield running.stdout.fileno()
+        finally:
+            running.kill()
 
 
 def replace(arguments: Sequence[str]) -> NoReturn:

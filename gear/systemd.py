@@ -191,6 +191,22 @@ class Manager:
         with suppress(UnitError):
             self._call("ResetFailedUnit", "s", unit.encode(), unit=unit)
 
+    def kill(self, unit: str, signal: int, who: str = "main") -> None:
+        """Send *signal* to the main process of *unit*, or to `all` of them."""
+        self._call("KillUnit", "ssi", unit.encode(), who.encode(), signal, unit=unit)
+
+    def freeze(self, unit: str) -> None:
+        """Stop every process of *unit* from running until thaw(); returns once they stand still."""
+        self._call("FreezeUnit", "s", unit.encode(), unit=unit)
+
+    def thaw(self, unit: str) -> None:
+        """Let a frozen unit run again."""
+        self._call("ThawUnit", "s", unit.encode(), unit=unit)
+
+    def is_frozen(self, unit: str) -> bool:
+        """Whether *unit* was frozen, or is about to be."""
+        return str(self.get(unit, "FreezerState", "s")) in ("frozen", "freezing")
+
     def search_path(self) -> list[str]:
         """The directories in which PID 1 looks for unit files."""
         value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")

@@ -6,11 +6,14 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
-from gear import unitfile
-from gear.bundle import effective_mounts, volume_directory
+from typing import Any
+
+from gear import confinement, unitfile
+from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
+from gear.resources import unit_lines
 from gear.spec import Spec, signal_number
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -21,6 +24,11 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
+# Docker's time to stop; systemd's own default for a system that stops its own services.
+STOP_TIMEOUT = 10.0
+SYSTEM_STOP_TIMEOUT = 90.0
+# Microseconds, the kernel's own; CPUQuota= says the same in percent.
+_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -35,12 +43,36 @@ def seconds(value: float) -> str:
     return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
 
 
+def resources(spec: Spec) -> dict[str, Any]:
+    """What a container may use, as OCI's `linux.resources`."""
+    found: dict[str, Any] = {
+        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
+        "devices": confinement.device_rules(spec),
+        "memory": {},
+        "cpu": {},
+    }
+    if spec.memory is not None:
+        found["memory"] = {"limit": spec.memory}
+    if spec.memory_swap is not None:
+        found["memory"]["swap"] = spec.memory_swap
+    if spec.cpu_shares is not None:
+        found["cpu"]["shares"] = spec.cpu_shares
+    if spec.cpus is not None:
+        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    if spec.cpuset_cpus is not None:
+        found["cpu"]["cpus"] = spec.cpuset_cpus
+    return found
+
+
 def render(spec: Spec, image: Image, layout: Layout) -> bytes:
     """The text of `ctr-NAME.service`."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
-    stop_signal = _stop_signal(spec, image)
+    system = is_system(spec, image)
+    stop_signal = _stop_signal(spec, image, system=system)
     paths = [str(directory)]
+    if spec.image.directory is not None:
+        paths.append(spec.image.directory)
     for mount in effective_mounts(spec, image):
         if mount.kind == "bind":
             paths.append(mount.source)
@@ -67,26 +99,16 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal)])),
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
-        ("TimeoutStopSec", seconds(spec.stop_timeout)),
-        *_restart(spec.restart),
+        ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
+        *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
         ("Slice", spec.slice),
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        ("TasksMax", str(spec.pids_limit or DEFAULT_PIDS_LIMIT)),
-    ]
-    if spec.memory is not None:
-        service.append(("MemoryMax", str(spec.memory)))
-    if spec.cpus is not None:
-        service.append(("CPUQuota", f"{spec.cpus * 100:.2f}".rstrip("0").rstrip(".") + "%"))
-    service += [
-        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
-        ("DevicePolicy", "closed"),
-        ("DeviceAllow", "/dev/tty rw"),
-        ("DeviceAllow", "/dev/ptmx rw"),
-        ("DeviceAllow", "char-pts rw"),
+        *unit_lines(resources(spec)),
+        *confinement.unit_settings(spec, PYTHON, system=system),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
@@ -96,9 +118,10 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
     return unitfile.render(header, [("Unit", unit), ("Service", service), ("Install", install)]).encode()
 
 
-def _stop_signal(spec: Spec, image: Image) -> int:
+def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:
     if spec.stop_signal or not image.config.stop_signal:
-        return signal_number(spec.stop_signal or "SIGTERM")
+        # systemd shuts down in order on this one (systemd(1), "Signals").
+        return signal_number(spec.stop_signal or ("SIGRTMIN+3" if system else "SIGTERM"))
     try:
         return signal_number(image.config.stop_signal)
     except UsageError as error:
@@ -108,13 +131,19 @@ def _stop_signal(spec: Spec, image: Image) -> int:
         ) from error
 
 
-def _restart(policy: str) -> list[tuple[str, str]]:
+def _stop_timeout(spec: Spec, *, system: bool) -> float:
+    if spec.stop_timeout is not None:
+        return spec.stop_timeout
+    return SYSTEM_STOP_TIMEOUT if system else STOP_TIMEOUT
+
+
+def _restart(policy: str, *, system: bool) -> list[tuple[str, str]]:
     if policy == "no":
         return [("Restart", "no")]
     return [
         ("Restart", "always" if policy == "unless-stopped" else policy),
         ("RestartPreventExitStatus", _HOPELESS),
         # SIGKILL counts as a clean end, since it is how a payload that can't hear is stopped; one that is
-        # killed by anybody else is restarted all the same.
-        ("RestartForceExitStatus", "SIGKILL"),
+        # killed by anybody else is restarted all the same.  SIGHUP is how a pid namespace ends by reboot(2).
+        ("RestartForceExitStatus", "SIGKILL SIGHUP" if system else "SIGKILL"),
     ]

@@ -15,16 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from gear import files
-from gear.errors import GearError, IntegrityError, UsageError
+from gear import accounts, files
+from gear.accounts import Identity
+from gear.errors import GearError, IntegrityError
 from gear.layer import kept
-from gear.oci import Identity
 from gear.tree import DIRECTORY, OPAQUE, is_whiteout
 
 # As many as Linux follows for one path, path_resolution(7).
 SYMLINKS = 40
-# A container has this many ids of its own.
-IDS = 65536
 ACCOUNTS_LIMIT = 4 << 20
 REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -82,58 +80,12 @@ class View:
         return True
 
     def lookup_user(self, text: str) -> Identity:
-        """Who the image's USER *text* is, by its own /etc/passwd and /etc/group, as Docker decides it.
+        """Who the image's USER *text* is, by its own /etc/passwd and /etc/group, as Docker decides it."""
+        return accounts.lookup(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text)
 
-        A number is an id, known or not.  Without a group it is that of the account, and the account's
-        supplementary groups count; an unknown number has group 0.  Nothing at all is uid 0.
-        """
-        user, colon, group = text.partition(":")
-        accounts = _table(self.read_file("/etc/passwd", ACCOUNTS_LIMIT), 7)
-        user = user or "0"
-        number = _number(user)
-        account = next(
-            (row for row in accounts if (row[0] == user if number is None else _number(row[2]) == number)),
-            None,
-        )
-        if account is None and number is None:
-            raise UsageError(
-                f"The image has no user {user!r}.",
-                hint="Use a name of the image's /etc/passwd, or a number.",
-            )
-        uid = number if number is not None else _number(account[2]) if account else None
-        gid: int | None = 0
-        if account is not None:
-            gid = _number(account[3])
-        groups: tuple[int, ...] = ()
-        if colon and group:
-            gid = self._group(group)
-        elif account is not None:
-            groups = self._memberships(account[0])
-        home = account[5] if account is not None else ""
-        if uid is None or gid is None:
-            raise IntegrityError(f"The image's /etc/passwd has no usable ids for the user {user!r}.")
-        for what, value in (("user", uid), ("group", gid)):
-            if value >= IDS:
-                raise UsageError(f"The {what} id {value} can't be used: a container has ids 0 to {IDS - 1}.")
-        return Identity(uid, gid, groups, home if home.startswith("/") else "/")
-
-    def _group(self, text: str) -> int:
-        """The id of a group given by name or number."""
-        number = _number(text)
-        if number is not None:
-            return number
-        for row in _table(self.read_file("/etc/group", ACCOUNTS_LIMIT), 4):
-            if row[0] == text and (gid := _number(row[2])) is not None:
-                return gid
-        raise UsageError(
-            f"The image has no group {text!r}.", hint="Use a name of the image's /etc/group, or a number."
-        )
-
-    def _memberships(self, user: str) -> tuple[int, ...]:
-        """The supplementary groups of an account, sorted."""
-        rows = _table(self.read_file("/etc/group", ACCOUNTS_LIMIT), 4)
-        ids = {_number(row[2]) for row in rows if user in row[3].split(",")}
-        return tuple(sorted(gid for gid in ids if gid is not None and gid < IDS))
+    def lookup_group(self, text: str) -> int:
+        """The id of a group given by name or number; raises UsageError for a name that the image has not."""
+        return accounts.lookup_group(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text)
 
     def _resolve(self, path: str, stack: ExitStack) -> _Found | None:
         """Where *path* leads; the descriptors are closed with *stack*."""
@@ -201,21 +153,6 @@ def _is_opaque(directory: int) -> bool:
         if error.errno not in (errno.ENODATA, errno.ENOTSUP):
             raise
         return False
-
-
-def _number(text: str) -> int | None:
-    """A numeric id; ten digits are more than any has."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else None
-
-
-def _table(data: bytes | None, columns: int) -> list[list[str]]:
-    """The rows of a file like passwd(5); those that are too short are padded, comments are left out."""
-    rows = []
-    for line in (data or b"").decode("utf-8", "surrogateescape").split("\n"):
-        row = line.strip().split(":")
-        if row[0] and not row[0].startswith("#"):
-            rows.append(row + [""] * (columns - len(row)))
-    return rows
 
 
 class _Copy:

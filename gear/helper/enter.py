@@ -95,13 +95,18 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
         _attributes(between, process, step)
         ours.send(GO)
         step.doing = "follow the process that joins the container"
-        message, _ = ours.receive()
-        if not message.startswith(PID):
-            raise_failed(message)
-        child = int(message.removeprefix(PID))
+        early: list[tuple[bytes, list[int]]] = []
+        while not child:
+            message, descriptors = ours.receive()
+            if message.startswith(PID):
+                child = int(message.removeprefix(PID))
+            elif not message:
+                raise_failed(early[-1][0] if early else b"")
+            else:  # the child has been faster than the process that made it
+                early.append((message, descriptors))
         os.waitpid(between, 0)
         between = 0
-        _follow(ours, entry)
+        _follow(ours, entry, early)
     except (OSError, Failure):
         for pid in (between, child):
             if pid:
@@ -139,10 +144,10 @@ def _attributes(pid: int, process: dict, step: Step) -> None:  # type: ignore[ty
         tasks.set_affinity(pid, process["execCPUAffinity"]["final"])
 
 
-def _follow(channel: Channel, entry: Entry) -> None:
+def _follow(channel: Channel, entry: Entry, early: list) -> None:  # type: ignore[type-arg]
     executing, failed = False, b""
     while True:
-        message, descriptors = channel.receive()
+        message, descriptors = early.pop(0) if early else channel.receive()
         if not message:
             break
         if message == EXEC:

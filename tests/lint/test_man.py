@@ -133,7 +133,9 @@ def test_heading_has_positional_arguments(name: str) -> None:
     for action in actions(name):
         if not action.option_strings:
             text = str(action.metavar)
-            if action.nargs == "+":
+            if action.nargs == argparse.REMAINDER:
+                text = f"[--] {text}..."
+            elif action.nargs == "+":
                 text += "..."
             elif action.nargs in ("?", "*"):
                 text = f"[{text}...]" if action.nargs == "*" else f"[{text}]"
@@ -200,6 +202,7 @@ JSON = {
     "plan": ("cli_plan", "_show"),
     "status": ("containers", "state"),
     "list-units": ("cli_lifecycle", "_run_list"),
+    "top": ("top", "table"),
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
     "clean": ("cli_remove", "_run_clean"),

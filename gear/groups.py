@@ -1,0 +1,99 @@
+"""The control groups of a container that runs, and which process in them is its payload: what gear exec asks first.
+
+Asked of the kernel's files, not of PID 1: a call over the bus takes as long as all the rest of gear exec.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Where control groups are mounted: version 2 beside version 1, systemd's own of version 1, version 2 alone.
+HIERARCHIES = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup")
+_MOUNTS = "/sys/fs/cgroup"
+
+
+def slice_path(name: str) -> str:
+    """The path of a slice's control group: a-b.slice lies in a.slice (systemd.slice(5))."""
+    parts = name.removesuffix(".slice").split("-")
+    return "".join("/" + "-".join(parts[: depth + 1]) + ".slice" for depth in range(len(parts)))
+
+
+def processes(group: str) -> list[int]:
+    """Every process of the control group *group* and of those below it, sorted."""
+    found: set[int] = set()
+    for hierarchy in HIERARCHIES:
+        for directory, _, _ in os.walk(hierarchy + group):
+            try:
+                with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
+                    found.update(int(line) for line in file)
+            except OSError:  # removed meanwhile, or a threaded group
+                continue
+        if found:
+            break
+    return sorted(found - {0})
+
+
+def payload(group: str) -> int | None:
+    """The first process of the container's pid namespace; None when that can't be told by looking.
+
+    Processes of the host in the group mean that the container is being started or stopped: while its first process is
+    set up, it is not inside yet.
+    """
+    first = []
+    for pid in processes(group):
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                numbers = next(line for line in file if line.startswith(b"NSpid:")).split()[1:]
+        except (OSError, StopIteration):
+            continue
+        if len(numbers) == 1:
+            return None
+        if len(numbers) == 2 and numbers[1] == b"1":
+            first.append(pid)
+    return first[0] if len(first) == 1 else None
+
+
+def is_frozen(group: str) -> bool:
+    """Whether the processes of *group* stand still (cgroup v2, cgroup.events)."""
+    for hierarchy in HIERARCHIES:
+        try:
+            with open(f"{hierarchy}{group}/cgroup.freeze", encoding="ascii") as file:
+                return file.read().strip() == "1"
+        except OSError:
+            continue
+    return False
+
+
+def of_process(pid: int) -> list[tuple[str, str]]:
+    """The control groups of a process: names of controllers (none for version 2) and path (cgroups(7))."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    return [(controllers, path) for _, controllers, path in lines]
+
+
+def contains(pid: int, group: str) -> bool:
+    """Whether *pid* is in *group* or below it."""
+    try:
+        return any(f"{path}/".startswith(f"{group}/") for _, path in of_process(pid))
+    except OSError:
+        return False
+
+
+def join(pid: int, like: list[tuple[str, str]]) -> None:
+    """Put *pid* into the groups *like*, those of another process; raises OSError when none could be joined."""
+    refusal: OSError | None = None
+    joined = False
+    for controllers, path in like:
+        names = [controllers.removeprefix("name=")] if controllers else ["unified", ""]
+        for name in names:
+            try:
+                with open(f"{_MOUNTS}/{name}{path}/cgroup.procs", "wb", buffering=0) as file:
+                    file.write(b"%d" % pid)
+                joined = True
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # a hierarchy that somebody else manages, as in a nested host
+                refusal = error
+            break
+    if not joined:
+        raise refusal or FileNotFoundError(2, "there are no control groups")

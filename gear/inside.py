@@ -1,0 +1,86 @@
+"""A container that runs: which process it is, its control groups, and signalling, freezing and thawing it.
+
+Not what is done inside it: looking (gear/top.py), copying (gear/copying.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gear import containers, groups
+from gear.errors import GearError
+from gear.model import Layout
+from gear.spec import unit_name
+from gear.systemd import Manager, UnitError
+
+
+@dataclass(frozen=True)
+class Running:
+    """What PID 1 says of a container that runs."""
+
+    name: str
+    unit: str
+    pid: int
+    group: str  # the path of its control group
+    frozen: bool
+
+
+def running(manager: Manager, layout: Layout, name: str) -> Running:
+    """The container *name*; raises GearError unless its payload runs."""
+    unit = unit_name(name)
+    if not containers.exists(layout, name):
+        raise containers.not_found(name)
+    state = manager.properties(unit)
+    service = manager.properties(unit, "Service")
+    active, pid = state.get("ActiveState", ""), int(service.get("MainPID") or 0)
+    # While a service starts, its main process is the helper, which is not in the container yet.
+    if active not in ("active", "reloading", "refreshing", "deactivating") or not pid:
+        raise not_running(name, str(active))
+    frozen = state.get("FreezerState", "running") in ("frozen", "freezing")
+    return Running(name, unit, pid, str(service.get("ControlGroup") or ""), frozen)
+
+
+def not_running(name: str, state: str = "") -> GearError:
+    """The error for a container that is installed and has no payload now."""
+    if state in ("activating", "reloading"):
+        return GearError(f"{name} is not running yet: it is being started.", hint="Try again in a moment.")
+    return GearError(f"{name} is not running.", hint=f"gear start {name}")
+
+
+def is_gone(found: Running) -> bool:
+    """Whether the payload has ended since it was found, so that what was opened by its pid may be another's."""
+    return not groups.contains(found.pid, found.group)
+
+
+def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
+    """Send *signal* to the payload of *name*."""
+    manager.kill(running(manager, layout, name).unit, signal)
+
+
+def pause(manager: Manager, layout: Layout, name: str) -> bool:
+    """Freeze every process of *name*; False when it was frozen already."""
+    found = running(manager, layout, name)
+    if found.frozen:
+        return False
+    try:
+        manager.freeze(found.unit)
+    except UnitError as error:
+        raise GearError(
+            f"{name} can't be paused: {_words(error)}.",
+            hint="Freezing takes cgroup v2: boot with systemd.unified_cgroup_hierarchy=1.",
+        ) from error
+    return True
+
+
+def resume(manager: Manager, layout: Layout, name: str) -> bool:
+    """Let a frozen container run again; False when it was not frozen."""
+    found = running(manager, layout, name)
+    if not found.frozen:
+        return False
+    manager.thaw(found.unit)
+    return True
+
+
+def _words(error: UnitError) -> str:
+    """systemd's own words."""
+    return error.message.partition(": ")[2].rstrip(".") or error.message
