@@ -36,7 +36,11 @@ def programs(directory: Path) -> tuple[Path, Path]:
 
 def _compile(*words: object) -> None:
     done = subprocess.run(
-        ["gcc", *FLAGS, *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ["gcc", *FLAGS, *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"gcc complains (apt-get install gcc libc6-dev):\n{done.stderr}"
 
@@ -63,14 +67,21 @@ class Attacker:
         self.image("attack")
 
     def image(
-        self, name: str, *members: tuple[tarfile.TarInfo, bytes], options: Iterable[str] = ('--cmd', '["/bin/probe"]')
+        self,
+        name: str,
+        *members: tuple[tarfile.TarInfo, bytes],
+        options: Iterable[str] = ("--cmd", '["/bin/probe"]'),
     ) -> None:
         """Import an image of busybox, the probe, and *members*, which come last and may replace what is there."""
         content = [archives.directory(place) for place in ("bin", "etc", "tmp", "proc", "sys", "dev")]
         content.append(archives.entry("bin/probe", self.probe, mode=0o755))
         replaced = {member[0].name for member in members}
         if "etc/passwd" not in replaced:
-            content += [archives.entry("etc/passwd", b"root:x:0:0::/:/bin/sh\nwww:x:8080:8080::/:/bin/sh\n", mode=0o644)]
+            content += [
+                archives.entry(
+                    "etc/passwd", b"root:x:0:0::/:/bin/sh\nwww:x:8080:8080::/:/bin/sh\n", mode=0o644
+                )
+            ]
         content += list(members)
         self.host.write("/var/lib/t/attack.tar", archives.tar(*content))
         self.host.gear("image", "import", "/var/lib/t/attack.tar", name, *options)

@@ -124,18 +124,16 @@ static void rob(const char *name, int self)
     }
     if (fds)
         closedir(fds);
-    if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0) {
-        if (!is_payload(name))
-            gain("ptrace", name, "seized");
-        ptrace(PTRACE_DETACH, pid, NULL, NULL);
-    }
+    int seized = ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0;
     snprintf(path, sizeof path, "/proc/%s/mem", name);
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd >= 0) {
         if (!is_probe(fd))
-            gain("mem", name, path);
+            gain(seized ? "ptrace" : "mem", name, path);
         close(fd);
     }
+    if (seized)
+        ptrace(PTRACE_DETACH, pid, NULL, NULL);
     struct iovec to = {buffer, sizeof marker}, from = {(void *)marker, sizeof marker};
     if (process_vm_readv(pid, &to, 1, &from, 1, 0) > 0 && memcmp(buffer, marker, sizeof marker) != 0)
         gain("vm", name, "read");

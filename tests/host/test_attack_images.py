@@ -13,7 +13,10 @@ from attacking import Attacker, command
 
 # What may be where an image's accounts are: (members, what the refusal says or None where it is no refusal).
 ACCOUNTS = {
-    "device": ([archives.entry("etc/passwd", type=tarfile.CHRTYPE, devmajor=1, devminor=5)], "not a regular file"),
+    "device": (
+        [archives.entry("etc/passwd", type=tarfile.CHRTYPE, devmajor=1, devminor=5)],
+        "not a regular file",
+    ),
     "link to a device": ([archives.symlink("etc/passwd", "/dev/zero")], None),
     "fifo": ([archives.entry("etc/passwd", type=tarfile.FIFOTYPE)], "not a regular file"),
     "directory": ([archives.directory("etc/passwd")], "not a regular file"),
@@ -44,8 +47,8 @@ def test_accounts_of_an_image_are_read_safely(attacker: Attacker, name: str) -> 
 def test_texts_of_an_image_are_no_settings(attacker: Attacker) -> None:
     """A unit is the same whatever an image says; what it says arrives inside, byte for byte."""
     host = attacker.host
-    evil = ["\n[Service]\nExecStartPre=/bin/touch /evil\n", "%h %i %%", "${HOME} $PATH", "a\\", "'\"", "-@:+!", ";", "", " ",
-            "\\x0a[Install]", "{}", "é\u2028ü", "\t\x7f"]  # fmt: skip
+    evil = ["\n[Service]\nExecStartPre=/bin/touch /evil\n", "%h %i %%", "${HOME} $PATH", "a\\", "'\"", "-@:+!", ";", "",
+            " ", "\\x0a[Install]", "{}", "é\u2028ü", "\t\x7f"]  # fmt: skip
     variables = [f"V{number}={text}" for number, text in enumerate(evil)]
     labels = {f"org.systemd.property.{name}": "'x'" for name in ("ExecStartPre", "Slice")} | {
         "run.oci.hooks.stdout": "/evil", "io.podman.annotations.privileged": "true", "\nUser": "root\nGroup=root",
@@ -82,10 +85,22 @@ def test_texts_of_an_image_are_no_settings(attacker: Attacker) -> None:
 
 def test_an_image_that_asks_for_a_signal_or_path_that_is_a_setting_is_refused(attacker: Attacker) -> None:
     host = attacker.host
-    for number, (option, text) in enumerate((("--stop-signal", "TERM\nUser=root"), ("--workdir", "/a\nb\n[Service]"))):
+    for number, (option, text) in enumerate(
+        (("--stop-signal", "TERM\nUser=root"), ("--workdir", "/a\nb\n[Service]"))
+    ):
         name = f"setting-{number}"
         host.write("/var/lib/t/s.tar", archives.tar(archives.entry("bin/probe", attacker.probe, mode=0o755)))
-        done = host.run("gear", "image", "import", "/var/lib/t/s.tar", name, *command("/bin/probe"), option, text, check=False)
+        done = host.run(
+            "gear",
+            "image",
+            "import",
+            "/var/lib/t/s.tar",
+            name,
+            *command("/bin/probe"),
+            option,
+            text,
+            check=False,
+        )
         if done.returncode == 0:
             attacker.images.append(name)
             done = host.run("gear", "install", name, "setting", "--restart", "no", check=False)
@@ -96,8 +111,9 @@ def test_an_image_that_asks_for_a_signal_or_path_that_is_a_setting_is_refused(at
 
 
 NAMES = (
-    "../x", "a/b", "-h", "--", ".", "..", ".hidden", "a b", "a\nb", "a%i", "a@b", "x" * 64, "x" * 300, "\u0430bc", "a\u202eb",
-    "ctr\\x2da", "a;b", "$(id)", "a\0b".replace("\0", "\\0"), "A" * 255 + "/", "", "caf\u00e9", "a.service/../b", "*", "~root",
+    "../x", "a/b", "-h", "--", ".", "..", ".hidden", "a b", "a\nb", "a%i", "a@b", "x" * 64, "x" * 300, "\u0430bc",
+    "a\u202eb", "ctr\\x2da", "a;b", "$(id)", "a\0b".replace("\0", "\\0"), "A" * 255 + "/", "", "caf\u00e9", "a.service/../b", "*",
+    "~root",
 )  # fmt: skip
 
 
@@ -105,7 +121,9 @@ def test_names_are_checked_before_any_path(attacker: Attacker) -> None:
     host = attacker.host
     before = host.sh("find /var/lib/gear /usr/local/lib/systemd /etc/systemd -printf '%p\\n' | sort")
     for name in NAMES:
-        for words in (("install", "attack", "--", name) if name.startswith("-") else ("install", "attack", name),):
+        for words in (
+            ("install", "attack", "--", name) if name.startswith("-") else ("install", "attack", name),
+        ):
             done = host.run("gear", *words, check=False)
             assert done.returncode == 2 and b"Traceback" not in done.stderr, (name, done.stderr)
     assert host.sh("find /var/lib/gear /usr/local/lib/systemd /etc/systemd -printf '%p\\n' | sort") == before

@@ -18,12 +18,16 @@ def test_keys_are_not_shared(attacker: Attacker) -> None:
     assert not gained(found) and found["guessed"] == "0", found
     assert set(found.values()) - {"0"} <= REFUSED | {"ENOKEY", "ENOENT"}
     # The host's root neither finds the key in its keyrings nor has its own found.
-    on_host = attacker.control("keyring", "find", "gear-secret", wrapper=("systemd-run", "-q", "--pipe", "--wait"))
+    on_host = attacker.control(
+        "keyring", "find", "gear-secret", wrapper=("systemd-run", "-q", "--pipe", "--wait")
+    )
     assert not gained(on_host), on_host
     assert added["listed"] in ("ENOENT", *REFUSED)
     # In one session the same search finds it.
     script = f"{PROBE} keyring add gear-secret session; {PROBE} keyring find gear-secret"
-    assert "find-session ok" in host.sh(f"systemd-run -q --pipe --wait -p KeyringMode=private sh -c '{script}'")
+    assert "find-session ok" in host.sh(
+        f"systemd-run -q --pipe --wait -p KeyringMode=private sh -c '{script}'"
+    )
     # With the default profile no keyring can be reached at all.
     assert not [name for name in gained(added) if name.startswith("add-")], added
 
@@ -33,7 +37,9 @@ def test_no_terminal_of_the_host_is_in_reach(attacker: Attacker) -> None:
     assert not gained(result), result
     # The same in a terminal of the host pushes its line: script(1) has one.
     run = "script -qec '/root/attacks/probe terminal x' /dev/null </dev/null"
-    control = attacker.host.sh(f"sysctl -qn dev.tty.legacy_tiocsti 2>/dev/null || echo 1; {run}").replace("\r", "")
+    control = attacker.host.sh(f"sysctl -qn dev.tty.legacy_tiocsti 2>/dev/null || echo 1; {run}").replace(
+        "\r", ""
+    )
     if control.startswith("1"):
         assert "sti-stdin ok" in control or "sti-tty ok" in control, control
 
@@ -63,13 +69,37 @@ def test_nothing_that_a_payload_prints_is_believed(attacker: Attacker) -> None:
     host = attacker.host
     host.sh("systemd-run -q --unit=victim sleep 10000")
     victim = host.show("victim", "MainPID")
-    lines = f"MAINPID={victim}\\nREADY=1\\n<0>panic\\n_SYSTEMD_UNIT=victim.service\\n_PID=1\\nSTOPPING=1\\nWATCHDOG=trigger"
+    words = (
+        f"MAINPID={victim}",
+        "READY=1",
+        "<0>panic",
+        "_SYSTEMD_UNIT=victim.service",
+        "_PID=1",
+        "STOPPING=1",
+    )
+    lines = "\\n".join((*words, "WATCHDOG=trigger"))
     script = f"printf '{lines}\\nthe-end\\n'; printf '{lines}\\n' >&2; exec sleep 1000"
-    host.gear("install", "hello", "forger", "--restart", "no", "--start", "--entrypoint", "/bin/sh", "--", "-c", script)
+    host.gear(
+        "install",
+        "hello",
+        "forger",
+        "--restart",
+        "no",
+        "--start",
+        "--entrypoint",
+        "/bin/sh",
+        "--",
+        "-c",
+        script,
+    )
     host.wait(lambda: "the-end" in host.gear("logs", "forger"), "the script")
     assert host.show("ctr-forger", "MainPID") != victim and host.show("ctr-forger", "ActiveState") == "active"
-    fields = [json.loads(line) for line in host.sh("journalctl -o json -u ctr-forger --no-pager -n 14").splitlines()]
-    assert {entry["_SYSTEMD_UNIT"] for entry in fields if "_PID" in entry and entry["_PID"] != "1"} == {"ctr-forger.service"}
+    fields = [
+        json.loads(line) for line in host.sh("journalctl -o json -u ctr-forger --no-pager -n 14").splitlines()
+    ]
+    assert {entry["_SYSTEMD_UNIT"] for entry in fields if "_PID" in entry and entry["_PID"] != "1"} == {
+        "ctr-forger.service"
+    }
     assert host.sh("journalctl -q -u victim --no-pager | grep -c READY || :") == "0"
     host.sh("systemctl stop victim")
 
@@ -85,7 +115,7 @@ def test_a_payload_that_uses_everything_up_harms_itself(attacker: Attacker) -> N
               "echo still-heard; exec sleep 1000")  # fmt: skip
     host.wait(lambda: "still-heard" in host.gear("logs", "calm"), "the journal's line of another container")
     host.wait(lambda: "uppressed" in host.sh("journalctl -q --no-pager -n 2000 _COMM=systemd-journal || :")
-              or int(host.sh("journalctl -q --no-pager -u ctr-flood | wc -l")) >= 200000, "the end of the flood")  # fmt: skip
+              or int(host.sh("journalctl -q --no-pager -u ctr-flood | wc -l")) >= 200000, "the end")  # fmt: skip
     assert host.sh("systemctl is-system-running || :") == before.split("\n")[1]
     host.gear("delete", "flood", "calm")
 
@@ -131,8 +161,13 @@ def test_what_is_signalled_is_the_container_and_not_who_has_its_number_now(attac
         "p = ctypes.CDLL(None).syscall(435, a, len(a));"
         "os.execvp('sleep', ['sleep', '1000']) if p == 0 else print(p, flush=True)"
     )
-    host.wait(lambda: host.run("test", "-e", f"/proc/{number}", check=False).returncode == 1, "the number to be free")
-    host.run("systemd-run", "-q", "--unit=reuser", "-p", "Type=forking", "python3", "-c", program, str(number))
+    host.wait(
+        lambda: host.run("test", "-e", f"/proc/{number}", check=False).returncode == 1,
+        "the number to be free",
+    )
+    host.run(
+        "systemd-run", "-q", "--unit=reuser", "-p", "Type=forking", "python3", "-c", program, str(number)
+    )
     host.wait(lambda: host.sh(f"cat /proc/{number}/comm || :") == "sleep", "the number to be taken")
     for words in (("stop", "reused"), ("status", "reused"), ("delete", "reused")):
         host.gear(*words)

@@ -56,7 +56,9 @@ def test_descriptors_and_directory_of_the_payload_are_its_own(attacker: Attacker
 
 def test_no_working_directory_leads_out(attacker: Attacker) -> None:
     host = attacker.host
-    attacker.image("cwd", archives.symlink("link", "/proc/1/root"), options=command("/bin/probe", "descriptors"))
+    attacker.image(
+        "cwd", archives.symlink("link", "/proc/1/root"), options=command("/bin/probe", "descriptors")
+    )
     host.gear("install", "cwd", "cwd", "--user", "0", "--restart", "no")
     place = "/var/lib/gear/containers/cwd/config.json"
     config = json.loads(host.read(place))
@@ -80,14 +82,31 @@ def test_capabilities_are_dockers_and_a_programs_own_add_nothing(attacker: Attac
     result = attacker.attack("capabilities")
     assert result["CapInh"] == result["CapAmb"] == "0" * 16
     assert result["CapPrm"] == result["CapEff"] == result["CapBnd"] == "00000000a80425fb"
-    for name in ("ambient-sys_admin", "reboot", "settime", "swapon", "hostname", "nice", "oom", "nofile", "iopl"):
+    for name in (
+        "ambient-sys_admin",
+        "reboot",
+        "settime",
+        "swapon",
+        "hostname",
+        "nice",
+        "oom",
+        "nofile",
+        "iopl",
+    ):
         assert result[name] in REFUSED, (name, result[name])
     assert result["setuid-outside"] == "EINVAL" and result["kill-host"] == "ESRCH"
     assert "settime" not in REFUSED & {attacker.control("capabilities")["hostname"]}
     # A program that a file attribute gives everything, started by a user who has nothing; set by the host's root.
     host = attacker.host
-    host.sh("mkdir -p /var/lib/t/caps; cp /root/attacks/probe /var/lib/t/caps/probe; chmod 755 /var/lib/t/caps")
-    for caps, most in (("all=ep", None), ("all+eip", None), ("cap_net_raw=ep", 1 << 13), ("cap_sys_admin=p", 0)):
+    host.sh(
+        "mkdir -p /var/lib/t/caps; cp /root/attacks/probe /var/lib/t/caps/probe; chmod 755 /var/lib/t/caps"
+    )
+    for caps, most in (
+        ("all=ep", None),
+        ("all+eip", None),
+        ("cap_net_raw=ep", 1 << 13),
+        ("cap_sys_admin=p", 0),
+    ):
         host.sh(f"python3 -c \"import os, sys; os.setxattr('/var/lib/t/caps/probe', 'security.capability',"
                 f" bytes.fromhex('{_attribute(caps)}'))\"")  # fmt: skip
         options = ("--user", "8080", "-v", "/var/lib/t/caps:/caps:ro,idmap")
@@ -135,18 +154,42 @@ def test_the_environment_of_an_image_reaches_nothing_on_the_host(attacker: Attac
 def test_no_program_of_an_image_runs_on_the_host(attacker: Attacker) -> None:
     """CVE-2022-1227: every verb is used on an image whose programs all leave a mark at /mark."""
     host = attacker.host
-    names = ("ps", "sh", "bash", "nsenter", "getent", "id", "python3", "env", "kill", "cat", "tar", "ls", "top", "mount",
-             "newuidmap", "systemd-notify", "true", "login", "su")  # fmt: skip
+    names = ("ps", "sh", "bash", "nsenter", "getent", "id", "python3", "env", "kill", "cat", "tar", "ls", "top",
+             "mount", "newuidmap", "systemd-notify", "true", "login", "su")  # fmt: skip
     places = ("bin", "usr/bin", "sbin", "usr/sbin", "usr/local/bin")
-    programs = [archives.entry(f"{place}/{name}", attacker.probe, mode=0o4755) for place in places for name in names[:8]]
+    programs = [
+        archives.entry(f"{place}/{name}", attacker.probe, mode=0o4755)
+        for place in places
+        for name in names[:8]
+    ]
     programs += [archives.entry(f"bin/{name}", attacker.probe, mode=0o4755) for name in names[8:]]
     programs += [archives.entry("lib/x86_64-linux-gnu/libnss_files.so.2", b"\x7fELF evil", mode=0o755)]
     programs += [archives.entry("etc/nsswitch.conf", b"passwd: evil files\n")]
     attacker.image("programs", *programs, options=command("/bin/probe", "descriptors"))
     host.sh("rm -f /mark")
-    host.gear("install", "programs", "programs", "--user", "www", "--restart", "no", "-v", "programs:/usr/bin", "--start")
+    host.gear(
+        "install",
+        "programs",
+        "programs",
+        "--user",
+        "www",
+        "--restart",
+        "no",
+        "-v",
+        "programs:/usr/bin",
+        "--start",
+    )
     attacker.result("programs")
-    for words in (("status",), ("inspect",), ("logs",), ("plan",), ("list-units",), ("restart",), ("stop",), ("start",)):
+    for words in (
+        ("status",),
+        ("inspect",),
+        ("logs",),
+        ("plan",),
+        ("list-units",),
+        ("restart",),
+        ("stop",),
+        ("start",),
+    ):
         host.gear(*words, *(() if words == ("list-units",) else ("programs",)))
     attacker.result("programs")
     host.gear("delete", "--volumes", "programs")
@@ -155,3 +198,14 @@ def test_no_program_of_an_image_runs_on_the_host(attacker: Attacker) -> None:
     host.sh("cp /root/attacks/probe /root/ps; /root/ps; rm /root/ps; test -e /mark; rm /mark")
 
 
+def test_the_interpreter_is_read_only_where_ids_are_the_hosts(attacker: Attacker) -> None:
+    """CVE-2019-5736 with --userns host: root of the container is the host's, so a read-only mount has to do it."""
+    host = attacker.host
+    before = host.sh(f"sha256sum {PYTHON}; stat -Lc '%a %u %g %Z' {PYTHON}")
+    names = ("lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1")
+    loader = [archives.entry(name, attacker.loader, mode=0o755) for name in names]
+    attacker.image("same-ids", *loader, options=command("/proc/self/exe"))
+    host.gear("install", "same-ids", "same-ids", "--user", "0", "--userns", "host", "--restart", "no")
+    if host.run("systemctl", "start", "ctr-same-ids", check=False).returncode == 0:
+        assert gained(attacker.result("same-ids")) == ["held"]
+    assert host.sh(f"sha256sum {PYTHON}; stat -Lc '%a %u %g %Z' {PYTHON}") == before

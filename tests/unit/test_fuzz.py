@@ -60,8 +60,8 @@ CHANGES = st.lists(
         st.one_of(
             st.binary(max_size=8),
             st.sampled_from(
-                (b"{", b"[", b'"', b"}", b"null", b"-1", b"1e999", b"99999999999999999999", b"\\ud800", b"\\u0000", b"\0",
-                 b"\xff\xfe", b"../", b"/", b'{"a":' * 50, b"[" * 3000, b"9" * 5000, b"%", b"\n", b":", b"\x80" * 12)
+                (b"{", b"[", b'"', b"}", b"null", b"-1", b"1e999", b"99999999999999999999", b"\\ud800", b"\\u0000",
+                 b"\0", b"\xff\xfe", b"../", b"/", b'{"a":' * 50, b"[" * 3000, b"9" * 5000, b"%", b"\n", b":", b"\x80" * 12)
             ),
         ),
         st.integers(0, 12),
@@ -85,8 +85,8 @@ FILES = LAYOUT.finish()
 MANIFEST = FILES[f"blobs/{ENTRY['digest'].replace(':', '/')}"]
 CONFIG = json.dumps(
     config(
-        LAYER, Cmd=["a", "b"], Entrypoint=["/x"], Env=["A=b", "PATH=/bin"], User="www:1", WorkingDir="/w", StopSignal="9",
-        Volumes={"/v": {}}, ExposedPorts={"80/tcp": {}}, Labels={"a": "b"}, Healthcheck={"Test": ["CMD", "x"]},
+        LAYER, Cmd=["a", "b"], Entrypoint=["/x"], Env=["A=b", "PATH=/bin"], User="www:1", WorkingDir="/w",
+        StopSignal="9", Volumes={"/v": {}}, ExposedPorts={"80/tcp": {}}, Labels={"a": "b"}, Healthcheck={"Test": ["CMD", "x"]},
     )
 ).encode()  # fmt: skip
 
@@ -96,7 +96,10 @@ def test_image_config(changes: list[tuple[float, bytes, int]]) -> None:
     with bounded():
         document = parse_document(mutated(CONFIG, changes), "The image config")
         found = ImageConfig.from_mapping(document.value)
-        assert all("\0" not in word for word in (*(found.cmd or ()), *(found.entrypoint or ()), found.user, found.workdir or ""))
+        assert all(
+            "\0" not in word
+            for word in (*(found.cmd or ()), *(found.entrypoint or ()), found.user, found.workdir or "")
+        )
 
 
 @given(CHANGES)
@@ -109,7 +112,11 @@ def test_manifest(changes: list[tuple[float, bytes, int]]) -> None:
 @given(CHANGES)
 def test_index(changes: list[tuple[float, bytes, int]]) -> None:
     with bounded():
-        choose(index_entries(parse_document(mutated(FILES["index.json"], changes), "The index")), AMD64, "The index")
+        choose(
+            index_entries(parse_document(mutated(FILES["index.json"], changes), "The index")),
+            AMD64,
+            "The index",
+        )
 
 
 @given(st.sampled_from(sorted(FILES)), CHANGES)
@@ -133,7 +140,9 @@ MEMBERS = tar(
 @given(CHANGES, st.booleans())
 def test_tar(changes: list[tuple[float, bytes, int]], fix: bool) -> None:
     data = bytearray(mutated(MEMBERS, changes))
-    for block in range(0, len(data) - 511, 512) if fix else ():  # make headers valid, so that what they say is acted on
+    for block in (
+        range(0, len(data) - 511, 512) if fix else ()
+    ):  # make headers valid, so that what they say is acted on
         if data[block + 257 : block + 262] == b"ustar":
             data[block + 148 : block + 156] = b" " * 8
             data[block + 148 : block + 156] = b"%06o\0 " % sum(data[block : block + 512])
@@ -145,21 +154,29 @@ def test_tar(changes: list[tuple[float, bytes, int]], fix: bool) -> None:
                 assert len(chunk) <= 1 << 20
 
 
-@given(st.sampled_from((b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"", b"BZh9", b"\xfd7zXZ")), st.binary(max_size=200))
+@given(
+    st.sampled_from((b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"", b"BZh9", b"\xfd7zXZ")),
+    st.binary(max_size=200),
+)
 @settings(max_examples=40)
 @pytest.mark.spawns
 def test_compression(magic: bytes, data: bytes) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(magic + data)
         file.seek(0)
-        with bounded(), decompressed(file, "The layer", "gzip" if magic[:1] == b"\x1f" else "plain") as stream:
+        with (
+            bounded(),
+            decompressed(file, "The layer", "gzip" if magic[:1] == b"\x1f" else "plain") as stream,
+        ):
             while stream.read(1 << 16):
                 pass
 
 
 ACCOUNTS = b"root:x:0:0:root:/root:/bin/sh\nwww:x:8080:8080::/home/www:/bin/sh\n#c:x:1:1::/:\nbad:x:y:z\n"
 GROUPS = b"root:x:0:\nwww:x:8080:root,www\nmany:x:7:www\n"
-NAMES = st.sampled_from(("www", "root", "0", "8080", "www:many", "bad", "", ":", "7:7", "99999999999", "\u0661", "-1", "+1"))
+NAMES = st.sampled_from(
+    ("www", "root", "0", "8080", "www:many", "bad", "", ":", "7:7", "99999999999", "\u0661", "-1", "+1")
+)
 
 
 @given(CHANGES, CHANGES, st.one_of(NAMES, st.text(max_size=6)))
@@ -211,7 +228,14 @@ def test_bundle_as_the_helper_reads_it(changes: list[tuple[float, bytes, int]]) 
             assert isinstance(load_json(file.name), dict)
 
 
-@given(st.lists(st.one_of(st.text(max_size=10), st.sampled_from(("ro", "rbind", "rslave", "idmap=uids=0-1-2", "size=1"))), max_size=8))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=10), st.sampled_from(("ro", "rbind", "rslave", "idmap=uids=0-1-2", "size=1"))
+        ),
+        max_size=8,
+    )
+)
 def test_mount_options(words: list[str]) -> None:
     with bounded():
         Options(words)
