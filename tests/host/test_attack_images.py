@@ -112,7 +112,8 @@ def test_an_image_that_asks_for_a_signal_or_path_that_is_a_setting_is_refused(at
 
 NAMES = (
     "../x", "a/b", "-h", "--", ".", "..", ".hidden", "a b", "a\nb", "a%i", "a@b", "x" * 64, "x" * 300, "\u0430bc",
-    "a\u202eb", "ctr\\x2da", "a;b", "$(id)", "a\0b".replace("\0", "\\0"), "A" * 255 + "/", "", "caf\u00e9", "a.service/../b", "*",
+    "a\u202eb", "ctr\\x2da", "a;b", "$(id)", "a\0b".replace("\0", "\\0"), "A" * 255 + "/",
+    "", "a.service/../b", "*",
     "~root",
 )  # fmt: skip
 

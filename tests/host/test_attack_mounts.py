@@ -34,8 +34,8 @@ WRITABLE = re.compile(r"/proc/pressure/(cpu|io|memory|irq)")
 def tree(attacker: Attacker) -> str:
     """Places of the host where a mount point, file or directory could have landed."""
     return attacker.host.sh(
-        "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/lib/gear -o -path /var/log"
-        " -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd \\) -prune"
+        "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/lib/gear "
+        "-o -path /var/log -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd \\) -prune"
         " -o -printf '%p %y %i\\n' | sort; ls /srv /run /tmp"
     )
 

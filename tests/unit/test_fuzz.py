@@ -30,6 +30,8 @@ from gear.helper.bundle import load_json
 from gear.helper.failure import Failure
 from gear.helper.options import Options
 from gear.oci import ImageConfig, Manifest, Platform, Reference, choose, index_entries
+from gear.seccomp import compile as compile_filter
+from gear.seccomp import default_profile, load_profile
 from gear.sources import candidates, opened
 from gear.spec import Spec
 from gear.tarstream import Archive
@@ -61,7 +63,8 @@ CHANGES = st.lists(
             st.binary(max_size=8),
             st.sampled_from(
                 (b"{", b"[", b'"', b"}", b"null", b"-1", b"1e999", b"99999999999999999999", b"\\ud800", b"\\u0000",
-                 b"\0", b"\xff\xfe", b"../", b"/", b'{"a":' * 50, b"[" * 3000, b"9" * 5000, b"%", b"\n", b":", b"\x80" * 12)
+                 b"\0", b"\xff\xfe", b"../", b"/", b'{"a":' * 50, b"[" * 3000,
+                 b"9" * 5000, b"%", b"\n", b":", b"\x80" * 12)
             ),
         ),
         st.integers(0, 12),
@@ -86,7 +89,8 @@ MANIFEST = FILES[f"blobs/{ENTRY['digest'].replace(':', '/')}"]
 CONFIG = json.dumps(
     config(
         LAYER, Cmd=["a", "b"], Entrypoint=["/x"], Env=["A=b", "PATH=/bin"], User="www:1", WorkingDir="/w",
-        StopSignal="9", Volumes={"/v": {}}, ExposedPorts={"80/tcp": {}}, Labels={"a": "b"}, Healthcheck={"Test": ["CMD", "x"]},
+        StopSignal="9", Volumes={"/v": {}},
+        ExposedPorts={"80/tcp": {}}, Labels={"a": "b"}, Healthcheck={"Test": ["CMD", "x"]},
     )
 ).encode()  # fmt: skip
 
@@ -245,3 +249,20 @@ def test_mount_options(words: list[str]) -> None:
 def test_reference(text: str) -> None:
     with bounded():
         assert str(Reference.parse(str(Reference.parse(text)))) == str(Reference.parse(text))
+
+
+PROFILE = {
+    "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "archMap": default_profile()["archMap"],
+    "syscalls": default_profile()["syscalls"][-6:],
+}  # fmt: skip
+
+
+@given(CHANGES)
+@settings(max_examples=60)
+def test_seccomp_profile(changes: list[tuple[float, bytes, int]]) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(mutated(json.dumps(PROFILE).encode(), changes))
+        file.flush()
+        with bounded():
+            program = compile_filter(load_profile(file.name), frozenset({"CAP_CHOWN"}), machine="x86_64")
+            assert program and len(program) % 8 == 0 and len(program) <= 8 * 4096
