@@ -97,10 +97,11 @@ def numeric(text: str) -> int | None:
 
 
 def table(data: bytes | None, columns: int) -> list[list[str]]:
-    """The rows of a file like passwd(5); those that are too short are padded, comments are left out."""
+    """The rows of a file like passwd(5); those that are too short are padded, comments and damage are left out."""
     rows = []
     for line in (data or b"").decode("utf-8", "surrogateescape").split("\n"):
         row = line.strip().split(":")
-        if row[0] and not row[0].startswith("#"):
+        # No program could be given a NUL, as part of $HOME for example; such a row is damage.
+        if row[0] and not row[0].startswith("#") and "\0" not in line:
             rows.append(row + [""] * (columns - len(row)))
     return rows
