@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gear import boot, containers, journal
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import Spec, unit_name
+from gear.spec import Spec
 from gear.systemd import Manager
 
 _TAIL = 10  # journal lines shown when a start fails
@@ -61,7 +61,7 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
     for name in names:
         # No specification is read: one that is damaged must not keep a container running.
         if containers.exists(layout, name):
-            wanted[name] = unit_name(name)
+            wanted[name] = containers.unit_of(layout, name)
         else:
             outcome[name] = containers.not_found(name)
     for unit in wanted.values():
@@ -88,6 +88,11 @@ def _specs(layout: Layout, names: Sequence[str]) -> tuple[dict[str, GearError | 
     for name in names:
         try:
             specs[name] = containers.get(layout, name)
+            if containers.run_of(layout, name) is not None:
+                raise GearError(
+                    f"{specs.pop(name).name} was run once and is not installed, so it can't be started.",
+                    hint="gear install makes containers that are started and stopped.",
+                )
         except GearError as error:
             outcome[name] = error
     return outcome, specs

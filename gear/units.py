@@ -6,11 +6,14 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
-from gear import unitfile
+from typing import Any
+
+from gear import device_rules, unitfile
 from gear.bundle import effective_mounts, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
+from gear.resources import unit_lines
 from gear.spec import Spec, signal_number
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -21,6 +24,8 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
+# Microseconds, the kernel's own; CPUQuota= says the same in percent.
+_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -35,8 +40,24 @@ def seconds(value: float) -> str:
     return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def render(spec: Spec, image: Image, layout: Layout) -> bytes:
-    """The text of `ctr-NAME.service`."""
+def resources(spec: Spec) -> dict[str, Any]:
+    """What a container may use, as OCI's `linux.resources`."""
+    found: dict[str, Any] = {
+        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
+        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
+        "devices": [device_rules.NOTHING, *device_rules.STANDARD],
+    }
+    if spec.memory is not None:
+        found["memory"] = {"limit": spec.memory}
+    if spec.cpus is not None:
+        found["cpu"] = {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    return found
+
+
+def render(
+    spec: Spec, image: Image, layout: Layout, *, transient: bool = False, remove: bool = False
+) -> bytes:
+    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* leaves nothing when it ends."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
     stop_signal = _stop_signal(spec, image)
@@ -75,25 +96,30 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        ("TasksMax", str(spec.pids_limit or DEFAULT_PIDS_LIMIT)),
-    ]
-    if spec.memory is not None:
-        service.append(("MemoryMax", str(spec.memory)))
-    if spec.cpus is not None:
-        service.append(("CPUQuota", f"{spec.cpus * 100:.2f}".rstrip("0").rstrip(".") + "%"))
-    service += [
-        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
-        ("DevicePolicy", "closed"),
-        ("DeviceAllow", "/dev/tty rw"),
-        ("DeviceAllow", "/dev/ptmx rw"),
-        ("DeviceAllow", "char-pts rw"),
+        *unit_lines(resources(spec)),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
-    install = [("WantedBy", "container-active.target")]
-    return unitfile.render(header, [("Unit", unit), ("Service", service), ("Install", install)]).encode()
+    sections = [("Unit", unit), ("Service", service)]
+    if not transient:
+        sections.append(("Install", [("WantedBy", "container-active.target")]))
+    if remove:
+        # PID 1 removes it, whatever has become of gear by then.
+        path = str(layout.transient_units / spec.unit)
+        volumes = sorted(declared_volumes(spec, image))
+        command = [SHELL, f"{helper}/remove", str(layout.state), spec.name, path, *volumes]
+        service.append(("ExecStopPost", unitfile.command(command)))
+        unit.append(("CollectMode", "inactive-or-failed"))
+    return unitfile.render(header, sections).encode()
+
+
+def declared_volumes(spec: Spec, image: Image) -> set[str]:
+    """The volumes that *spec* has only because its image declares them."""
+    asked = {mount.destination for mount in spec.mounts}
+    mounts = effective_mounts(spec, image)
+    return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
 
 
 def _stop_signal(spec: Spec, image: Image) -> int:

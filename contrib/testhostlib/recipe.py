@@ -20,6 +20,7 @@ RELEASES = ("bookworm", "trixie")
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps",
     "python3", "python3-pystemd", "python3-dbus-next", "python3-pyroute2", "python3-yaml",
+    "python3-seccomp",
     "iproute2", "nftables", "curl", "busybox-static", "strace", "openssh-server",
 )  # fmt: skip
 
