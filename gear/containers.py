@@ -85,7 +85,9 @@ def run_of(layout: Layout, name: str) -> Run | None:
 def unit_of(layout: Layout, name: str) -> str:
     """The unit of *name*: a service, or a scope for what was run in a terminal."""
     run = run_of(layout, name)
-    return unit_name(name).removesuffix("service") + "scope" if run and run.kind == "scope" else unit_name(name)
+    return (
+        unit_name(name).removesuffix("service") + "scope" if run and run.kind == "scope" else unit_name(name)
+    )
 
 
 def unit_path(layout: Layout, name: str) -> Path:
@@ -109,7 +111,9 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     }
     run = run_of(layout, spec.name)
     if run is None or run.kind == "service":
-        text = units.render(spec, image, layout, transient=run is not None, remove=run is not None and run.remove)
+        text = units.render(
+            spec, image, layout, transient=run is not None, remove=run is not None and run.remove
+        )
         rendered[unit_path(layout, spec.name)] = text
     return rendered
 

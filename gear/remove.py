@@ -13,7 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gear import boot, bundle, containers, files, garbage, images, install, lifecycle, store, uids, unitfile, units
+from gear import (
+    boot,
+    bundle,
+    containers,
+    files,
+    garbage,
+    images,
+    install,
+    lifecycle,
+    store,
+    uids,
+    unitfile,
+    units,
+)
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name

@@ -13,7 +13,7 @@ from gear.bundle import effective_mounts, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
-from gear.resources import unit_lines
+from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -113,6 +113,18 @@ def render(
         service.append(("ExecStopPost", unitfile.command(command)))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
+    """The same for a container that is run as a scope, as properties of StartTransientUnit."""
+    return [
+        ("Description", f"{spec.name} (container of {spec.image.reference})"),
+        ("Slice", spec.slice),
+        ("CollectMode", "inactive-or-failed"),
+        ("KillSignal", _stop_signal(spec, image)),
+        ("TimeoutStopUSec", max(round(spec.stop_timeout * 1e6), 1000)),
+        *properties(resources(spec)),
+    ]
 
 
 def declared_volumes(spec: Spec, image: Image) -> set[str]:

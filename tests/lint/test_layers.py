@@ -26,7 +26,7 @@ LAYERS = {
         "containers images install lifecycle remove inside top attach copying transfer joining running debugging"
     ),
     "front ends": (
-        "command cli cli_copy cli_exec cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_run "
+        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_run "
         "cli_spec __main__"
     ),
 }
