@@ -37,8 +37,8 @@ VERBS = (
     Verb(
         "debug",
         "run tools of this machine in a container's namespaces",
-        "Run a shell, or another command, of this machine or of another image in the namespaces of a running container, "
-        "but with a root of its own: for images that have no shell.  Options stand before NAME.",
+        "Run a shell, or another command, of this machine or of another image in the namespaces of a container, but "
+        "with a root of its own: for images that have no shell.  Options stand before NAME.",
         _arguments,
         _run,
         command_last=True,

@@ -1,6 +1,6 @@
 """gear debug: tools beside a container that has none, in its namespaces but with a root of their own.
 
-The tools' root is put together in a mount namespace of this process: the host's /usr read-only, or another image's
+The tools' root is put together in a mount namespace made for it: the host's /usr read-only, or another image's
 layers, with the container's /proc.  Nothing else of the host is in it, and what was mounted before is let go of, since
 root of the container may look into every process that joins its user namespace.
 """
@@ -42,14 +42,14 @@ _KINDS = ("pid", "network", "ipc", "uts", "user", "cgroup")
 
 
 def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[str], streams: Streams) -> int:
-    """Run *arguments* beside the container; returns the pid, a child of ours.  This process's root changes for good."""
+    """Run *arguments* beside the container; returns the pid, a child of ours."""
     step = Step()
     layers = None
     if image is not None:
         found = store.resolve(layout, image)
         layers = [str(store.layer_root(layout, diff_id)) for diff_id in reversed(found.layers)]
     try:
-        _enter_tools(layout, target, layers, step)
+        mounts = _tools(layout, target, layers, step)
         document: dict[str, Any] = {
             "args": list(arguments) or ["sh"],
             "cwd": "/",
@@ -64,7 +64,13 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        entry = enter.Entry(kinds=_KINDS, cgroup=_join_nothing, terminal=streams.take_master)
+        like = groups.of_process(target.pid)
+        entry = enter.Entry(
+            kinds=_KINDS,
+            mounts=mounts,
+            cgroup=lambda pid: groups.join(pid, like),
+            terminal=streams.take_master,
+        )
         with streams.in_place(), no_imports(terminal=streams.terminal):
             return enter.enter(target.pid, document, entry)
     except OSError as error:
@@ -73,37 +79,42 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         raise _error(failure) from failure
 
 
-def _join_nothing(pid: int) -> None:
-    """This process is in the container's groups already: their files are out of reach now."""
-
-
 def _error(failure: Failure) -> GearError:
     return GearError(f"{failure.message[:1].upper()}{failure.message[1:]}.")
 
 
-def _enter_tools(layout: Layout, target: Target, layers: list[str] | None, step: Step) -> None:
-    """Make the tools' root, and make it this process's."""
-    step.doing = f"join the control group of {target.name}"
-    like = groups.of_process(target.pid)
+def _tools(layout: Layout, target: Target, layers: list[str] | None, step: Step) -> int:
+    """A mount namespace whose root is the tools', as a descriptor."""
+    step.doing = f"read the files of {target.name}"
     with inroot.opened(inroot.root_of(target.pid)) as inside:
         copies = {name: _copy(inside, f"/etc/{name}") for name in _COPIED}
     userns = os.open(f"/proc/{target.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    pid = target.pid
     step.doing = "make a /proc of the container"
-    (proc,) = rootfs.in_child(lambda: _proc(pid, step), 1, step)
-    groups.join(os.getpid(), like)
-    rootfs.own_mount_namespace(step)
+    (proc,) = rootfs.in_child(lambda: _proc(target.pid, step), 1, step)
     directory = str(layout.containers / target.name)
-    if layers is not None:
-        own = os.stat("/proc/self/ns/user").st_ino == os.fstat(userns).st_ino
-        stacked = {"lower": layers, "ephemeral": True}
-        root_fd = rootfs.assemble_root(directory, stacked, None if own else userns, step)
-    else:
-        root_fd = syscalls.new_mount("tmpfs", ("mode=755", "size=16m"), syscalls.MOUNT_ATTR_NODEV)
+
+    def make() -> list[int]:
+        rootfs.own_mount_namespace(step)
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        if layers is not None:
+            own = os.stat("/proc/self/ns/user").st_ino == os.fstat(userns).st_ino
+            stacked = {"lower": layers, "ephemeral": True}
+            root_fd = rootfs.assemble_root(directory, stacked, None if own else userns, step)
+        else:
+            root_fd = syscalls.new_mount("tmpfs", ("mode=755", "size=16m"), syscalls.MOUNT_ATTR_NODEV)
+        _furnish(root_fd, f"{directory}/rootfs", proc, None if layers is not None else copies, step)
+        return [namespace]
+
+    (namespace,) = rootfs.in_child(make, 1, step)
+    return int(namespace)
+
+
+def _furnish(root_fd: int, place: str, proc: int, copies: dict[str, bytes] | None, step: Step) -> None:
+    """Fill the detached root *root_fd* and make it the root of this process's mount namespace."""
     step.doing = "attach the tools' root"
-    syscalls.move_mount_to(root_fd, f"{directory}/rootfs")
+    syscalls.move_mount_to(root_fd, place)
     root = Root(root_fd, pair()[0], step, {"linux": {}, "root": {}})
-    if layers is None:
+    if copies is not None:
         _host_tools(root_fd, root, copies)
     step.doing = "provide /proc and /dev"
     syscalls.move_mount(proc, root.destination("proc"))

@@ -146,8 +146,8 @@ def test_detach_keys_leave_the_command_running(host: GearHost) -> None:
     shown = host.typed([["ready", "\x10\x11"]], "exec", "-it", "web", "sh", "-c", script)
     assert "detached; the command goes on" in shown and "status 0" in shown
     assert any("tick" in row["command"] for row in host.json("top", "web"))
-    other = typed(
-        host, [["ready", "\x01d"]], "exec", "-it", "--detach-keys", "ctrl-a,d", "web", "sh", "-c", script
+    other = host.typed(
+        [["ready", "\x01d"]], "exec", "-it", "--detach-keys", "ctrl-a,d", "web", "sh", "-c", script
     )
     assert "detached" in other
     # The first key alone is the command's.

@@ -26,8 +26,8 @@ LAYERS = {
         "containers images install lifecycle remove inside top attach copying transfer joining running debugging"
     ),
     "front ends": (
-        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove cli_run "
-        "cli_spec __main__"
+        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_lifecycle cli_plan cli_remove "
+        "cli_run cli_spec __main__"
     ),
 }
 # What points up all the same, and why.
