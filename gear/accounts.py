@@ -72,7 +72,7 @@ def names(data: bytes | None) -> dict[int, str]:
 
 
 def lookup_group(read: Callable[[str], bytes | None], text: str, whose: str = "image") -> int:
-    """The id of a group given by name or number."""
+    """The id of a group given by name or number; raises UsageError for a name that is not there."""
     number = numeric(text)
     if number is not None:
         return number

@@ -147,10 +147,6 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
     }
 
 
-def _swap(text: str) -> int:
-    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
-
-
 def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
     """The variables of --env and --env-file, the former counting more; raises UsageError."""
     env = _env_files(paths)
@@ -164,6 +160,10 @@ def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
         else:
             raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
     return env
+
+
+def _swap(text: str) -> int:
+    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
 
 
 def _number(text: str) -> int | str:
