@@ -10,8 +10,9 @@ import os
 from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
+from gear.helper import hooks
 from gear.helper.failure import Failure
-from gear.runtime import cgroups, hooks, placement, validate
+from gear.runtime import cgroups, placement, validate
 from gear.runtime.document import dumps, load_json
 from gear.runtime.state import Container, Lock, load, now, replace
 
@@ -197,7 +198,7 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
     """poststop hooks: each runs, whatever the others do, and a failure is only told."""
     for hook in (config.get("hooks") or {}).get("poststop") or ():
         try:
-            hooks.run({"poststop": [hook]}, "poststop", dumps(container.document("stopped")).encode())
+            hooks.run_all({"poststop": [hook]}, "poststop", dumps(container.document("stopped")).encode())
         except Failure as failure:
             log.warn(failure.message)
 
@@ -227,7 +228,9 @@ def start(container: Container, log: Log) -> None:
         container.save()
         os.unlink(container.socket)
         try:
-            hooks.run(config.get("hooks") or {}, "poststart", dumps(container.document("running")).encode())
+            hooks.run_all(
+                config.get("hooks") or {}, "poststart", dumps(container.document("running")).encode()
+            )
         except Failure:
             _end(container)
             raise
