@@ -21,6 +21,23 @@ _PATH = b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
 _SERVICE = "org.freedesktop.systemd1.Service"
+# D-Bus types of the properties that transient units get (org.freedesktop.systemd1(5)); pystemd's own table lacks many.
+_SIGNATURES = {
+    name: signature
+    for signature, names in {
+        b"s": "CollectMode Description DevicePolicy Slice",
+        b"b": "CPUAccounting DefaultDependencies Delegate IOAccounting MemoryAccounting TasksAccounting",
+        b"t": (
+            "BlockIOWeight CPUQuotaPerSecUSec CPUQuotaPeriodUSec CPUShares CPUWeight IOWeight MemoryHigh MemoryLimit "
+            "MemoryLow MemoryMax MemoryMin MemorySwapMax TasksMax"
+        ),
+        b"au": "PIDs",
+        b"ay": "AllowedCPUs AllowedMemoryNodes",
+        b"a(st)": "IODeviceWeight IOReadBandwidthMax IOReadIOPSMax IOWriteBandwidthMax IOWriteIOPSMax",
+        b"a(ss)": "DeviceAllow",
+    }.items()
+    for name in names.split()
+}
 
 
 class UnitError(GearError):
@@ -142,6 +159,37 @@ class Manager:
             select.select([self._bus.get_fd()], [], [], 5.0)
         return self._results.pop(job)
 
+    def start_transient(self, unit: str, properties: Sequence[tuple[str, Any]]) -> None:
+        """Make and start a unit that exists only while it is used; raises UnitError unless its job is done."""
+        self._subscribe()
+        arguments = [(ord("s"), unit.encode()), (ord("s"), b"fail"), *self._variants(properties)]
+        arguments += [(ord("a"), b"(sa(sv))"), (-1, None)]
+        try:
+            reply = self._bus.call_method(_DESTINATION, _PATH, _MANAGER, b"StartTransientUnit", arguments)
+        except Exception as error:
+            raise UnitError(f"systemd refused to make {unit}: {_reason(error)}.") from error
+        result = self._wait(_string(reply.body))
+        if result != "done":
+            raise UnitError(f"systemd could not start {unit}: the job's result is {result}.")
+
+    def set_properties(self, unit: str, properties: Sequence[tuple[str, Any]]) -> None:
+        """Change properties of a unit that runs, until it is gone."""
+        arguments = [(ord("s"), unit.encode()), (ord("b"), True), *self._variants(properties)]
+        try:
+            self._bus.call_method(_DESTINATION, _PATH, _MANAGER, b"SetUnitProperties", arguments)
+        except Exception as error:
+            raise UnitError(f"systemd refused to change {unit}: {_reason(error)}.") from error
+
+    def _variants(self, properties: Sequence[tuple[str, Any]]) -> list[tuple[int, Any]]:
+        """An array of (name, variant) as pystemd's marshalling wants it."""
+        words: list[tuple[int, Any]] = [(ord("a"), b"(sv)")]
+        for name, value in properties:
+            signature = _SIGNATURES[name]
+            words += [(ord("r"), b"sv"), (ord("s"), name.encode()), (ord("v"), signature)]
+            words += self._apply_signature(signature, [_encoded(value)])
+            words += [(-1, None), (-1, None)]
+        return [*words, (-1, None)]
+
     def list_units(self, patterns: Sequence[str]) -> list[UnitState]:
         """The loaded units that match one of *patterns* (glob(7))."""
         rows = self._call("ListUnitsByPatterns", "asas", [], [pattern.encode() for pattern in patterns])
@@ -212,6 +260,14 @@ class Manager:
         value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")
         found = _decoded(value)
         return [found] if isinstance(found, str) else list(found or [])
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape")
+    if isinstance(value, (list, tuple)):
+        return type(value)(_encoded(item) for item in value)
+    return value
 
 
 def _string(value: Any) -> str:
