@@ -121,7 +121,7 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_list(args: argparse.Namespace, context: Context) -> int:
     host.require_root("list containers")
     with Manager() as manager:
-        loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service"])}
+        loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service", "ctr-*.scope"])}
         paused = {
             name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
         }
@@ -134,18 +134,19 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
             context.fail(error)
             status = max(status, error.exit_status)
             continue
-        unit = loaded.get(spec.unit)
+        unit_id = containers.unit_of(context.layout, name)
+        unit = loaded.get(unit_id)
         if unit is None and not args.all:
             continue
-        unit = unit or UnitState(spec.unit, "stub", "inactive", "dead")
+        unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
         rows.append(
             {
                 "name": name,
-                "unit": spec.unit,
+                "unit": unit_id,
                 "load_state": unit.load,
                 "active_state": unit.active,
                 "sub_state": unit.sub,
-                "paused": spec.unit in paused,
+                "paused": unit_id in paused,
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
             }

@@ -6,7 +6,7 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,38 @@ def get(layout: Layout, name: str) -> Spec:
     return spec
 
 
+@dataclass(frozen=True)
+class Run:
+    """How a container of `gear run` lives: in a `service` or a `scope`, and whether it is removed when it ends."""
+
+    kind: str
+    remove: bool
+
+
+def run_path(layout: Layout, name: str) -> Path:
+    """Where it is kept that a container is one of `gear run`."""
+    return layout.containers / name / "run.json"
+
+
+def run_of(layout: Layout, name: str) -> Run | None:
+    """How the container *name* was run; None for an installed one."""
+    document = files.read_json(run_path(layout, name))
+    if not isinstance(document, dict):
+        return None
+    return Run("scope" if document.get("kind") == "scope" else "service", document.get("remove") is True)
+
+
+def unit_of(layout: Layout, name: str) -> str:
+    """The unit of *name*: a service, or a scope for what was run in a terminal."""
+    run = run_of(layout, name)
+    return (
+        unit_name(name).removesuffix("service") + "scope" if run and run.kind == "scope" else unit_name(name)
+    )
+
+
 def unit_path(layout: Layout, name: str) -> Path:
-    """Where the service unit of *name* is."""
-    return layout.units / unit_name(name)
+    """Where the service unit of *name* is: what was run and not installed is gone after a boot."""
+    return (layout.units if run_of(layout, name) is None else layout.transient_units) / unit_name(name)
 
 
 def image_of(layout: Layout, spec: Spec) -> Image:
@@ -100,14 +129,17 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     view = View(layers)
     identity = _identity(spec, image, view)
     in_image = _has_zone(spec, view)
-    files_of_bundle = bundle.render(
-        spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image
-    )
-    return {
+    rendered = {
         spec_path(layout, spec.name): files.dump_json(spec.to_mapping()),
-        **files_of_bundle,
-        unit_path(layout, spec.name): units.render(spec, image, layout),
+        **bundle.render(spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image),
     }
+    run = run_of(layout, spec.name)
+    if run is None or run.kind == "service":
+        text = units.render(
+            spec, image, layout, transient=run is not None, remove=run is not None and run.remove
+        )
+        rendered[unit_path(layout, spec.name)] = text
+    return rendered
 
 
 def _has_zone(spec: Spec, view: View) -> bool:
@@ -169,17 +201,18 @@ def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
 def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     """What there is to say of a container: the members of `gear status --output json`, described in gear(1)."""
     spec = get(layout, name)
-    unit = manager.properties(spec.unit)
-    service = manager.properties(spec.unit, "Service")
+    unit_id = unit_of(layout, name)
+    unit = manager.properties(unit_id)
+    service = manager.properties(unit_id, "Service") if unit_id == spec.unit else {}
     return {
         "name": name,
-        "unit": spec.unit,
+        "unit": unit_id,
         "image": {"reference": spec.image.reference, "digest": spec.image.digest},
         "load_state": unit.get("LoadState", ""),
         "active_state": unit.get("ActiveState", ""),
         "sub_state": unit.get("SubState", ""),
         "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
-        "boot": manager.file_state(spec.unit),
+        "boot": manager.file_state(unit_id),
         "main_pid": service.get("MainPID", 0),
         "result": service.get("Result", ""),
         "exit_status": service.get("ExecMainStatus", 0),

@@ -53,6 +53,19 @@ def payload(group: str) -> int | None:
     return first[0] if len(first) == 1 else None
 
 
+def can_hear(pid: int, signal: int) -> bool:
+    """Whether a process has a handler for *signal* or waits for it; the first of a pid namespace gets no others."""
+    masks = {}
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith(("SigCgt:", "SigBlk:")):
+                    masks[line[:6]] = int(line[7:], 16)
+    except OSError:
+        return True
+    return any(mask >> (signal - 1) & 1 for mask in masks.values())
+
+
 def is_frozen(group: str) -> bool:
     """Whether the processes of *group* stand still (cgroup v2, cgroup.events)."""
     for hierarchy in HIERARCHIES:

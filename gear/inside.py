@@ -5,12 +5,12 @@ Not what is done inside it: looking (gear/top.py), copying (gear/copying.py).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from gear import containers, groups
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import unit_name
 from gear.systemd import Manager, UnitError
 
 
@@ -27,12 +27,14 @@ class Running:
 
 def running(manager: Manager, layout: Layout, name: str) -> Running:
     """The container *name*; raises GearError unless its payload runs."""
-    unit = unit_name(name)
     if not containers.exists(layout, name):
         raise containers.not_found(name)
+    unit = containers.unit_of(layout, name)
     state = manager.properties(unit)
-    service = manager.properties(unit, "Service")
+    service = manager.properties(unit, "Scope" if unit.endswith(".scope") else "Service")
     active, pid = state.get("ActiveState", ""), int(service.get("MainPID") or 0)
+    if unit.endswith(".scope") and service.get("ControlGroup"):  # which has no main process to systemd
+        pid = groups.payload(str(service["ControlGroup"])) or 0
     # While a service starts, its main process is the helper, which is not in the container yet.
     if active not in ("active", "reloading", "refreshing", "deactivating") or not pid:
         raise not_running(name, str(active))
@@ -54,7 +56,11 @@ def is_gone(found: Running) -> bool:
 
 def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
     """Send *signal* to the payload of *name*."""
-    manager.kill(running(manager, layout, name).unit, signal)
+    found = running(manager, layout, name)
+    if found.unit.endswith(".scope"):
+        os.kill(found.pid, signal)
+    else:
+        manager.kill(found.unit, signal)
 
 
 def pause(manager: Manager, layout: Layout, name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import gear
 from gear import boot, bundle, containers, files, host, process, store, uids, units
-from gear.errors import UsageError
+from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Image
@@ -26,7 +26,7 @@ from gear.systemd import Manager
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop"}
+_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,29 @@ def install(layout: Layout, name: str, image_text: str, options: Mapping[str, An
         image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
+
+
+def prepare_run(
+    layout: Layout, name: str, image_text: str, options: Mapping[str, Any], run: containers.Run
+) -> tuple[Spec, Image]:
+    """The files of a container that is run and not installed; the name must be free."""
+    with files.locked(layout.lock), store.lease(layout):
+        if containers.exists(layout, name):
+            raise GearError(
+                f"There is a container {name} already.", hint=f"Choose another --name, or: gear delete {name}"
+            )
+        image = store.resolve(layout, image_text)
+        spec = request(layout, name, image, options)
+        files.make_directory(layout.containers, 0o700)
+        files.make_directory(layout.containers / name, 0o700)
+        try:
+            document = files.dump_json({"kind": run.kind, "remove": run.remove})
+            files.write_atomic(containers.run_path(layout, name), document, 0o600)
+            return apply(layout, spec, image).spec, image
+        except BaseException:
+            if not containers.spec_path(layout, name).exists():
+                files.remove_tree(layout.containers / name)
+            raise
 
 
 def apply(layout: Layout, spec: Spec, image: Image) -> Installed:

@@ -166,7 +166,7 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         terminal=streams.take_master,
     )
     try:
-        with streams.in_place(), _no_imports(terminal=streams.terminal):
+        with streams.in_place(), no_imports(terminal=streams.terminal):
             return enter.enter(target.pid, document, entry)
     except Failure as failure:
         error = GearError(f"In {target.name}: {failure.message}.")
@@ -179,7 +179,7 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
 
 
 @contextmanager
-def _no_imports(*, terminal: bool) -> Iterator[None]:
+def no_imports(*, terminal: bool) -> Iterator[None]:
     """While a process of this program is in the container's mount namespace, no module may be looked for: it would be
     found in the container's files, and run with the host's rights (CVE-2019-14271)."""
     if terminal:

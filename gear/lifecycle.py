@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 
-from gear import boot, containers, journal
+from gear import boot, containers, groups, journal
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import Spec, unit_name
+from gear.spec import Spec
 from gear.systemd import Manager
 
 _TAIL = 10  # journal lines shown when a start fails
@@ -47,7 +49,7 @@ def start(
     results = operation([spec.unit for spec in specs.values()])
     for name, spec in specs.items():
         result = results[spec.unit]
-        outcome[name] = None if result == "done" else _why(manager, spec, result)
+        outcome[name] = None if result == "done" else why(manager, spec, result)
     return {name: outcome[name] for name in names}
 
 
@@ -61,11 +63,14 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
     for name in names:
         # No specification is read: one that is damaged must not keep a container running.
         if containers.exists(layout, name):
-            wanted[name] = unit_name(name)
+            wanted[name] = containers.unit_of(layout, name)
         else:
             outcome[name] = containers.not_found(name)
     for unit in wanted.values():
         boot.disable(unit)
+    for unit in wanted.values():
+        if unit.endswith(".scope"):
+            _kill_if_deaf(manager, unit)
     results = manager.stop(wanted.values())
     for name, unit in wanted.items():
         settle(manager, unit)
@@ -74,6 +79,15 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
             None if done else GearError(f"{name} could not be stopped: {results[unit].rstrip('.')}.")
         )
     return {name: outcome[name] for name in names}
+
+
+def _kill_if_deaf(manager: Manager, unit: str) -> None:
+    """End the payload of a scope at once if it has no handler for the stop signal, as ExecStop= does for a service."""
+    scope = manager.properties(unit, "Scope")
+    group, number = str(scope.get("ControlGroup") or ""), int(scope.get("KillSignal") or 15)
+    pid = groups.payload(group) if group else None
+    if pid is not None and not groups.can_hear(pid, number):
+        os.kill(pid, signal.SIGKILL)
 
 
 def settle(manager: Manager, unit: str) -> None:
@@ -88,12 +102,17 @@ def _specs(layout: Layout, names: Sequence[str]) -> tuple[dict[str, GearError | 
     for name in names:
         try:
             specs[name] = containers.get(layout, name)
+            if containers.run_of(layout, name) is not None:
+                raise GearError(
+                    f"{specs.pop(name).name} was run once and is not installed, so it can't be started.",
+                    hint="gear install makes containers that are started and stopped.",
+                )
         except GearError as error:
             outcome[name] = error
     return outcome, specs
 
 
-def _why(manager: Manager, spec: Spec, job: str) -> StartError:
+def why(manager: Manager, spec: Spec, job: str) -> StartError:
     """Put together why the start of *spec* ended with the job result *job*."""
     state = manager.properties(spec.unit)
     service = manager.properties(spec.unit, "Service")

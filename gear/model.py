@@ -24,6 +24,9 @@ class Layout:
     # replacement by a file of the same name work (systemd.unit(5), "Unit File Load Path").
     units: Path = Path("/usr/local/lib/systemd/system")
 
+    # Of containers that are run and not installed; systemd forgets it at the next boot.
+    transient_units: Path = Path("/run/systemd/system")
+
     ENVIRONMENT = {
         "state": "GEAR_STATE_DIR",
         "units": "GEAR_UNIT_DIR",

@@ -6,13 +6,27 @@ container's directory, which is renamed before it is emptied.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gear import boot, bundle, containers, files, garbage, images, install, lifecycle, store, uids, unitfile
+from gear import (
+    boot,
+    bundle,
+    containers,
+    files,
+    garbage,
+    images,
+    install,
+    lifecycle,
+    store,
+    uids,
+    unitfile,
+    units,
+)
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
@@ -25,7 +39,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     Volumes stay unless asked for, and then only those that no other container uses.  Images stay.
     """
     name = container_name(name)
-    unit, path, directory = unit_name(name), containers.unit_path(layout, name), layout.containers / name
+    unit, path = containers.unit_of(layout, name), containers.unit_path(layout, name)
+    directory = layout.containers / name
     known = containers.exists(layout, name)
     spec = containers.existing(layout, name)
     # Found out first: an error in this must not leave a container stopped and still there.
@@ -97,6 +112,10 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     for path in _entries(layout.containers):
         if path.name in installed:
             current = _current_layer(layout, path.name)
+            if _is_left_over(layout, path.name):
+                what = "a container of gear run --rm that has ended"
+                found.append(Leftover(what, path, partial(_remove_run, layout, path.name)))
+                continue
             found += [
                 _tree("interrupted work", inner)
                 for inner in _entries(path)
@@ -133,6 +152,49 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path))
     return found
+
+
+def _is_left_over(layout: Layout, name: str) -> bool:
+    """Whether *name* should have been removed when it ended, and gear was killed before that."""
+    run = containers.run_of(layout, name)
+    if run is None or not run.remove or not booted():
+        return False
+    with Manager() as manager:
+        state = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
+    return state in ("inactive", "failed") and not _has_owner(layout, name)
+
+
+def _has_owner(layout: Layout, name: str) -> bool:
+    """Whether the gear that runs it is there still; it holds a lock on the container's directory."""
+    descriptor = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove_run(layout: Layout, name: str) -> None:
+    """Remove a container of gear run; the caller holds the lock."""
+    spec = containers.existing(layout, name)
+    try:
+        volumes = units.declared_volumes(spec, containers.image_of(layout, spec)) if spec else set()
+    except GearError:  # the image is gone
+        volumes = set()
+    files.remove_file(containers.unit_path(layout, name))
+    files.remove_tree(layout.containers / name)
+    for volume in volumes:
+        files.remove_tree(layout.volumes / volume)
+    uids.release(layout, name)
+
+
+def remove_run(layout: Layout, name: str) -> None:
+    """Remove a container of gear run that has ended, with the volumes that its image declares."""
+    with files.locked(layout.lock):
+        if containers.spec_path(layout, name).exists():
+            _remove_run(layout, name)
 
 
 def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:

@@ -25,11 +25,12 @@ _SERVICE = "org.freedesktop.systemd1.Service"
 _SIGNATURES = {
     name: signature
     for signature, names in {
-        b"s": "CollectMode Description DevicePolicy Slice",
+        b"s": "CollectMode Description DevicePolicy KillMode Slice",
+        b"i": "KillSignal",
         b"b": "CPUAccounting DefaultDependencies Delegate IOAccounting MemoryAccounting TasksAccounting",
         b"t": (
             "BlockIOWeight CPUQuotaPerSecUSec CPUQuotaPeriodUSec CPUShares CPUWeight IOWeight MemoryHigh MemoryLimit "
-            "MemoryLow MemoryMax MemoryMin MemorySwapMax TasksMax"
+            "MemoryLow MemoryMax MemoryMin MemorySwapMax TasksMax TimeoutStopUSec"
         ),
         b"au": "PIDs",
         b"ay": "AllowedCPUs AllowedMemoryNodes",

@@ -13,7 +13,7 @@ from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
-from gear.resources import unit_lines
+from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -64,8 +64,10 @@ def resources(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def render(spec: Spec, image: Image, layout: Layout) -> bytes:
-    """The text of `ctr-NAME.service`."""
+def render(
+    spec: Spec, image: Image, layout: Layout, *, transient: bool = False, remove: bool = False
+) -> bytes:
+    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* leaves nothing when it ends."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
     system = is_system(spec, image)
@@ -114,8 +116,36 @@ def render(spec: Spec, image: Image, layout: Layout) -> bytes:
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
-    install = [("WantedBy", "container-active.target")]
-    return unitfile.render(header, [("Unit", unit), ("Service", service), ("Install", install)]).encode()
+    sections = [("Unit", unit), ("Service", service)]
+    if not transient:
+        sections.append(("Install", [("WantedBy", "container-active.target")]))
+    if remove:
+        # PID 1 removes it, whatever has become of gear by then.
+        path = str(layout.transient_units / spec.unit)
+        volumes = sorted(declared_volumes(spec, image))
+        command = [SHELL, f"{helper}/remove", str(layout.state), spec.name, path, *volumes]
+        service.append(("ExecStopPost", unitfile.command(command)))
+        unit.append(("CollectMode", "inactive-or-failed"))
+    return unitfile.render(header, sections).encode()
+
+
+def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
+    """The same for a container that is run as a scope, as properties of StartTransientUnit."""
+    return [
+        ("Description", f"{spec.name} (container of {spec.image.reference})"),
+        ("Slice", spec.slice),
+        ("CollectMode", "inactive-or-failed"),
+        ("KillSignal", _stop_signal(spec, image)),
+        ("TimeoutStopUSec", max(round(spec.stop_timeout * 1e6), 1000)),
+        *properties(resources(spec)),
+    ]
+
+
+def declared_volumes(spec: Spec, image: Image) -> set[str]:
+    """The volumes that *spec* has only because its image declares them."""
+    asked = {mount.destination for mount in spec.mounts}
+    mounts = effective_mounts(spec, image)
+    return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
 
 
 def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:

@@ -24,6 +24,42 @@ RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
 _WRAPPER = b'#!/bin/sh\nPYTHONPATH=/opt/gear exec /usr/bin/python3 -m gear "$@"\n'
 
 
+# Runs gear on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared, and
+# tells how gear ended: arguments are gear's, standard input has [[wait for, type], ...] in JSON.
+TYPIST = b"""
+import fcntl, json, os, pty, select, struct, sys, termios, time
+steps = json.load(sys.stdin)
+pid, master = pty.fork()
+if pid == 0:
+    os.execvp("gear", ["gear", *sys.argv[1:]])
+fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
+before = termios.tcgetattr(master)
+seen, deadline = b"", time.monotonic() + 30
+while time.monotonic() < deadline:
+    if steps and steps[0][0].encode() in seen:
+        keys = steps.pop(0)[1]
+        if keys.startswith("resize "):
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", int(keys[7:]), 77, 0, 0))
+        else:
+            os.write(master, keys.encode())
+            seen = b""
+    if not select.select([master], [], [], 0.5)[0]:
+        continue
+    try:
+        data = os.read(master, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+    sys.stdout.write(data.decode(errors="replace"))
+else:
+    os.kill(pid, 9)
+status = os.waitpid(pid, 0)[1]
+print(f"status {os.waitstatus_to_exitcode(status)}, steps left {len(steps)}")
+"""
+
+
 class GearHost:
     """A booted test host with the checkout in /opt/gear and `gear` on its path."""
 
@@ -66,6 +102,12 @@ class GearHost:
             f"status {done.returncode}, not {status}: {error}{done.stdout.decode()}"
         )
         return error
+
+    def typed(self, steps: list[list[str]], *arguments: str) -> str:
+        """What a person sees who runs gear on a terminal and types *steps*: [wait for, type], or `resize ROWS`."""
+        self.write("/root/typist", TYPIST)
+        done = self.run("/usr/bin/python3", "/root/typist", *arguments, input=json.dumps(steps).encode())
+        return done.stdout.decode()
 
     def show(self, unit: str, prop: str) -> str:
         """One property of a unit, as systemctl shows it."""

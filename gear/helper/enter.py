@@ -29,6 +29,7 @@ class Entry:
         filter_: rights.Filter | None = None,
         keep: int = 0,
         kinds: tuple[str, ...] | None = None,
+        mounts: int | None = None,
         cgroup: Callable[[int], None] | None = None,
         terminal: Callable[[int], None] | None = None,
         listener: Callable[[int], None] | None = None,
@@ -37,6 +38,7 @@ class Entry:
         self.filter = filter_  # the compiled seccomp filter
         self.keep = keep  # descriptors from 3 on that the program gets
         self.kinds = kinds  # the namespaces to join, by the specification's names; None: all
+        self.mounts = mounts  # a descriptor of a mount namespace to join, when that is not among *kinds*
         self.cgroup = cgroup  # puts a pid into the container's control group
         self.terminal = terminal  # gets the master when the process wants a terminal; closed afterwards
         self.listener = listener  # gets the descriptor of seccomp notifications; closed afterwards
@@ -71,10 +73,11 @@ def _different(pid: int, kinds: tuple[str, ...] | None) -> int:
         if kinds is not None and kind not in kinds:
             continue
         try:
-            theirs = os.readlink(f"/proc/{pid}/ns/{file}")
+            ours = os.readlink(f"/proc/self/ns/{file}")
         except FileNotFoundError:
-            continue  # a kernel without that kind, or the process is gone, which is noticed next
-        if theirs != os.readlink(f"/proc/self/ns/{file}"):
+            continue  # a kernel without that kind
+        # Never left out because it can't be seen: the program would run in the host's.
+        if os.readlink(f"/proc/{pid}/ns/{file}") != ours:
             flags |= NAMESPACES[kind]
     return flags
 
@@ -178,6 +181,8 @@ def _between(target: int, flags: int, process: dict, entry: Entry, channel: Chan
                 from gear.helper import terminal  # noqa: F401
             payload.import_nothing_more()
             step.doing = "join the container's namespaces"
+            if entry.mounts is not None:  # first: it takes the host's rights
+                syscalls.setns(entry.mounts, syscalls.CLONE_NEWNS)
             if flags:
                 syscalls.setns(target, flags)
             # The caller's child, not this process's, which ends now.

@@ -2,53 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 
 from gearhost import GearHost
-
-# Runs gear on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared, and
-# tells how gear ended: arguments are gear's, standard input has [[wait for, type], ...] in JSON.
-TYPIST = b"""
-import fcntl, json, os, pty, select, struct, sys, termios, time
-steps = json.load(sys.stdin)
-pid, master = pty.fork()
-if pid == 0:
-    os.execvp("gear", ["gear", *sys.argv[1:]])
-fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
-before = termios.tcgetattr(master)
-seen, deadline = b"", time.monotonic() + 30
-while time.monotonic() < deadline:
-    if steps and steps[0][0].encode() in seen:
-        keys = steps.pop(0)[1]
-        if keys.startswith("resize "):
-            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", int(keys[7:]), 77, 0, 0))
-        else:
-            os.write(master, keys.encode())
-            seen = b""
-    if not select.select([master], [], [], 0.5)[0]:
-        continue
-    try:
-        data = os.read(master, 4096)
-    except OSError:
-        break
-    if not data:
-        break
-    seen += data
-    sys.stdout.write(data.decode(errors="replace"))
-else:
-    os.kill(pid, 9)
-status = os.waitpid(pid, 0)[1]
-print(f"status {os.waitstatus_to_exitcode(status)}, steps left {len(steps)}")
-"""
-
-
-def typed(host: GearHost, steps: list[list[str]], *arguments: str) -> str:
-    """What a person sees who runs gear and types *steps*."""
-    host.write("/root/typist", TYPIST)
-    return host.run(
-        "/usr/bin/python3", "/root/typist", *arguments, input=json.dumps(steps).encode()
-    ).stdout.decode()
 
 
 def status_of(host: GearHost, *arguments: str) -> int:
@@ -173,30 +129,29 @@ def test_terminal(host: GearHost) -> None:
     host.gear("install", "hello", "web", "--start")
     script = "tty; stty size; echo one; read x; stty size; echo two; read x; exit 9"
     steps = [["one", "resize 44"], ["one", "\r"], ["two", "\r"]]
-    shown = typed(host, steps, "exec", "-it", "web", "sh", "-c", script)
+    shown = host.typed(steps, "exec", "-it", "web", "sh", "-c", script)
     assert (
         "/dev/pts/0" in shown and "33 77" in shown and "44 77" in shown and "status 9, steps left 0" in shown
     )
-    assert "TERM=xterm" in typed(host, [], "exec", "-t", "web", "env")
+    assert "TERM=xterm" in host.typed([], "exec", "-t", "web", "env")
     # Ctrl-C goes to the command's own terminal.
     script = "trap 'echo caught; exit 4' INT; echo ready; while :; do sleep 0.05; done"
-    assert "caught" in typed(host, [["ready", "\x03"]], "exec", "-it", "web", "sh", "-c", script)
+    assert "caught" in host.typed([["ready", "\x03"]], "exec", "-it", "web", "sh", "-c", script)
     assert "needs a terminal" in host.fails(2, "exec", "-it", "web", "sh")
 
 
 def test_detach_keys_leave_the_command_running(host: GearHost) -> None:
     host.gear("install", "hello", "web", "--start")
     script = "echo ready; while :; do echo tick; sleep 0.1; done"
-    shown = typed(host, [["ready", "\x10\x11"]], "exec", "-it", "web", "sh", "-c", script)
+    shown = host.typed([["ready", "\x10\x11"]], "exec", "-it", "web", "sh", "-c", script)
     assert "detached; the command goes on" in shown and "status 0" in shown
     assert any("tick" in row["command"] for row in host.json("top", "web"))
-    other = typed(
-        host, [["ready", "\x01d"]], "exec", "-it", "--detach-keys", "ctrl-a,d", "web", "sh", "-c", script
+    other = host.typed(
+        [["ready", "\x01d"]], "exec", "-it", "--detach-keys", "ctrl-a,d", "web", "sh", "-c", script
     )
     assert "detached" in other
     # The first key alone is the command's.
-    passed = typed(
-        host,
+    passed = host.typed(
         [["ready", "\x10x\r"]],
         "exec",
         "-it",
@@ -226,6 +181,6 @@ def test_hostile_accounts_and_modules_are_not_used(host: GearHost) -> None:
     assert (
         host.run("timeout", "20", "gear", "exec", "-u", "0:staff", "evil", "id", check=False).returncode == 1
     )
-    assert "/dev/pts/0" in typed(host, [], "exec", "-t", "-u", "0", "evil", "tty")
+    assert "/dev/pts/0" in host.typed([], "exec", "-t", "-u", "0", "evil", "tty")
     assert host.run("test", "-e", f"/proc/{host.pid('evil')}/root/run/owned", check=False).returncode == 1
     host.sh("sed -i /^hostuser/d /etc/passwd")

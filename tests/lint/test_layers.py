@@ -22,10 +22,12 @@ LAYERS = {
         "files boot process systemd journal host uids compression tarstream tree layer pack view store sources garbage "
         "seccomp inroot reports stacking groups terminal"
     ),
-    "operations": "containers images install lifecycle remove inside top attach copying transfer joining",
+    "operations": (
+        "containers images install lifecycle remove inside top attach copying transfer joining running debugging"
+    ),
     "front ends": (
-        "command cli cli_copy cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_plan "
-        "cli_remove cli_spec __main__"
+        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
+        "cli_plan cli_remove cli_run cli_spec __main__"
     ),
 }
 # What points up all the same, and why.
@@ -41,6 +43,8 @@ HELPER_USERS = {
     "stacking": "the layers of a container that does not run are stacked as its start does it",
     "reports": "what the helper's modules fail with",
     "joining": "the engine that joins a container's namespaces, with no other program in between",
+    "running": "the engine that makes a container, for those in the caller's terminal",
+    "debugging": "the calls that put together a root of tools in a container's namespaces",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.

@@ -26,7 +26,8 @@ WHOLE = sections("SH", PAGE.read_text(encoding="utf-8"))
 VERBS = sections("SS", WHOLE["VERBS"])
 CASES: list[tuple[str, tuple[Option, ...], str]] = [("", cli.GLOBAL, WHOLE["OPTIONS"])]
 CASES += [
-    (name, cli.options_of(name), VERBS.get(f"{name} {verb.words}".rstrip(), "")) for name, verb in cli.VERBS.items()
+    (name, cli.options_of(name), VERBS.get(f"{name} {verb.words}".rstrip(), ""))
+    for name, verb in cli.VERBS.items()
 ]
 
 

@@ -60,7 +60,6 @@ def test_system_with_rights_of_its_own_reboots_and_powers_off(machine: GearHost)
     assert second != first
     machine.run("nsenter", "-t", str(second), "-a", "systemctl", "poweroff")
     machine.wait(lambda: machine.show("ctr-sys.service", "ActiveState") == "inactive", "the end")
-    assert machine.show("ctr-sys.service", "NRestarts") == "1"
     assert machine.show("ctr-sys.service", "Result") == "success"
     machine.gear("delete", "sys")
 

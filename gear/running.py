@@ -1,0 +1,169 @@
+"""Ad hoc containers: gear run, in the caller's terminal as a scope, or in the background as a transient service.
+
+Both are made of the same files as an installed container (gear/install.py), with the same engine.  What differs is
+who is the parent: gear for a scope, so that it gets the exit status, PID 1 for a service.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gear import containers, install, lifecycle, remove, terminal, units
+from gear.errors import GearError
+from gear.helper import (  # those that the engine imports later, when the container's files are in the way
+    cgroups1,
+    container,
+    copyup,
+    devices,
+    hooks,
+    idmaps,
+    lowports,
+    payload,
+    rootfs,
+    start,
+    tasks,
+)
+from gear.helper import terminal as _terminal
+from gear.helper.bundle import load_json
+from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure, Step
+from gear.joining import CANNOT_RUN, NOT_FOUND, no_imports
+from gear.model import Layout
+from gear.oci import Image
+from gear.spec import Spec
+from gear.systemd import Manager, UnitError
+from gear.terminal import Streams
+
+_LOADED = (cgroups1, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
+_WORDS = (
+    "amber brave calm clever cosy crisp daring eager fair gentle golden happy jolly keen kind lively lucky mellow "
+    "merry neat noble proud quick quiet rapid silver sunny swift tidy vivid warm witty",
+    "acorn badger beacon birch brook cedar comet coral crane dune falcon fern finch fjord garnet harbor heron island "
+    "juniper lagoon lark maple meadow otter pebble pine raven river sparrow spruce tern willow",
+)
+
+
+def free_name(layout: Layout) -> str:
+    """A readable name that no container has."""
+    for _ in range(64):
+        name = "-".join(random.choice(words.split()) for words in _WORDS)
+        if not containers.exists(layout, name):
+            return name
+    return f"run-{os.getpid()}"
+
+
+def in_background(
+    manager: Manager, layout: Layout, name: str, image: str, options: Mapping[str, Any], *, remove_it: bool
+) -> Spec:
+    """Start a transient service and return when its payload runs; raises GearError."""
+    run = containers.Run("service", remove_it)
+    spec, _ = install.prepare_run(layout, name, image, options, run)
+    install.publish_static_units(layout)
+    manager.load(spec.unit)
+    result = manager.start([spec.unit])[spec.unit]
+    if result != "done":
+        error = lifecycle.why(manager, spec, result)
+        remove.remove_run(layout, name)
+        raise error
+    return spec
+
+
+def in_terminal(
+    manager: Manager,
+    layout: Layout,
+    name: str,
+    image: str,
+    options: Mapping[str, Any],
+    streams: Streams,
+    keys: bytes,
+    *,
+    remove_it: bool,
+) -> int:
+    """Run a container as a scope and copy its streams; returns its exit status, or raises GearError."""
+    run = containers.Run("scope", remove_it)
+    spec, found = install.prepare_run(layout, name, image, options, run)
+    install.publish_static_units(layout)
+    owner = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(owner, fcntl.LOCK_EX)  # `gear clean` leaves it alone
+    status = None
+    try:
+        pid = _create(manager, layout, spec, found, streams)
+        status = streams.relay(pid, keys)
+    finally:
+        os.close(owner)
+        # What did not start is removed as well, and what was left by its detach keys goes on.
+        if (remove_it and status is not None) or (status is None and not _is_active(manager, layout, name)):
+            remove.remove_run(layout, name)
+    if status is None:
+        terminal.drain(streams.master)
+        raise Detached(name)
+    return terminal.exit_status(status)
+
+
+class Detached(Exception):
+    """The detach keys were typed; the container goes on."""
+
+
+def _is_active(manager: Manager, layout: Layout, name: str) -> bool:
+    state = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
+    return str(state) in ("active", "activating")
+
+
+class _Scope(container.Events):
+    """A container in a scope of systemd's, a child of this process."""
+
+    def __init__(
+        self, bundle: str, root: dict[str, Any], start_scope: Callable[[int], None], streams: Streams
+    ) -> None:
+        self._bundle, self._root = bundle, root
+        self._start_scope, self._streams = start_scope, streams
+
+    def root(self, userns_fd: int | None, step: Step) -> int:
+        def stack() -> list[int]:
+            return [rootfs.assemble_root(self._bundle, self._root, userns_fd, step)]
+
+        (root,) = rootfs.in_private_namespace(stack, 1, step)
+        return int(root)
+
+    def created(self, pid: int) -> None:
+        try:
+            self._start_scope(pid)
+        except UnitError as error:
+            raise Failure(error.message.rstrip(".")) from error
+
+    def terminal(self, master: int) -> None:
+        self._streams.take_master(master)
+
+
+def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams) -> int:
+    """Make the container; returns the pid of its payload, a child of this process."""
+    unit, wanted_of_scope = containers.unit_of(layout, spec.name), units.scope(spec, image)
+
+    def start_scope(pid: int) -> None:
+        manager.start_transient(unit, [("PIDs", [pid]), *wanted_of_scope])
+
+    bundle = str(layout.containers / spec.name)
+    try:
+        config, extra = load_json(f"{bundle}/config.json"), load_json(f"{bundle}/start.json")
+        config["process"]["terminal"] = streams.terminal
+        if streams.terminal:
+            config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
+        wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
+        events = _Scope(bundle, extra["root"], start_scope, streams)
+        owner = config["process"]["user"]
+        streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
+        with streams.in_place(), no_imports(terminal=streams.terminal):
+            return container.create(config, events, wanted)
+    except OSError as error:
+        raise GearError(f"{spec.name} can't be run: {error.strerror}.") from error
+    except Failure as failure:
+        refusal = GearError(f"{spec.name} did not start: {failure.message}.")
+        if failure.status == EXIT_EXEC:
+            missing = "no such program" in failure.message or "there is no such file" in failure.message
+            refusal.exit_status = NOT_FOUND if missing else CANNOT_RUN
+        elif failure.status == EXIT_CHDIR:
+            refusal.exit_status = CANNOT_RUN
+        raise refusal from failure
