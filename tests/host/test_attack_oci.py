@@ -1,4 +1,4 @@
-"""Attacks on gear-oci: root file systems and bundles of strangers, hooks, and names; without a user namespace of its own."""
+"""Attacks on gear-oci by root file systems, bundles, hooks and names, without a user namespace of their own."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_the_runtimes_interpreter_is_not_written_to(bundle: Bundle) -> None:
     """CVE-2019-5736 where root inside has the host's ids: not by the first process, and not by one that joins."""
     host = bundle.host
     before = host.sh(f"sha256sum {PYTHON}; stat -Lc '%a %u %g' {PYTHON}")
-    script = "mkdir lib64 lib; for f in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do cp /root/attacks/interp $f; done"
-    bundle.fresh(script)
+    loaders = "lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1"
+    bundle.fresh(f"mkdir lib64 lib; for f in {loaders}; do cp /root/attacks/interp $f; done")
     ran = 0
     for program in ("/proc/self/exe", "/proc/1/exe"):
         host.write(f"{PLACE}/config.json", json.dumps(config(program)).encode())
@@ -138,10 +138,13 @@ def test_the_runtimes_interpreter_is_not_written_to(bundle: Bundle) -> None:
 def test_links_of_a_root_file_system_lead_no_mount_out(bundle: Bundle) -> None:
     """CVE-2019-16884, CVE-2021-30465, CVE-2025-31133: links at destinations, masks, and for the console."""
     host = bundle.host
-    snapshot = "find /srv /etc /opt -xdev -not -path '/etc/systemd*' -printf '%p %y %i %T@\\n' | sort; cat /proc/1/mounts"
+    snapshot = (
+        "find /srv /etc /opt -xdev -not -path '/etc/systemd*' -printf '%p %y %i %T@\\n'; cat /proc/1/mounts"
+    )
     before = host.sh(snapshot)
     scripts = (
-        "ln -s /tmp proc", "ln -s ../../../../../srv proc", "ln -s proc sys", "ln -s /proc dev", "mkdir proc; ln -s /srv data",
+        "ln -s /tmp proc", "ln -s ../../../../../srv proc", "ln -s proc sys", "ln -s /proc dev",
+        "mkdir proc; ln -s /srv data",
         "mkdir data; ln -s ../../../../../../etc data/x", "ln -s /proc/self/fd data", "ln -s / data",
     )  # fmt: skip
     for script in scripts:
