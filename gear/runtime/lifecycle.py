@@ -10,7 +10,7 @@ import os
 from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
-from gear.helper import hooks
+from gear.helper import hooks, interpreter
 from gear.helper.failure import Failure
 from gear.runtime import cgroups, placement, validate
 from gear.runtime.document import dumps, load_json
@@ -40,13 +40,22 @@ class Request:
         self.detached = True
 
 
-def create(request: Request) -> tuple[Container, int]:
-    """Make a container up to the point where it waits for start(); returns it and its terminal, or -1."""
+def _config(request: Request) -> dict[str, Any]:
     path = os.path.join(request.bundle, request.config or "config.json")
     try:
-        config = load_json(path)
+        return load_json(path)
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
+
+
+def shares_ids(request: Request) -> bool:
+    """Whether root of the container that is asked for may be the host's."""
+    return interpreter.shares_ids(_config(request))
+
+
+def create(request: Request) -> tuple[Container, int]:
+    """Make a container up to the point where it waits for start(); returns it and its terminal, or -1."""
+    config = _config(request)
     _check_terminal(config, request)
     rootfs = validate.check(config, request.bundle)
     _complete(config)
