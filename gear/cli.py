@@ -49,6 +49,7 @@ ALIASES = {"ps": "list-units", "switchns": "exec"}
 _LAYOUT_OPTIONS = {
     "--state-dir": ("state", "where containers, volumes and images are kept"),
     "--unit-dir": ("units", "where unit files are written; systemd must search it"),
+    "--config-dir": ("config", "where registries.yaml is"),
 }
 
 

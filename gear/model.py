@@ -26,10 +26,13 @@ class Layout:
 
     # Of containers that are run and not installed; systemd forgets it at the next boot.
     transient_units: Path = Path("/run/systemd/system")
+    # What the administrator writes and gear only reads.
+    config: Path = Path("/etc/gear")
 
     ENVIRONMENT = {
         "state": "GEAR_STATE_DIR",
         "units": "GEAR_UNIT_DIR",
+        "config": "GEAR_CONFIG_DIR",
     }
 
     @classmethod

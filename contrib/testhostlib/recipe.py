@@ -29,6 +29,10 @@ EXTRAS = {
     "podman": (
         "podman", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
     ),
+    # A real registry, what puts images into it and looks at them, and what pulls are timed against.
+    "registry": (
+        "docker-registry", "skopeo", "podman", "crun", "conmon", "openssl", "python3-zstandard", "zstd",
+    ),
 }  # fmt: skip
 
 # The kernel's package is fetched while the package lists are there, but not installed: disks.py unpacks it.
