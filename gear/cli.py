@@ -43,7 +43,7 @@ TABLE = {
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
 }
-GROUPS = {"image": "gear.cli_image"}
+GROUPS = {"image": "gear.cli_image gear.cli_registry"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {
@@ -62,8 +62,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def verbs_of(module: str) -> dict[str, Verb]:
-    """The verbs that *module* brings, by name."""
-    return {verb.name: verb for verb in import_module(module).VERBS}
+    """The verbs that *module* brings, by name; a group may be spread over several, with blanks between."""
+    return {verb.name: verb for name in module.split() for verb in import_module(name).VERBS}
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
 import importlib
 import lzma
 import os
@@ -15,9 +14,10 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, cast
 
 from gear.errors import HostError, IntegrityError
+from gear.growing import Growing
 
 # First bytes of a file -> how it is compressed.  The fourth byte of a zstd skippable frame is fixed, too.
 MAGICS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"))
@@ -27,12 +27,20 @@ RATIO_FLOOR = 256 << 20
 RATIO = 500
 # What a decompressor may use as a window: zstd's own default limit for decoders.
 WINDOW_LOG = 27
+# Bytes of compressed data that are taken at once.
+COMPRESSED_CHUNK = 256 << 10
 
 
 class Reader(Protocol):
     """What is needed of a stream: blocking reads, empty at the end."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Source(Reader, Protocol):
+    """An unbuffered regular file, perhaps one that is still being written (gear/growing.py)."""
+
+    def fileno(self) -> int: ...
 
 
 def kind_of(head: bytes) -> str:
@@ -46,7 +54,7 @@ class Guarded:
     def __init__(
         self,
         inner: Reader,
-        file: IO[bytes],
+        file: Source,
         what: str,
         errors: tuple[type[Exception], ...],
         *,
@@ -75,7 +83,7 @@ class Guarded:
 
 @contextlib.contextmanager
 def decompressed(
-    file: IO[bytes], what: str, kind: str, *, floor: int = RATIO_FLOOR, ratio: int = RATIO
+    file: Source, what: str, kind: str, *, floor: int = RATIO_FLOOR, ratio: int = RATIO
 ) -> Iterator[Reader]:
     """The content of *file*, an unbuffered regular file at its beginning, compressed as *kind* says."""
     if kind == "plain":
@@ -87,23 +95,17 @@ def decompressed(
 
 
 def _open(
-    file: IO[bytes], what: str, kind: str, stack: contextlib.ExitStack
+    file: Source, what: str, kind: str, stack: contextlib.ExitStack
 ) -> tuple[Reader, tuple[type[Exception], ...]]:
     """The decompressor for *kind*, and what it raises for damaged data."""
     if kind == "gzip":
-        isal = _module("isal.igzip")
-        if isal is not None:
-            return stack.enter_context(isal.GzipFile(fileobj=file)), (
-                gzip.BadGzipFile,
-                zlib.error,
-                _module("isal.isal_zlib").error,
-            )
-        return stack.enter_context(gzip.GzipFile(fileobj=file)), (gzip.BadGzipFile, zlib.error)
+        library = _module("isal.isal_zlib") or zlib
+        return _Gunzip(file, library), (zlib.error, library.error, ValueError)
     if kind == "xz":
-        return stack.enter_context(lzma.LZMAFile(file)), (lzma.LZMAError,)
+        return stack.enter_context(lzma.LZMAFile(cast(Any, file))), (lzma.LZMAError,)
     if kind == "bzip2":
         # bz2 has no error class of its own; "Invalid data stream" comes as a bare OSError without errno.
-        return stack.enter_context(bz2.BZ2File(file)), (OSError, ValueError)
+        return stack.enter_context(bz2.BZ2File(cast(Any, file))), (OSError, ValueError)
     for name in ("compression.zstd", "backports.zstd"):
         zstd = _module(name)
         if zstd is not None:
@@ -126,10 +128,47 @@ def _module(name: str) -> Any:
         return None
 
 
+class _Gunzip:
+    """gzip by zlib, or by isal where it is installed.
+
+    Beside gzip.GzipFile because that takes 8 KiB at a time, each with a turn of the interpreter's lock, and layers
+    are unpacked in several threads.
+    """
+
+    def __init__(self, file: Source, library: Any) -> None:
+        self._file, self._library = file, library
+        self._rest = b""
+        self._inner = self._next()
+
+    def _next(self) -> Any:
+        return self._library.decompressobj(wbits=31)
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._inner.eof:
+                self._rest = (self._rest or self._file.read(COMPRESSED_CHUNK)).lstrip(b"\0")
+                if not self._rest:
+                    # Zeros may follow a member, and after them the end or another member.
+                    self._rest = self._file.read(COMPRESSED_CHUNK)
+                    if not self._rest:
+                        return b""
+                    continue
+                self._inner = self._next()
+            data = self._rest or self._file.read(COMPRESSED_CHUNK)
+            if not data:
+                raise EOFError
+            found: bytes = self._inner.decompress(data, size)
+            self._rest = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+            if found:
+                return found
+
+
 class _Program:
     """zstd(1) as a child that reads *file* by itself and whose exit status is checked at the end."""
 
-    def __init__(self, file: IO[bytes], what: str) -> None:
+    def __init__(self, file: Source, what: str) -> None:
+        if isinstance(file, Growing):
+            file.wait_whole()  # the program would take the end of what is there for the end
         program = shutil.which("zstd")
         if program is None:
             raise HostError(
@@ -139,7 +178,7 @@ class _Program:
         self._what = what
         self._child = subprocess.Popen(
             [program, "-dcq", f"--memory={1 << WINDOW_LOG >> 20}MB"],
-            stdin=file,
+            stdin=file.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -155,7 +194,7 @@ class _Program:
 
     def read(self, size: int, /) -> bytes:
         assert self._child.stdout is not None
-        data = self._child.stdout.read(size)
+        data: bytes = self._child.stdout.read(size)
         if not data and self._child.wait() != 0:
             raise IntegrityError(f"{self._what} is damaged: zstd can't decompress it.")
         return data

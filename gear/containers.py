@@ -103,9 +103,14 @@ def image_of(layout: Layout, spec: Spec) -> Image:
     return resolve(layout, spec.image.reference if spec.image.directory is not None else spec.image.digest)
 
 
+def is_directory(text: str) -> bool:
+    """Whether *text* means a directory of the host, and not an image."""
+    return text.startswith(f"{HOST_ROOT}/")
+
+
 def resolve(layout: Layout, text: str) -> Image:
     """The image that *text* means: one of the store, or a directory of the host written host:/PATH."""
-    if not text.startswith(f"{HOST_ROOT}/"):
+    if not is_directory(text):
         return store.resolve(layout, text)
     path = host_path(text.removeprefix(HOST_ROOT), "A container's root")
     if not os.path.isdir(path):

@@ -6,6 +6,7 @@ Not for bugs: anything that is not a GearError shows a traceback.
     ├── UsageError       exit status 2: the request itself is wrong, nothing was tried
     ├── NotFoundError    exit status 1: a container or image by that name does not exist
     ├── IntegrityError   exit status 1: data does not match its digest, or is damaged
+    ├── RemoteError      exit status 1: a registry can't be reached, fails, or refuses
     └── HostError        exit status 1: this machine lacks what the request needs
 
 The message is one sentence: what failed, on what, and why.  Details are lines of evidence, such as the end of a
@@ -41,6 +42,10 @@ class NotFoundError(GearError):
 
 class IntegrityError(GearError):
     """Stored or received data is not what its digest or format promises."""
+
+
+class RemoteError(GearError):
+    """A registry can't be reached, fails, or refuses."""
 
 
 class HostError(GearError):

@@ -52,7 +52,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("manifests", "layers", "blobs")
+        for kind in ("manifests", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + _entries(layout.images / "references")

@@ -125,7 +125,7 @@ def _layer_type(layout: Layout, blob: Descriptor) -> str:
     return known[kind]
 
 
-class _Bytes:
+class Bytes:
     """A document as a stream."""
 
     def __init__(self, data: bytes) -> None:
@@ -137,7 +137,7 @@ class _Bytes:
 
 
 def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -> Image:
-    blob = store.add_blob(layout, _Bytes(manifest), media_type=kind)
+    blob = store.add_blob(layout, Bytes(manifest), media_type=kind)
     image = store.publish(layout, blob, names[0])
     for name in names[1:]:
         store.set_reference(layout, name, image.digest)
@@ -173,7 +173,7 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
             "history": [{"created_by": "gear image import"}],
         }
         data = files.dump_json(document)
-        config = store.add_blob(layout, _Bytes(data), media_type=OCI_CONFIG)
+        config = store.add_blob(layout, Bytes(data), media_type=OCI_CONFIG)
         manifest = Manifest(OCI_MANIFEST, config, (blob,))
         return _publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))
 

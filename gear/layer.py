@@ -22,9 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from gear.compression import RATIO, RATIO_FLOOR, decompressed, kind_of
+from gear.compression import RATIO, RATIO_FLOOR, Source, decompressed, kind_of
 from gear.errors import HostError, IntegrityError
 from gear.files import explain, write_all
 from gear.oci import LAYERS
@@ -65,7 +64,7 @@ class Unpacked:
 
 
 def extract(
-    file: IO[bytes],
+    file: Source,
     destination: Path,
     what: str,
     *,
@@ -73,7 +72,9 @@ def extract(
     bounds: Bounds = Bounds(),  # noqa: B008 (frozen)
     owners: bool = True,
 ) -> Unpacked:
-    """Unpack the layer in *file* (unbuffered, at its beginning) into the empty directory *destination*.
+    """Unpack the layer in *file* into the empty directory *destination*.
+
+    The file is at its beginning, and its first six bytes are there.
 
     *what* names the layer in errors.  *owners* False leaves everything to the caller's own user, for a
     caller without privilege.  On failure the destination is left half-filled: it is the caller's to remove.

@@ -37,6 +37,20 @@ def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[int, bytes]:
+    """Give a program *data* on standard input; returns its exit status and what it printed, at most 1 MiB."""
+    command = [find(arguments[0]), *arguments[1:]]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            answer, _ = running.communicate(data, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise GearError(f"{arguments[0]} did not end within {timeout_s:g} seconds.") from None
+    return running.returncode, answer[: 1 << 20]
+
+
 def show(arguments: Sequence[str]) -> int:
     """Run a program on gear's own standard output; returns its exit status."""
     command = [find(arguments[0]), *arguments[1:]]

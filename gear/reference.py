@@ -18,7 +18,9 @@ HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com
 # Where its API is; its name in references answers with a web page.
 HUB_API = "registry-1.docker.io"
 
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def _place(registry: str, repository: str, text: str) -> tuple[str, str]:
     if registry in HUB_NAMES:
         registry = HUB
     if not repository or not _is_host(registry):
-        raise UsageError(f"{text!r} names no repository of a registry.", hint="Write REGISTRY/REPOSITORY[:TAG].")
+        raise UsageError(
+            f"{text!r} names no repository of a registry.", hint="Write REGISTRY/REPOSITORY[:TAG]."
+        )
     if registry == HUB and "/" not in repository:
         repository = f"library/{repository}"
     return registry, repository
@@ -93,7 +97,9 @@ def registry_host(text: str) -> str:
     return HUB if host in HUB_NAMES else host
 
 
-def meant(text: str, search: Sequence[str] = (HUB,), aliases: Mapping[str, str] | None = None) -> list[Remote]:
+def meant(
+    text: str, search: Sequence[str] = (HUB,), aliases: Mapping[str, str] | None = None
+) -> list[Remote]:
     """What *text* may mean, best first: itself when it names a registry, an alias, or the name in each of *search*."""
     reference = Reference.parse(text)
     registry, _ = split_registry(reference.name)
@@ -103,7 +109,8 @@ def meant(text: str, search: Sequence[str] = (HUB,), aliases: Mapping[str, str] 
         target = Remote.parse(aliases[reference.name])
         return [Remote(target.registry, target.repository, reference.tag, reference.digest)]
     return [
-        Remote(*_place(host, reference.name, text), reference.tag, reference.digest) for host in (search or (HUB,))
+        Remote(*_place(host, reference.name, text), reference.tag, reference.digest)
+        for host in (search or (HUB,))
     ]
 
 

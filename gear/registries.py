@@ -107,8 +107,14 @@ class Registries:
         """Where to get *remote* from, mirrors first; raises GearError when that is forbidden."""
         prefix, rule = self.rule(remote.name)
         if rule.blocked:
-            raise GearError(f"{prefix} is blocked, so nothing is pulled from or pushed to it.", hint=str(_own()))
-        rest = remote.name.removeprefix(prefix) if prefix and not prefix.startswith("*.") else f"/{remote.repository}"
+            raise GearError(
+                f"{prefix} is blocked, so nothing is pulled from or pushed to it.", hint=str(_own())
+            )
+        rest = (
+            remote.name.removeprefix(prefix)
+            if prefix and not prefix.startswith("*.")
+            else f"/{remote.repository}"
+        )
         places = [self.endpoint(f"{mirror}{rest}", mirror=True) for mirror in rule.mirrors]
         return [*places, self.target(remote)]
 
@@ -274,7 +280,10 @@ def _containers(path: Path, result: Registries) -> Registries:
             prefix = table.text("prefix") or table.text("location")
             if prefix:
                 rules[_prefix(prefix, table, "prefix")] = _table(table, prefix, rules)
-        search = [_checked(registry_host, host, top, "search") for host in top.texts("unqualified-search-registries")]
+        search = [
+            _checked(registry_host, host, top, "search")
+            for host in top.texts("unqualified-search-registries")
+        ]
         aliases = {
             name: target
             for name, target in top.below("aliases").items()

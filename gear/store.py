@@ -11,6 +11,8 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
     references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
+    downloads/ALGORITHM/HEX     a blob that is being pulled, or as much of it as came before a pull failed;
+                                flock(2)ed by whoever writes it (gear/incoming.py)
     **/.partial-*               work in progress, or what a crash left of it
 
 An image is written from the bottom up: blobs, layers, manifests, references.  Each is verified while it is
@@ -35,18 +37,19 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from gear import files, layer
-from gear.compression import Reader
+from gear.compression import Reader, Source
 from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document
 from gear.errors import IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import Descriptor, Image, ImageConfig, Manifest, Reference
+from gear.reference import full_names
 
 CHUNK = 1 << 20
 _PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
 REPAIR = "Remove the image with `gear image rm`, then load or pull it again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30
-DIRECTORIES = ("blobs", "layers", "manifests")
+DIRECTORIES = ("blobs", "layers", "manifests", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:
@@ -97,7 +100,7 @@ def add_blob(
     *progress* is called with the number of bytes of each piece.
     """
     algorithm = "sha256" if expected is None else parse_digest(expected.digest)[0]
-    if expected is not None and _is_here(layout, expected):
+    if expected is not None and is_here(layout, expected):
         return expected
     partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
     hasher = hashlib.new(algorithm)
@@ -127,7 +130,7 @@ def add_blob(
                         f"{what.capitalize()} is damaged: its content has the digest {found.digest}."
                     )
                 found = expected
-            if _is_here(layout, found):
+            if is_here(layout, found):
                 os.unlink(partial)
             else:
                 os.rename(partial, blob_path(layout, found.digest))
@@ -139,7 +142,7 @@ def add_blob(
     return found
 
 
-def _is_here(layout: Layout, blob: Descriptor) -> bool:
+def is_here(layout: Layout, blob: Descriptor) -> bool:
     """Whether the blob is in the store, by name and size; readers of documents compare the digest, too."""
     try:
         return blob_path(layout, blob.digest).stat().st_size == blob.size
@@ -165,42 +168,60 @@ def add_layer(
             raise IntegrityError(
                 f"The layer {blob.digest} has a diff id other than sha256, which is not supported."
             )
+    with files.explained(f"unpack the layer {blob.digest}"):
+        with open(blob_path(layout, blob.digest), "rb", buffering=0) as file:
+            partial, found = unpack_layer(layout, file, blob, diff_id, bounds=bounds)
+        files.sync_file_system(partial)
+        keep_layer(layout, partial, found)
+        files.sync_directory(partial.parent)
+    return found
+
+
+def unpack_layer(
+    layout: Layout,
+    file: Source,
+    blob: Descriptor,
+    diff_id: str | None,
+    *,
+    bounds: layer.Bounds = layer.Bounds(),  # noqa: B008 (frozen)
+) -> tuple[Path, str]:
+    """Unpack *file*, the content of *blob*, under a partial name; returns that and the diff id.  Nothing is durable."""
     what = f"The layer {blob.digest}"
     partial = layout.images / "layers" / "sha256" / f"{files.PARTIAL}{secrets.token_hex(8)}"
-    with files.explained(f"unpack the layer {blob.digest}"):
-        try:
-            os.mkdir(partial, 0o755)
-            os.mkdir(partial / "root", 0o755)
-            with open(blob_path(layout, blob.digest), "rb", buffering=0) as file:
-                found = layer.extract(
-                    file,
-                    partial / "root",
-                    what,
-                    media_type=blob.media_type or None,
-                    bounds=bounds,
-                    owners=os.geteuid() == 0,
-                )
-            if diff_id not in (None, found.diff_id):
-                raise IntegrityError(
-                    f"{what} unpacks to {found.diff_id}, but the image config promises {diff_id}."
-                )
-            facts = files.dump_json({"size": found.size, "entries": found.entries})
-            (partial / "layer.json").write_bytes(facts)
-            files.sync_file_system(partial)
-            final = place(layout, "layers", found.diff_id)
-            try:
-                os.rename(partial, final)
-            except OSError:
-                # It is here already: a rename never replaces a directory that is not empty.
-                if not final.is_dir():
-                    raise
-                shutil.rmtree(partial)
-            files.sync_directory(final.parent)
-        except BaseException:
-            if partial.exists():
-                shutil.rmtree(partial)
+    try:
+        os.mkdir(partial, 0o755)
+        os.mkdir(partial / "root", 0o755)
+        found = layer.extract(
+            file,
+            partial / "root",
+            what,
+            media_type=blob.media_type or None,
+            bounds=bounds,
+            owners=os.geteuid() == 0,
+        )
+        if diff_id not in (None, found.diff_id):
+            raise IntegrityError(
+                f"{what} unpacks to {found.diff_id}, but the image config promises {diff_id}."
+            )
+        facts = files.dump_json({"size": found.size, "entries": found.entries})
+        (partial / "layer.json").write_bytes(facts)
+    except BaseException:
+        if partial.exists():
+            shutil.rmtree(partial)
+        raise
+    return partial, found.diff_id
+
+
+def keep_layer(layout: Layout, partial: Path, diff_id: str) -> None:
+    """Make an unpacked and durable layer visible; one that is here already stays."""
+    final = place(layout, "layers", diff_id)
+    try:
+        os.rename(partial, final)
+    except OSError:
+        # It is here already: a rename never replaces a directory that is not empty.
+        if not final.is_dir():
             raise
-    return found.diff_id
+        shutil.rmtree(partial)
 
 
 def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
@@ -313,6 +334,10 @@ def resolve(layout: Layout, text: str) -> Image:
         reference = Reference.parse(text)
     if reference is not None and str(reference) in known:
         return image(layout, known[str(reference)], str(reference))
+    if reference is not None:
+        for name in full_names(reference):
+            if name in known:
+                return image(layout, known[name], name)
     digest = reference.digest if reference is not None and reference.digest else _by_prefix(layout, text)
     if digest is not None and digest in held(layout):
         names = [name for name, target in known.items() if target == digest]

@@ -37,7 +37,11 @@ def _check(yaml: Any, data: bytes, what: str) -> None:
     """Refuse what grows when it is read, or makes objects."""
     depth = 0
     for event in yaml.parse(data, Loader=yaml.CSafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+        if (
+            isinstance(event, yaml.AliasEvent)
+            or getattr(event, "anchor", None)
+            or getattr(event, "tag", None)
+        ):
             line = event.start_mark.line + 1
             raise UsageError(f"{what}, line {line}: anchors, aliases and tags are not allowed.")
         if isinstance(event, yaml.CollectionStartEvent):
@@ -64,7 +68,9 @@ def _loader(yaml: Any) -> Any:
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True)
                 if not isinstance(key, str):
-                    raise yaml.constructor.ConstructorError(None, None, "a key is not a text", key_node.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "a key is not a text", key_node.start_mark
+                    )
                 if key in keys:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key!r} occurs twice", key_node.start_mark
@@ -81,6 +87,8 @@ def _loader(yaml: Any) -> Any:
     ):
         regexp = re.compile(rf"^(?:{pattern})$")
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", regexp, list(first))
-    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10))
+    Loader.add_constructor(
+        "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node), 10)
+    )
     _made.append(Loader)
     return Loader

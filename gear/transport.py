@@ -1,0 +1,452 @@
+"""HTTP to one registry: connections, TLS, proxies, time limits, attempts and redirects.
+
+Not what is said (gear/registry.py).  It is http.client with what that leaves to its caller.  Whatever goes wrong is a
+RemoteError; a Lost says that trying again may help.  Authorization is for the registry's own host and never follows a
+redirect to another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urljoin, urlsplit
+
+from gear import __version__, registries
+from gear.addresses import Address, is_loopback, proxy_for, split_url
+from gear.document import DOCUMENT_LIMIT
+from gear.errors import GearError, IntegrityError, RemoteError, UsageError
+from gear.registries import Endpoint, Registries
+
+REDIRECTS = 5
+BACKOFF_S = 0.5
+# The longest that is waited because a registry says so.
+RETRY_AFTER_S = 60.0
+# TLS libraries say one of these when the other side speaks HTTP.
+_NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+)
+_TRY_AGAIN = (429, 500, 502, 503, 504)
+
+
+class Lost(RemoteError):
+    """The connection broke, or the registry asks to come again."""
+
+
+class Cancelled(RemoteError):
+    """Another part of the same work has failed, so this one stopped."""
+
+
+@runtime_checkable
+class Body(Protocol):
+    """What a request brings and bytes are too small for."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def rewind(self) -> None: ...
+
+
+class Response:
+    """The answer to one request; the connection is kept for the next one if the body was read to its end."""
+
+    def __init__(
+        self, transport: Transport, address: Address, connection: http.client.HTTPConnection, url: str
+    ) -> None:
+        self._transport, self._address, self._connection = transport, address, connection
+        self.url = url
+        self.at_home = True
+        self._inner = connection.response  # type: ignore[attr-defined]
+        self.status: int = self._inner.status
+        self.headers: http.client.HTTPMessage = self._inner.headers
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    @property
+    def length(self) -> int | None:
+        """What Content-Length promises."""
+        text = self.headers.get("Content-Length") or ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; empty at the end, and also where the connection was cut in the middle."""
+        with self._transport.explained(self._address):
+            data: bytes = self._inner.read1(size)
+        self._transport.check()
+        return data
+
+    def document(self, limit: int = DOCUMENT_LIMIT) -> bytes:
+        """The whole body, which has to come within the time limit."""
+        if (self.length or 0) > limit:
+            raise IntegrityError(f"{self._address} sends a document of more than {limit} bytes.")
+        data = bytearray()
+        with self._transport.watched(self._connection, self._transport.timeout):
+            while piece := self.read(1 << 16):
+                data += piece
+                if len(data) > limit:
+                    raise IntegrityError(f"{self._address} sends a document of more than {limit} bytes.")
+        if self.length is not None and self._inner.length not in (0, None):
+            raise Lost(f"{self._address} ended the connection in the middle of a document.")
+        return bytes(data)
+
+    def close(self) -> None:
+        if self._connection is None:
+            return
+        connection, self._connection = self._connection, None  # type: ignore[assignment]
+        whole = self._inner.isclosed() or self._inner.length == 0
+        if not whole or self._inner.will_close:
+            self._transport.drop(connection)
+        else:
+            self._inner.close()
+            self._transport.keep(self._address, connection)
+
+
+class Transport:
+    """Connections to one registry, for any number of threads."""
+
+    def __init__(
+        self, endpoint: Endpoint, settings: Registries, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.endpoint, self.timeout = endpoint, settings.timeout
+        self.retries = settings.retries
+        self._environ = os.environ if environ is None else environ
+        parts = urlsplit(f"//{endpoint.host}")
+        self._host, self._port = parts.hostname or "", parts.port
+        self._plain_allowed = endpoint.rule.insecure or is_loopback(self._host)
+        # Which protocol it speaks is found out by the first connection.
+        self._home: Address | None = None
+        self._lock = threading.Lock()
+        self._finding = threading.Lock()
+        self._idle: dict[Address, list[http.client.HTTPConnection]] = {}
+        self._open: set[http.client.HTTPConnection] = set()
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self.cancelled = threading.Event()
+
+    # -- for responses ---------------------------------------------------------------------------------------
+
+    def keep(self, address: Address, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._idle.setdefault(address, []).append(connection)
+
+    def drop(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+        connection.close()
+
+    def check(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("The transfer was stopped.")
+
+    @contextlib.contextmanager
+    def watched(self, connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
+        """End the connection when the block takes longer: a time limit of a socket is for each piece only."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            _shut(connection)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except GearError as error:
+            if late.is_set():
+                raise self._hanging(seconds) from error
+            raise
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise self._hanging(seconds)
+
+    def _hanging(self, seconds: float) -> RemoteError:
+        return RemoteError(f"{self.endpoint.host} did not answer within {seconds:g} seconds.")
+
+    @contextlib.contextmanager
+    def explained(self, address: Address) -> Iterator[None]:
+        """What sockets, TLS and http.client raise, as sentences."""
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            raise RemoteError(
+                f"The certificate of {address} can't be trusted: {error.verify_message}.",
+                hint="Name its authority as `ca` in registries.yaml, or put it into /etc/containers/certs.d.",
+            ) from error
+        except TimeoutError as error:
+            self.check()
+            raise self._hanging(self.timeout) from error
+        except ssl.SSLError as error:
+            self.check()
+            raise Lost(f"{address} can't be spoken to over TLS: {error.reason or error}.") from error
+        except socket.gaierror as error:
+            raise RemoteError(f"The name {address.host} can't be resolved: {error.strerror}.") from error
+        except (OSError, EOFError) as error:
+            self.check()
+            raise Lost(
+                f"The connection to {address} failed: {getattr(error, 'strerror', None) or error}."
+            ) from error
+        except http.client.HTTPException as error:
+            self.check()
+            raise Lost(f"{address} does not speak HTTP as it should: {type(error).__name__}.") from error
+
+    def stop(self) -> None:
+        """Make every thread that uses this transport end soon."""
+        self.cancelled.set()
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            connections, self._open, self._idle = list(self._open), set(), {}
+        for connection in connections:
+            _shut(connection)
+            if not self.cancelled.is_set():
+                connection.close()
+
+    # -- connecting ------------------------------------------------------------------------------------------
+
+    def home(self) -> Address:
+        """The registry's own address; the first call connects to find out whether it speaks TLS."""
+        with self._finding:
+            if self._home is None:
+                secure = Address(True, self._host, self._port or 443)
+                try:
+                    connection = self._connect(secure)
+                except RemoteError as error:
+                    plain = Address(False, self._host, self._port or 80)
+                    if not (self._plain_allowed and _speaks_no_tls(error, self._port is None)):
+                        if _speaks_no_tls(error, False) and not self._plain_allowed:
+                            raise RemoteError(
+                                f"{secure} speaks no TLS.",
+                                hint=f"If that is meant to be, set `insecure: true` for {secure} in registries.yaml.",
+                            ) from error
+                        raise
+                    secure, connection = plain, self._connect(plain)
+                self._home = secure
+                self.keep(secure, connection)
+            return self._home
+
+    def base(self) -> str:
+        """The beginning of all URLs of the registry."""
+        home = self.home()
+        host = f"[{home.host}]" if ":" in home.host else home.host
+        return f"{'https' if home.secure else 'http'}://{host}:{home.port}"
+
+    def _context(self, own: bool) -> ssl.SSLContext:
+        """TLS for the registry itself, which may have certificates of its own, or for others."""
+        with self._lock:
+            if own not in self._contexts:
+                context = ssl.create_default_context()
+                if own:
+                    rule = self.endpoint.rule
+                    authorities, certificate, key = registries.certificates(self.endpoint.registry, rule)
+                    try:
+                        for path in authorities:
+                            context.load_verify_locations(path)
+                        if certificate:
+                            context.load_cert_chain(certificate, key or None)
+                    except (OSError, ssl.SSLError) as error:
+                        raise UsageError(
+                            f"The certificates for {self.endpoint.registry} can't be used: "
+                            f"{getattr(error, 'reason', None) or error}.",
+                            hint=", ".join([*authorities, *filter(None, (certificate, key))]),
+                        ) from error
+                    if rule.insecure:
+                        context.check_hostname = False
+                        context.verify_mode = ssl.CERT_NONE
+                self._contexts[own] = context
+            return self._contexts[own]
+
+    def _connect(self, address: Address) -> http.client.HTTPConnection:
+        self.check()
+        proxy = proxy_for(address, self._environ)
+        where = proxy[0] if proxy else address
+        connection: http.client.HTTPConnection
+        if address.secure:
+            own = (address.host, address.port) == (self._host, self._port or 443)
+            connection = http.client.HTTPSConnection(
+                where.host, where.port, timeout=self.timeout, context=self._context(own), blocksize=1 << 18
+            )
+            if proxy:
+                connection.set_tunnel(address.host, address.port, headers=proxy[1])
+        else:
+            connection = http.client.HTTPConnection(
+                where.host, where.port, timeout=self.timeout, blocksize=1 << 18
+            )
+        with self._lock:
+            self._open.add(connection)
+        try:
+            # connect() of HTTPSConnection shakes hands, too; the whole has to be done in time.
+            with self.explained(where if proxy else address):
+                connection.connect()
+        except BaseException:
+            self.drop(connection)
+            raise
+        return connection
+
+    # -- asking ----------------------------------------------------------------------------------------------
+
+    def once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None = None,
+        patience: float | None = None,
+    ) -> Response:
+        """Send one request; a connection that was kept and turns out to be dead is replaced once."""
+        address, target = split_url(url)
+        for fresh in (False, True):
+            with self._lock:
+                kept = self._idle.get(address)
+                connection = kept.pop() if kept and not fresh else None
+            reused = connection is not None
+            connection = connection or self._connect(address)
+            try:
+                return self._send(connection, address, method, target, url, headers, body, patience)
+            except Lost:
+                self.drop(connection)
+                if not reused or (body is not None and not isinstance(body, bytes)):
+                    raise
+            except BaseException:
+                self.drop(connection)
+                raise
+        raise AssertionError("unreachable")
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        address: Address,
+        method: str,
+        target: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None,
+        patience: float | None,
+    ) -> Response:
+        proxy = None if address.secure else proxy_for(address, self._environ)
+        words = {
+            "Host": str(address),
+            "User-Agent": f"gear/{__version__}",
+            "Accept-Encoding": "identity",
+            **headers,
+        }
+        if proxy:
+            target, words = url, {**words, **proxy[1]}
+        with self.explained(address):
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in words.items():
+                connection.putheader(name, value)
+            if isinstance(body, bytes):
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+        with self.watched(connection, patience or self.timeout), self.explained(address):
+            connection.response = connection.getresponse()  # type: ignore[attr-defined]
+        return Response(self, address, connection, url)
+
+    def follow(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None = None,
+        patience: float | None = None,
+    ) -> Response:
+        """Send a request and go where the answer points; Authorization stays with the registry's own host."""
+        home = self.home()
+        for _ in range(REDIRECTS + 1):
+            at_home = split_url(url)[0] == home
+            own = headers if at_home else {n: v for n, v in headers.items() if n.lower() != "authorization"}
+            response = self.once(method, url, own, body, patience)
+            response.at_home = at_home
+            if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
+                return response
+            target = urljoin(url, response.headers.get("Location") or "")
+            response.close()
+            if url.startswith("https:") and not target.startswith("https:"):
+                raise RemoteError(
+                    f"{home} redirects to {ascii(target[:200])}, which is not protected by TLS."
+                )
+            url = target
+        raise RemoteError(f"{home} redirects more than {REDIRECTS} times.")
+
+    def persist(self, attempt: Callable[[], Response], *, idempotent: bool = True) -> Response:
+        """Repeat *attempt* while trying again may help; an answer that asks for it counts as a failure."""
+        for number in range(self.retries + 1):
+            last = number == self.retries or not idempotent
+            try:
+                response = attempt()
+                if response.status not in _TRY_AGAIN:
+                    return response
+                delay = _retry_after(response)
+                if last or (delay or 0) > RETRY_AFTER_S:
+                    raise _overloaded(self.endpoint.host, response, delay)
+                response.close()
+                self.pause(number, delay)
+            except Lost as error:
+                if last:  # no longer a Lost, or callers would try again what was tried often enough
+                    raise RemoteError(error.message, hint=error.hint) from error
+                self.pause(number, None)
+        raise AssertionError("unreachable")
+
+    def pause(self, number: int, delay: float | None) -> None:
+        """Wait before attempt *number* + 2: as long as the registry says, else longer each time."""
+        if delay is None:
+            delay = BACKOFF_S * 2**number * (0.75 + random.random() / 2)
+        self.cancelled.wait(delay)
+        self.check()
+
+
+def _shut(connection: http.client.HTTPConnection) -> None:
+    """Wake whoever reads or writes; closing the socket in another thread would not."""
+    sock = connection.sock
+    with contextlib.suppress(OSError, AttributeError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _speaks_no_tls(error: RemoteError, other_port: bool) -> bool:
+    """Whether plain HTTP is worth a try after *error*."""
+    cause: Any = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return False
+    if isinstance(cause, ssl.SSLError):
+        return (cause.reason or "") in _NOT_TLS or isinstance(cause, ssl.SSLEOFError)
+    return isinstance(cause, ConnectionResetError) or (other_port and isinstance(cause, ConnectionError))
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds that the answer asks to wait; a date of HTTP counts from now."""
+    text = (response.headers.get("Retry-After") or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    if text:
+        from email.utils import parsedate_to_datetime  # here: nearly every registry sends seconds
+
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _overloaded(host: str, response: Response, delay: float | None) -> RemoteError:
+    response.close()
+    if response.status == 429:
+        more = f" It asks to come again in {delay:.0f} seconds." if delay else ""
+        return RemoteError(
+            f"{host} refuses more requests for now (429).{more}",
+            hint="Many registries allow more after a login.",
+        )
+    return RemoteError(f"{host} failed with status {response.status}.")
