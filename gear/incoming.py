@@ -38,6 +38,10 @@ _POLL_S = 0.1
 
 Report = Callable[[int], None]
 
+# Unpacking is many short calls of the kernel, after each of which a thread waits for the interpreter's lock: with more
+# threads than processors, and beyond three of them, all of it takes longer.
+_slots = threading.Semaphore(min(3, len(os.sched_getaffinity(0))))
+
 
 class Syncer:
     """syncfs(2) for several threads: one call serves all who asked before it began."""
@@ -192,7 +196,7 @@ class _Unpacking(threading.Thread):
             return
         try:
             self._growing.wait_for(6)
-            with files.explained(f"unpack the layer {self._blob.digest}"):
+            with _slots, files.explained(f"unpack the layer {self._blob.digest}"):
                 self._partial, _ = store.unpack_layer(self._layout, self._growing, self._blob, self._diff_id)
         except BaseException as error:
             self._failure = error
@@ -288,7 +292,8 @@ class Download:
                     self._add(piece)
         if self._have < blob.size:
             raise Lost(
-                f"{self._source.what} ended the connection after {self._have} of {blob.size} bytes of the blob {blob.digest}."
+                f"{self._source.what} ended the connection after {self._have} "
+                f"of {blob.size} bytes of the blob {blob.digest}."
             )
 
     def _place(self, response: Response) -> int:
@@ -309,5 +314,6 @@ class Download:
 
     def _lies(self, how: str) -> IntegrityError:
         return IntegrityError(
-            f"{self._source.what} sends {how} the {self._blob.size} bytes that the blob {self._blob.digest} should have."
+            f"{self._source.what} sends {how} the {self._blob.size} bytes "
+            f"that the blob {self._blob.digest} should have."
         )
