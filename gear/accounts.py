@@ -50,7 +50,7 @@ def lookup(read: Callable[[str], bytes | None], text: str, whose: str = "image")
         gid = numeric(account[3])
     groups: tuple[int, ...] = ()
     if colon and group:
-        gid = _group(read, group, whose)
+        gid = lookup_group(read, group, whose)
     elif account is not None:
         groups = _memberships(read, account[0])
     home = account[5] if account is not None else ""
@@ -71,8 +71,8 @@ def names(data: bytes | None) -> dict[int, str]:
     return found
 
 
-def _group(read: Callable[[str], bytes | None], text: str, whose: str) -> int:
-    """The id of a group given by name or number."""
+def lookup_group(read: Callable[[str], bytes | None], text: str, whose: str = "image") -> int:
+    """The id of a group given by name or number; raises UsageError for a name that is not there."""
     number = numeric(text)
     if number is not None:
         return number

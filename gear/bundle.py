@@ -10,54 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gear import confinement
+from gear.confinement import INIT, LOCALTIME, QUIET
 from gear.errors import UsageError
 from gear.files import dump_json
+from gear.members import container_path
 from gear.model import Layout
 from gear.oci import Identity, Image
-from gear.spec import UID_RANGE_SIZE, Mount, Spec, container_path, kernel_view
+from gear.spec import Mount, Spec, kernel_view
 
-# Docker's default set (moby, oci/caps/defaults.go), valid inside the container's user namespace.
-CAPABILITIES = tuple(
-    f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
-        "AUDIT_WRITE"
-    ).split()
-)
-# Paths of procfs and sysfs that show the host or change it; the lists are Docker's and Podman's together.
-MASKED = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_QUIET = ("nosuid", "noexec", "nodev")
 # A volume's name may have 200 characters, a container's 63.
 _SLUG = 120
 
 
 def arguments(spec: Spec, image: Image) -> tuple[str, ...]:
-    """The payload's argv: entrypoint and command as Docker combines them; raises UsageError when it is empty.
-
-    An entrypoint given to install drops the image's command, which was written for another program.
-    """
-    if spec.entrypoint is not None:
-        entrypoint, command = spec.entrypoint, spec.command or ()
-    else:
-        entrypoint = image.config.entrypoint or ()
-        command = spec.command if spec.command is not None else image.config.cmd or ()
-    argv = (*entrypoint, *command)
+    """The payload's argv; raises UsageError when there is none."""
+    argv = command_line(spec, image)
     if not argv or not argv[0]:
         raise UsageError(
             f"{spec.name} has nothing to run: the image {spec.image.reference} names no command and none was given.",
@@ -66,10 +36,33 @@ def arguments(spec: Spec, image: Image) -> tuple[str, ...]:
     return argv
 
 
-def environment(spec: Spec, image: Image, home: str) -> dict[str, str]:
+def command_line(spec: Spec, image: Image) -> tuple[str, ...]:
+    """Entrypoint and command as Docker combines them, which may be nothing.
+
+    An entrypoint given to install drops the image's command, which was written for another program.
+    """
+    if spec.entrypoint is not None:
+        entrypoint, command = spec.entrypoint, spec.command or ()
+    else:
+        entrypoint = image.config.entrypoint or ()
+        command = spec.command if spec.command is not None else image.config.cmd or ()
+    return (*entrypoint, *command)
+
+
+def is_system(spec: Spec, image: Image) -> bool:
+    """Whether the payload is a whole system's first program."""
+    return confinement.is_system(spec.isolation, command_line(spec, image))
+
+
+def environment(spec: Spec, image: Image, home: str, *, zone_in_image: bool = False) -> dict[str, str]:
     """The payload's environment: defaults, then the image's, then what was asked for."""
-    result = {"PATH": DEFAULT_PATH, "HOME": home, "HOSTNAME": spec.hostname or spec.name, "container": "gear"}
+    result = {"PATH": DEFAULT_PATH, "HOME": home, "container": "gear"}
+    if spec.isolation.uts != "host":
+        result["HOSTNAME"] = spec.hostname or spec.name
     result.update(image.config.env)
+    if (zone := spec.isolation.timezone) is not None:
+        # By the environment: an image's /etc/localtime is a link, and a mount on it would cover another zone's file.
+        result["TZ"] = zone if zone_in_image else f":{LOCALTIME}"
     result.update(spec.env)
     return result
 
@@ -104,147 +97,148 @@ def volume_directory(layout: Layout, name: str) -> Path:
     return layout.volumes / name / "data"
 
 
-def _kernel_mounts(spec: Spec) -> list[dict[str, Any]]:
-    mounts: list[dict[str, Any]] = [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": [*_QUIET]},
-        {
-            "destination": "/dev",
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
-        },
-        {
-            "destination": "/dev/pts",
-            "type": "devpts",
-            "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        },
-        {
-            "destination": "/dev/shm",
-            "type": "tmpfs",
-            "source": "shm",
-            "options": [*_QUIET, "mode=1777", "size=65536k"],
-        },
-        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": [*_QUIET]},
+def _mount_entry(mount: Mount, spec: Spec, layout: Layout) -> dict[str, Any]:
+    """A mount that was asked for, in OCI's words."""
+    entry: dict[str, Any] = {"destination": mount.destination}
+    if mount.kind == "tmpfs":
+        return entry | {"type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", *mount.options]}
+    if mount.kind == "volume":
+        data = str(volume_directory(layout, mount.source))
+        options = ["bind", "idmap", "nodev", *mount.options]
+    else:
+        data, recursive = mount.source, "rbind" in mount.options
+        # With rbind, ids are mapped in every mount below as well.
+        mapped = ["ridmap" if recursive and option == "idmap" else option for option in mount.options]
+        options = [*([] if recursive else ["bind"]), "nodev", *mapped]
+    if not spec.own_ids:
+        options = [option for option in options if option not in ("idmap", "ridmap")]
+    return entry | {"type": "bind", "source": data, "options": options}
+
+
+def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Single files to mount read-only: destination, source, options."""
+    directory, isolation = layout.containers / spec.name, spec.isolation
+    found: list[tuple[str, str, tuple[str, ...]]] = [
+        ("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)
     ]
     if spec.net == "host":
-        # The kernel gives a fresh sysfs only to the owner of the network namespace it would show.
-        mounts.append(
-            {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["bind", *_QUIET, "ro"]}
-        )
-    else:
-        mounts.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*_QUIET, "ro"]})
-    mounts.append(
-        {
-            "destination": "/sys/fs/cgroup",
-            "type": "cgroup",
-            "source": "cgroup",
-            "options": [*_QUIET, "relatime", "ro"],
-        }
-    )
-    return mounts
-
-
-def _mounts(spec: Spec, wanted: Sequence[Mount], layout: Layout) -> list[dict[str, Any]]:
-    directory = layout.containers / spec.name
-    mounts = _kernel_mounts(spec)
-    taken = {mount.destination for mount in wanted}
-    mounts = [mount for mount in mounts if mount["destination"] not in taken]
-    files = {"/etc/hostname": directory / "hostname"}
-    if spec.net == "host":
         # Resolved when the container starts, so a link to systemd-resolved's file is followed then.
-        files["/etc/resolv.conf"] = Path("/etc/resolv.conf")
-        files["/etc/hosts"] = Path("/etc/hosts")
+        found += [(path, path, QUIET) for path in ("/etc/resolv.conf", "/etc/hosts")]
     else:
-        files["/etc/hosts"] = directory / "hosts"
-    for mount in wanted:
-        entry: dict[str, Any] = {"destination": mount.destination}
-        if mount.kind == "tmpfs":
-            entry |= {"type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", *mount.options]}
-        elif mount.kind == "volume":
-            data = str(volume_directory(layout, mount.source))
-            entry |= {"type": "bind", "source": data, "options": ["bind", "idmap", "nodev", *mount.options]}
-        else:
-            recursive = "rbind" in mount.options
-            # With rbind, ids are mapped in every mount below as well.
-            options = ["ridmap" if recursive and option == "idmap" else option for option in mount.options]
-            how = [] if recursive else ["bind"]
-            entry |= {"type": "bind", "source": mount.source, "options": [*how, "nodev", *options]}
-        mounts.append(entry)
+        found.append(("/etc/hosts", str(directory / "hosts"), QUIET))
+    if isolation.init is not None:
+        found.append((INIT, isolation.init, ("nosuid", "nodev")))
+    if isolation.timezone is not None and not zone_in_image:
+        local = isolation.timezone == "local"
+        source = "/etc/localtime" if local else f"/usr/share/zoneinfo/{isolation.timezone}"
+        found.append((LOCALTIME, source, QUIET))
+    return found
+
+
+def _mounts(spec: Spec, image: Image, layout: Layout, *, zone_in_image: bool) -> list[dict[str, Any]]:
+    wanted = effective_mounts(spec, image)
+    taken = {mount.destination for mount in wanted}
+    mounts = confinement.kernel_mounts(spec, system=is_system(spec, image))
+    mounts = [mount for mount in mounts if mount["destination"] not in taken]
+    mounts += [_mount_entry(mount, spec, layout) for mount in wanted]
     # Last, so that a volume on /etc does not cover them.
-    for destination, source in files.items():
+    for destination, source, options in _files(spec, layout, zone_in_image=zone_in_image):
         if destination not in taken:
-            options = ["bind", "ro", *_QUIET]
-            mounts.append(
-                {"destination": destination, "type": "bind", "source": str(source), "options": options}
-            )
+            entry = {"destination": destination, "type": "bind", "source": source}
+            mounts.append(entry | {"options": ["bind", "ro", *options]})
     return mounts
 
 
 def render(
-    spec: Spec, image: Image, identity: Identity, layers: Sequence[Path], layout: Layout
+    spec: Spec,
+    image: Image,
+    identity: Identity,
+    layers: Sequence[Path],
+    layout: Layout,
+    *,
+    seccomp: bytes | None = None,
+    zone_in_image: bool = False,
 ) -> dict[Path, bytes]:
-    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hosts
-    and hostname.  *layers* are the directories of the image's layers, lowest first."""
+    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hosts,
+    hostname, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's layers, lowest
+    first, *seccomp* is the compiled filter, and *zone_in_image* says whether the image has the time zone."""
+    confinement.require_consistent(spec)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
-    namespaces = ["pid", "mount", "ipc", "uts", "user", "cgroup"]
-    sysctl = {}
-    if spec.net != "host":
-        namespaces.append("network")
-        # As Docker does: a payload that is not root may use ports below 1024 and send pings, in its own network.
-        sysctl = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"}
-    held = list(CAPABILITIES) if identity.uid == 0 else []
-    mapping = [{"containerID": 0, "hostID": spec.uid_base, "size": UID_RANGE_SIZE}]
-    cwd = spec.workdir or container_path(image.config.workdir or "/", "The image's working directory")
-    env = environment(spec, image, identity.home)
     config = {
         "ociVersion": "1.0.2",
-        "process": {
-            "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(identity.groups)},
-            "args": list(arguments(spec, image)),
-            # Sorted, so that what comes back from spec.json renders to the same bytes.
-            "env": [f"{name}={content}" for name, content in sorted(env.items())],
-            "cwd": cwd,
-            # Docker's rule: only root holds capabilities; the bounding set is what set-user-ID programs get.
-            "capabilities": {
-                "bounding": list(CAPABILITIES),
-                "effective": held,
-                "permitted": held,
-                "inheritable": [],
-                "ambient": [],
-            },
-        },
+        "process": _process(spec, image, identity, zone_in_image=zone_in_image),
         "root": {"path": "rootfs", "readonly": spec.read_only},
-        "hostname": hostname,
-        "mounts": _mounts(spec, effective_mounts(spec, image), layout),
-        "linux": {
-            "namespaces": [{"type": kind} for kind in namespaces],
-            "uidMappings": mapping,
-            "gidMappings": mapping,
-            "sysctl": sysctl,
-            "maskedPaths": list(MASKED),
-            "readonlyPaths": list(READONLY),
-        },
+        "mounts": _mounts(spec, image, layout, zone_in_image=zone_in_image),
+        "linux": _linux(spec),
     }
-    writable = writable_layer(spec, layout)
-    start = {
-        "root": {
-            # Topmost first, as overlayfs counts them.
-            "lower": [str(layer) for layer in reversed(layers)],
-            "upper": str(writable / "upper"),
-            "work": str(writable / "work"),
-        },
-    }
+    if spec.isolation.uts == "private":
+        config["hostname"] = hostname
+    # Topmost first, as overlayfs counts them.
+    root: dict[str, Any] = {"lower": [str(layer) for layer in reversed(layers)]}
+    if spec.ephemeral:
+        root["ephemeral"] = True
+    else:
+        writable = writable_layer(spec, layout)
+        root |= {"upper": str(writable / "upper"), "work": str(writable / "work")}
+    start: dict[str, Any] = {"root": root}
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-    return {
+    rendered = {
         directory / "config.json": dump_json(config),
-        directory / "start.json": dump_json(start),
         directory / "hosts": hosts.encode(),
         directory / "hostname": f"{hostname}\n".encode(),
     }
+    if seccomp is not None:
+        start["seccomp"] = str(directory / "seccomp.bpf")
+        rendered[directory / "seccomp.bpf"] = seccomp
+    return rendered | {directory / "start.json": dump_json(start)}
+
+
+def _process(spec: Spec, image: Image, identity: Identity, *, zone_in_image: bool) -> dict[str, Any]:
+    env = environment(spec, image, identity.home, zone_in_image=zone_in_image)
+    user: dict[str, Any] = {
+        "uid": identity.uid,
+        "gid": identity.gid,
+        "additionalGids": list(identity.groups),
+    }
+    if spec.isolation.umask is not None:
+        user["umask"] = int(spec.isolation.umask, 8)
+    reaper = [] if spec.isolation.init is None else [INIT, "--"]
+    return {
+        "user": user,
+        "args": [*reaper, *arguments(spec, image)],
+        # Sorted, so that what comes back from spec.json renders to the same bytes.
+        "env": [f"{name}={content}" for name, content in sorted(env.items())],
+        "cwd": spec.workdir or container_path(image.config.workdir or "/", "The image's working directory"),
+        "capabilities": confinement.capabilities(spec, identity.uid),
+        **confinement.process(spec),
+    }
+
+
+def _linux(spec: Spec) -> dict[str, Any]:
+    isolation = spec.isolation
+    linux: dict[str, Any] = {
+        "namespaces": [{"type": kind} for kind in confinement.namespaces(spec)],
+        "sysctl": confinement.sysctls(spec),
+        "maskedPaths": confinement.masked_paths(isolation),
+        "readonlyPaths": confinement.readonly_paths(isolation),
+    }
+    if spec.own_ids:
+        mapping = [{"containerID": 0, "hostID": spec.uid_base, "size": spec.id_count}]
+        linux |= {"uidMappings": mapping, "gidMappings": mapping}
+    if isolation.devices and not confinement.all_devices(spec):
+        linux["devices"] = confinement.devices(isolation)
+    if (label := confinement.mount_label(isolation)) is not None:
+        linux["mountLabel"] = label
+    return linux
 
 
 def writable_layer(spec: Spec, layout: Layout) -> Path:
-    """The container's writable layer; another image gets another, since overlayfs forbids changing what is below."""
-    return layout.containers / spec.name / f"layer-{spec.image.digest.rpartition(':')[2][:12]}"
+    """The container's writable layer.
+
+    Another image gets another, since overlayfs forbids changing what is below; and so does another kind of user ids,
+    since its files have the ids of the range.
+    """
+    digest = spec.image.digest or "host:" + hashlib.sha256(spec.image.reference.encode()).hexdigest()
+    ids = "" if spec.isolation.userns == "auto" else f"-{spec.uid_base}"
+    return layout.containers / spec.name / f"layer-{digest.rpartition(':')[2][:12]}{ids}"

@@ -15,7 +15,9 @@ from gear.systemd import Manager
 
 
 def _install_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="a reference or digest that gear image list shows")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="what gear image list shows, or a directory as host:/PATH"
+    )
     parser.add_argument(
         "names", metavar="NAME", nargs="+", help="what the container is called; K=V sets a variable"
     )
@@ -94,7 +96,7 @@ def _start(
 def _sentence(report: dict[str, Any]) -> str:
     name, image = report["name"], report["image"]
     what = {
-        "installed": f"{name} is installed from {image['reference']} ({image['digest'][:19]}) as {report['unit']}",
+        "installed": f"{name} is installed from {_origin(image)} as {report['unit']}",
         "unchanged": f"{name} is as it was",
         "changed": f"{name} is changed: {', '.join(report['changes'])}",
     }[report["action"]]
@@ -105,6 +107,10 @@ def _sentence(report: dict[str, Any]) -> str:
     elif report["restart_needed"]:
         what += f"; it runs with what was before until: gear restart {name}"
     return what
+
+
+def _origin(image: dict[str, str]) -> str:
+    return f"{image['reference']} ({image['digest'][:19]})" if image["digest"] else image["reference"]
 
 
 def _apply_arguments(parser: argparse.ArgumentParser) -> None:

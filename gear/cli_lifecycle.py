@@ -88,15 +88,15 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
 
 def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What gear knows of a container and systemctl does not."""
-    base, size = state["uid_range"]["base"], state["uid_range"]["size"]
+    image, ids = state["image"], state["uid_range"]
     lines = [
-        ("Image", f"{state['image']['reference']} ({state['image']['digest']})"),
+        ("Image", f"{image['reference']} ({image['digest'] or 'a directory of this host'})"),
         (
             "Network",
             f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}",
         ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
-        ("User ids", f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"),
+        ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
     ]
     if state["paused"]:
@@ -104,6 +104,10 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
     return lines
+
+
+def _range(base: int, size: int) -> str:
+    return f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import containers, host, install, store
+from gear import containers, host, install
 from gear.cli_spec import options_of, spec_options
 from gear.command import Context, Verb, add_output_option, write_output
 from gear.errors import GearError, UsageError
@@ -57,7 +57,7 @@ def show_plans(
     status, plans = 0, []
     for name in names:
         try:
-            image = store.resolve(context.layout, args.image)
+            image = containers.resolve(context.layout, args.image)
             wanted = install.request(context.layout, container_name(name), image, options)
             host.require_controllers(wanted)
             plans.append((name, install.preview(context.layout, wanted, image)))
@@ -99,9 +99,11 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
 
 def _diff(path: Path, found: bytes | None, new: bytes) -> str:
     """A unified diff, which patch(1) understands."""
+    source = "/dev/null" if found is None else str(path)
+    if path.suffix == ".bpf":
+        return f"Binary files {source} and {path} differ\n"
     before = (found or b"").decode(errors="replace").splitlines(keepends=True)
     after = new.decode(errors="replace").splitlines(keepends=True)
-    source = "/dev/null" if found is None else str(path)
     return "".join(difflib.unified_diff(before, after, source, str(path)))
 
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gear import files, spec
+from gear.cli_isolation import isolation_of, isolation_options
 from gear.errors import UsageError
+from gear.members import container_path
 
 _ENV_FILE_LIMIT = 1 << 20  # bytes
 
@@ -49,6 +51,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="mount an empty file system in memory",
     )
+    add("--ephemeral", action="store_true", help="keep in memory what it writes; gone when it stops")
     add("--read-only", action="store_true", help="make the container's root read-only")
     add("--hostname", metavar="NAME", help="the host name inside; the container's name if not given")
     add(
@@ -67,6 +70,9 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     )
     add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
     add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
+    add("--memory-swap", metavar="SIZE", help="the most memory and swap together; -1 for no limit of swap")
+    add("--cpu-shares", metavar="NUMBER", help="its weight when processors are busy; 1024 is usual")
+    add("--cpuset-cpus", metavar="LIST", help="the processors it may use, for example 0-3,7")
     add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
     add(
         "--restart",
@@ -79,7 +85,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIGNAL",
         help="what asks it to stop; the image's signal or SIGTERM if not given",
     )
-    add("--stop-timeout", metavar="SECONDS", default="10", help="how long it may take to stop (10)")
+    add("--stop-timeout", metavar="SECONDS", help="how long it may take to stop (10, a system 90)")
     add(
         "--net",
         metavar="NETWORK",
@@ -91,6 +97,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="geard's word for user ids of its own, which every container has now",
     )
+    isolation_options(parser)
 
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
@@ -119,9 +126,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "command": command,
         "env": env,
         "user": args.user,
-        "workdir": None
-        if args.workdir is None
-        else spec.container_path(args.workdir, "The working directory"),
+        "workdir": None if args.workdir is None else container_path(args.workdir, "The working directory"),
         "mounts": tuple(mounts),
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
@@ -130,10 +135,15 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "memory": None if args.memory is None else spec.memory_limit(spec.parse_size(args.memory)),
         "cpus": None if args.cpus is None else spec.cpu_limit(args.cpus),
         "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
+        "memory_swap": None if args.memory_swap is None else _swap(args.memory_swap),
+        "cpu_shares": None if args.cpu_shares is None else spec.cpu_shares(_number(args.cpu_shares)),
+        "cpuset_cpus": None if args.cpuset_cpus is None else spec.cpu_list(args.cpuset_cpus),
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
-        "stop_timeout": spec.stop_timeout(args.stop_timeout),
+        "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "net": spec.network(args.net),
+        "ephemeral": args.ephemeral,
+        "isolation": isolation_of(args),
     }
 
 
@@ -150,6 +160,10 @@ def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
         else:
             raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
     return env
+
+
+def _swap(text: str) -> int:
+    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
 
 
 def _number(text: str) -> int | str:

@@ -6,17 +6,20 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gear import bundle, files, store, units
-from gear.errors import GearError, NotFoundError
+from gear import bundle, confinement, files, seccomp, store, units
+from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
-from gear.oci import Image
-from gear.spec import UID_RANGE_SIZE, Spec, unit_name
+from gear.oci import Identity, Image, ImageConfig
+from gear.spec import HOST_ROOT, ImageRef, Spec, host_path, unit_name
 from gear.systemd import Manager
 from gear.view import View
+
+# The largest file of tzdata has some 4 KiB.
+_ZONE_LIMIT = 1 << 20
 
 
 def spec_path(layout: Layout, name: str) -> Path:
@@ -97,18 +100,39 @@ def unit_path(layout: Layout, name: str) -> Path:
 
 def image_of(layout: Layout, spec: Spec) -> Image:
     """The image a container was installed from, by its digest."""
-    return store.resolve(layout, spec.image.digest)
+    return resolve(layout, spec.image.reference if spec.image.directory is not None else spec.image.digest)
+
+
+def resolve(layout: Layout, text: str) -> Image:
+    """The image that *text* means: one of the store, or a directory of the host written host:/PATH."""
+    if not text.startswith(f"{HOST_ROOT}/"):
+        return store.resolve(layout, text)
+    path = host_path(text.removeprefix(HOST_ROOT), "A container's root")
+    if not os.path.isdir(path):
+        raise NotFoundError(
+            f"{path} can't be a container's root: there is no such directory on this machine."
+        )
+    return Image(f"{HOST_ROOT}{path}", "", ImageConfig.from_mapping({}), (), 0)
+
+
+def roots(layout: Layout, image: Image) -> list[Path]:
+    """The directories that are stacked to the image's tree, lowest first."""
+    directory = ImageRef(image.reference, image.digest).directory
+    if directory is not None:
+        return [Path(directory)]
+    return [store.layer_root(layout, diff_id) for diff_id in image.layers]
 
 
 def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     """Every file of the container *spec* by its path, in the order in which they are written: spec.json first."""
-    roots = [store.layer_root(layout, diff_id) for diff_id in image.layers]
-    user = spec.user if spec.user is not None else image.config.user
-    identity = View(roots).lookup_user(user)
-    rendered = {
-        spec_path(layout, spec.name): files.dump_json(spec.to_mapping()),
-        **bundle.render(spec, image, identity, roots, layout),
-    }
+    layers = roots(layout, image)
+    view = View(layers)
+    identity = _identity(spec, image, view)
+    in_image = _has_zone(spec, view)
+    files_of_bundle = bundle.render(
+        spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image
+    )
+    rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **files_of_bundle}
     run = run_of(layout, spec.name)
     if run is None or run.kind == "service":
         text = units.render(
@@ -118,11 +142,48 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     return rendered
 
 
+def _has_zone(spec: Spec, view: View) -> bool:
+    zone = spec.isolation.timezone
+    return (
+        zone not in (None, "local") and view.read_file(f"/usr/share/zoneinfo/{zone}", _ZONE_LIMIT) is not None
+    )
+
+
+def zone_of_host(spec: Spec, image: Image, layout: Layout) -> str | None:
+    """The time zone that the container takes from this machine, since its image has none of that name."""
+    return None if _has_zone(spec, View(roots(layout, image))) else spec.isolation.timezone
+
+
+def _identity(spec: Spec, image: Image, view: View) -> Identity:
+    """Who the payload runs as, with the groups that were asked for; raises UsageError for ids it has not."""
+    found = view.lookup_user(spec.user if spec.user is not None else image.config.user)
+    more = [view.lookup_group(group) for group in spec.isolation.group_add]
+    found = replace(found, groups=tuple(dict.fromkeys((*found.groups, *more))))
+    for number in (found.uid, found.gid, *found.groups):
+        if number >= spec.id_count:
+            raise UsageError(f"{spec.name} can't have the id {number}: it has ids 0 to {spec.id_count - 1}.")
+    return found
+
+
+def _filter(spec: Spec) -> bytes | None:
+    """The compiled seccomp filter; None for a container without one."""
+    wanted = spec.isolation.seccomp
+    if wanted == "unconfined" or (spec.isolation.privileged and wanted is None):
+        return None
+    profile = wanted if isinstance(wanted, dict) else seccomp.default_profile()
+    return seccomp.compile(profile, frozenset(confinement.bounding_set(spec)))
+
+
 def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
     latest = 0.0
     directory = layout.containers / spec.name
-    for path in (unit_path(layout, spec.name), directory / "config.json", directory / "start.json"):
+    for path in (
+        unit_path(layout, spec.name),
+        directory / "config.json",
+        directory / "start.json",
+        directory / "seccomp.bpf",
+    ):
         try:
             latest = max(latest, path.stat().st_mtime)
         except FileNotFoundError:
@@ -161,7 +222,8 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
         "net": spec.net,
         "address": None,
         "ports": [],
-        "uid_range": {"base": spec.uid_base, "size": UID_RANGE_SIZE},
+        # None: the host's own ids.
+        "uid_range": {"base": spec.uid_base, "size": spec.id_count} if spec.own_ids else None,
         "restart_needed": is_stale(spec, layout, service),
     }
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from gear.errors import HostError
+from gear.errors import HostError, UsageError
+from gear.isolation import Device
 from gear.spec import Spec
 from gear.units import PYTHON
 
 # Idmapped mounts as the lower layers of overlayfs: Linux 5.19.
 _KERNEL = (5, 19)
 _CGROUP = Path("/sys/fs/cgroup")
+# Reapers that Debian has, statically linked: nothing of the host's libraries is inside.
+_REAPERS = (
+    "/usr/bin/catatonit",
+    "/usr/bin/tini-static",
+    "/usr/libexec/podman/catatonit",
+    "/usr/bin/docker-init",
+)
+_PT_INTERP = 3
 
 
 def require_root(doing: str) -> None:
@@ -58,12 +70,111 @@ def controllers(root: Path = _CGROUP) -> frozenset[str]:
 
 def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> None:
     """Raise HostError for a limit that was asked for and that nothing here would enforce."""
-    wanted = {"memory": spec.memory, "cpu": spec.cpus, "pids": spec.pids_limit}
+    wanted = (
+        ("--memory", "memory", spec.memory),
+        ("--memory-swap", "memory", spec.memory_swap),
+        ("--cpus", "cpu", spec.cpus),
+        ("--cpu-shares", "cpu", spec.cpu_shares),
+        ("--cpuset-cpus", "cpuset", spec.cpuset_cpus),
+        ("--pids-limit", "pids", spec.pids_limit),
+    )
     available = controllers() if available is None else available
-    for controller, value in wanted.items():
+    for option, controller, value in wanted:
         if value is not None and controller not in available:
-            option = {"memory": "--memory", "cpu": "--cpus", "pids": "--pids-limit"}[controller]
             raise HostError(
                 f"{spec.name} can't be limited by {option}: this machine has no {controller} controller.",
                 hint="Limits need cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), or leave the option out.",
             )
+
+
+def require_security(spec: Spec, system: Path = Path("/sys")) -> None:
+    """Raise HostError for what a container needs of the host and what is not there."""
+    isolation = spec.isolation
+    if isolation.apparmor not in (None, "unconfined"):
+        enabled = _first_byte(system / "module/apparmor/parameters/enabled")
+        if enabled != b"Y":
+            raise HostError(
+                f"{spec.name} can't have the AppArmor profile {isolation.apparmor}: AppArmor is off here."
+            )
+    if set(isolation.label) - {"disable"} and not (system / "fs/selinux/enforce").exists():
+        raise HostError(f"{spec.name} can't have an SELinux label: SELinux is off on this machine.")
+    if isolation.init is not None and not os.access(isolation.init, os.X_OK):
+        raise HostError(
+            f"{spec.name} can't have the reaper {isolation.init}: it is not on this machine.", hint=_HINT
+        )
+
+
+_HINT = "apt-get install catatonit"
+
+
+def _first_byte(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[:1]
+    except OSError:
+        return b""
+
+
+def find_reaper(candidates: Sequence[str] = _REAPERS) -> str:
+    """The path of a program that can be process 1 of any container; raises HostError when there is none."""
+    for path in candidates:
+        if os.access(path, os.X_OK) and _is_static(Path(path)):
+            return path
+    raise HostError("There is no reaper on this machine to be a container's first process.", hint=_HINT)
+
+
+def _is_static(path: Path) -> bool:
+    """Whether an ELF program needs no loader (elf(5)): a container need not have the host's, or any."""
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:4] != b"\x7fELF" or len(header) < 64:
+            return False
+        order: Literal["little", "big"] = "little" if header[5] == 1 else "big"
+        wide = header[4] == 2
+        number = int.from_bytes(header[56:58] if wide else header[44:46], order)
+        size = int.from_bytes(header[54:56] if wide else header[42:44], order)
+        file.seek(int.from_bytes(header[32:40] if wide else header[28:32], order))
+        table = file.read(number * size)
+    kinds = {int.from_bytes(table[place : place + 4], order) for place in range(0, len(table), size)}
+    return _PT_INTERP not in kinds
+
+
+def devices(source: str, destination: str, access: str) -> list[Device]:
+    """The device node *source*, or those below it when it is a directory; raises UsageError when there is none."""
+    try:
+        status = os.stat(source)
+        names = sorted(os.listdir(source)) if stat.S_ISDIR(status.st_mode) else None
+    except OSError as error:
+        raise UsageError(f"There is no device {source} on this machine: {error.strerror}.") from error
+    if names is not None:
+        found = [
+            device
+            for name in names
+            if _is_device(f"{source}/{name}") or os.path.isdir(f"{source}/{name}")
+            for device in devices(f"{source}/{name}", f"{destination}/{name}", access)
+        ]
+        if not found:
+            raise UsageError(f"There is no device in {source}.")
+        return found
+    if not _is_device(source):
+        raise UsageError(f"{source} is no device.", hint="A file or directory is mounted with --volume.")
+    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
+    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+    mode = stat.S_IMODE(status.st_mode) & 0o777
+    return [Device(source, destination, access, kind, *numbers, mode, status.st_uid, status.st_gid)]
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def require_zone(name: str, root: Path = Path("/usr/share/zoneinfo")) -> None:
+    """Raise HostError unless this machine has the time zone *name*."""
+    path = Path("/etc/localtime") if name == "local" else root / name
+    if not path.is_file():
+        raise HostError(
+            f"There is no time zone {name} in the image nor on this machine.", hint="apt-get install tzdata"
+        )

@@ -18,6 +18,7 @@ from typing import Any
 import gear
 from gear import boot, bundle, containers, files, host, process, store, uids, units
 from gear.errors import GearError, UsageError
+from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Image
 from gear.spec import ImageRef, Spec
@@ -40,14 +41,20 @@ class Installed:
 def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any]) -> Spec:
     """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one."""
     old = containers.existing(layout, name)
-    base = old.uid_base if old else uids.FIRST
+    isolation: Isolation = options.get("isolation", Isolation())
+    if isolation.userns == "host":
+        base = 0
+    elif isolation.id_range is not None:
+        base = isolation.id_range[0]
+    else:
+        base = old.uid_base if old and old.isolation.userns == "auto" else uids.FIRST
     return Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **options)
 
 
 def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
     """Create or replace the container *name*; raises GearError and leaves what was there before."""
     with files.locked(layout.lock), store.lease(layout):
-        image = store.resolve(layout, image_text)
+        image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
 
@@ -61,7 +68,7 @@ def prepare_run(
             raise GearError(
                 f"There is a container {name} already.", hint=f"Choose another --name, or: gear delete {name}"
             )
-        image = store.resolve(layout, image_text)
+        image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)
@@ -81,13 +88,15 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     old = containers.existing(layout, name)
     host.require_controllers(spec)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
-    _check_mounts(spec)
+    _check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publish_helper(layout)
     with contextlib.ExitStack() as undo:
         if old is None:
             undo.callback(uids.release, layout, name)
-            spec = dataclasses.replace(spec, uid_base=uids.allocate(layout, name))
+        if old is None or old.isolation.userns != spec.isolation.userns:
+            spec = dataclasses.replace(spec, uid_base=_take_ids(layout, spec))
+        if old is None:
             if not containers.spec_path(layout, name).exists():
                 undo.callback(files.remove_tree, layout.containers / name)
         rendered = containers.render(spec, image, layout)
@@ -101,18 +110,34 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     return Installed(spec, old is None, tuple(changes))
 
 
+def _take_ids(layout: Layout, spec: Spec) -> int:
+    """Take the user ids that *spec* asks for; returns the first one."""
+    if not spec.own_ids:
+        return 0
+    if spec.isolation.id_range is not None:
+        return uids.take(layout, spec.name, *spec.isolation.id_range)
+    return uids.allocate(layout, spec.name)
+
+
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    _check_mounts(spec)
+    _check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
 def _differences(old: Spec, new: Spec) -> list[str]:
     before, after = old.to_mapping(), new.to_mapping()
-    return [member for member in after if before[member] != after[member]]
+    inner = before.pop("isolation"), after.pop("isolation")
+    return [member for member in after if before[member] != after[member]] + sorted(
+        member for member in {*inner[0], *inner[1]} if inner[0].get(member) != inner[1].get(member)
+    )
 
 
-def _check_mounts(spec: Spec) -> None:
+def _check_host(layout: Layout, spec: Spec, image: Image) -> None:
+    """Raise GearError for what the container takes from this machine and is not there."""
+    host.require_security(spec)
+    if (zone := containers.zone_of_host(spec, image, layout)) is not None:
+        host.require_zone(zone)
     for mount in spec.mounts:
         if mount.kind == "bind" and not os.path.lexists(mount.source):
             raise UsageError(
@@ -130,10 +155,12 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
         _discard(path)  # of a run that was cut off; the lock keeps everybody else away
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
-    _make_writable_layer(layout, spec, image)
+    if not spec.ephemeral:
+        _make_writable_layer(layout, spec, image)
     # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
-    roots = [store.layer_root(layout, diff_id) for diff_id in image.layers]
+    # A new volume gets what an image has there, but no copy of the host's own files.
+    roots = [] if spec.image.directory is not None else containers.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
         if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
             _make_volume(layout, mount.source, View(roots), mount.destination)
@@ -158,7 +185,8 @@ def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
             upper = partial / "upper"
             upper.mkdir()
             # The upper directory is what the container sees as `/`, so it looks as the image's root does.
-            top = store.layer_root(layout, image.layers[-1]).stat() if image.layers else partial.stat()
+            layers = containers.roots(layout, image)
+            top = layers[-1].stat() if layers else partial.stat()
             os.chown(upper, spec.uid_base + top.st_uid, spec.uid_base + top.st_gid)
             os.chmod(upper, top.st_mode & 0o7777)
             for made in (upper, partial):
@@ -198,7 +226,7 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
             # Units are read by anybody; a bundle may hold secrets in its environment.
-            public = path.suffix == ".service" or path.name in ("hosts", "hostname")
+            public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
             files.write_atomic(staged[path], content, 0o644 if public else 0o600)
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):

@@ -132,10 +132,10 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         name = path.name.removeprefix("ctr-").removesuffix(".service")
         if unit_name(name) == path.name and name not in installed and _rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
-    for base, name in sorted(uids.owners(layout).items()):
-        if name not in installed:
-            path = uids.directory(layout) / str(base)
-            found.append(Leftover(f"the user id range of {name}", path, partial(files.remove_file, path)))
+    for taken in uids.ranges(layout):
+        if taken.name not in installed:
+            remove = partial(files.remove_file, taken.path)
+            found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove))
     current_helper = os.path.realpath(helper / "current")
     for path in _entries(helper):
         if (

@@ -13,12 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gear import members
 from gear.errors import IntegrityError, UsageError
+from gear.isolation import Isolation
+from gear.members import container_path
 from gear.model import container_name
 
 VERSION = 1
 UID_RANGE_SIZE = 65536
 
+# What stands before a directory of the host where an image is named; no reference can begin so.
+HOST_ROOT = "host:"
 NETWORKS = ("none", "host")
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
 # boot whatever the policy, so here it means what `always` means.
@@ -39,6 +44,7 @@ _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_CPUS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TMPFS = re.compile(
     r"(size|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[01]?[0-7]{3}|(uid|gid)=[0-9]{1,5}|ro|rw|nosuid|nodev|noexec|exec|suid",
@@ -62,7 +68,12 @@ class ImageRef:
     """The image a container was installed from: what was typed, and the manifest it stood for."""
 
     reference: str
-    digest: str
+    digest: str  # empty for a directory of the host
+
+    @property
+    def directory(self) -> str | None:
+        """The directory of the host that takes the place of an image."""
+        return self.reference.removeprefix(HOST_ROOT) if self.reference.startswith(HOST_ROOT + "/") else None
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,27 @@ class Spec:
     memory: int | None = None  # bytes
     cpus: float | None = None  # 1.0 is one processor's whole time
     pids_limit: int | None = None
+    memory_swap: int | None = None  # bytes of memory and swap together, -1 for no limit
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
     restart: str = "on-failure"
     stop_signal: str | None = None
-    stop_timeout: float = 10.0  # seconds
+    stop_timeout: float | None = None  # seconds
     net: str = "none"
+    ephemeral: bool = False
+    isolation: Isolation = field(default_factory=Isolation)
+
+    @property
+    def own_ids(self) -> bool:
+        """Whether it has a user namespace, and not the host's ids."""
+        return self.isolation.userns != "host"
+
+    @property
+    def id_count(self) -> int:
+        """How many user ids there are inside."""
+        if not self.own_ids:
+            return 1 << 32
+        return self.isolation.id_range[1] if self.isolation.id_range else UID_RANGE_SIZE
 
     @property
     def unit(self) -> str:
@@ -118,35 +146,35 @@ class Spec:
             "memory": self.memory,
             "cpus": self.cpus,
             "pids_limit": self.pids_limit,
+            "memory_swap": self.memory_swap,
+            "cpu_shares": self.cpu_shares,
+            "cpuset_cpus": self.cpuset_cpus,
             "restart": self.restart,
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
             "net": self.net,
+            "ephemeral": self.ephemeral,
+            "isolation": self.isolation.to_mapping(),
         }
 
     @classmethod
     def from_mapping(cls, document: Any, where: str) -> Spec:
         """The spec in *document*; raises IntegrityError naming *where* and every fault in it."""
-        faults: list[str] = []
         if not isinstance(document, dict):
             raise IntegrityError(f"{where} is not a container specification: it is no JSON object.")
         found = document.get("version")
         if found != VERSION or isinstance(found, bool):
             raise IntegrityError(f"{where} is a container specification of version {found!r}, not {VERSION}.")
-        unknown = sorted(set(document) - set(_READERS) - {"version"})
-        faults += [f"/{member}: no such member" for member in unknown]
-        values: dict[str, Any] = {}
-        for member, reader in _READERS.items():
-            if member not in document:
-                if member in ("name", "image", "uid_base"):
-                    faults.append(f"/{member}: missing")
-                continue
-            try:
-                values[member] = reader(document[member])
-            except UsageError as error:
-                faults.append(f"/{member}: {error.message.removesuffix('.')}")
-            except (TypeError, ValueError, KeyError) as error:
-                faults.append(f"/{member}: not as expected ({error})")
+        plain = {name: value for name, value in document.items() if name not in ("version", "isolation")}
+        values, faults = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
+        try:
+            values["isolation"], wrong = Isolation.read(document.get("isolation", {}), "/isolation")
+            faults += wrong
+        except TypeError as error:
+            faults.append(f"/isolation: not as expected ({error})")
+        if not faults:
+            faults += [f"/uid_base: {fault}" for fault in _range_faults(values)]
+            faults += [f"/memory_swap: {fault}" for fault in _swap_faults(values)]
         if faults:
             raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
         return cls(**values)
@@ -157,54 +185,34 @@ def unit_name(name: str) -> str:
     return f"ctr-{name}.service"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a string is wanted, not {value!r}")
-    if "\0" in value:
-        raise ValueError("it holds a NUL byte")
-    return value
-
-
-def _array(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"an array is wanted, not {value!r}")
-    return value
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"an object is wanted, not {value!r}")
-    return value
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"a number is wanted, not {value!r}")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_text(item) for item in _array(value))
-
-
-def _optional(reader: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else reader(value)
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"true or false is wanted, not {value!r}")
-    return value
-
-
 def _image(value: Any) -> ImageRef:
-    return ImageRef(_text(_object(value)["reference"]), _text(value["digest"]))
+    return ImageRef(members.text(members.mapping(value)["reference"]), members.text(value["digest"]))
 
 
 def _uid_base(value: Any) -> int:
-    if not isinstance(value, int) or value <= 0 or value % UID_RANGE_SIZE or value > 0x6FFF0000:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} can't begin a range of {UID_RANGE_SIZE} user ids")
     return value
+
+
+def _swap_faults(values: dict[str, Any]) -> list[str]:
+    """Whether the limit of memory and swap can hold that of memory."""
+    memory, swap = values.get("memory"), values.get("memory_swap")
+    if swap in (None, -1) or (memory is not None and memory <= swap):
+        return []
+    return ["it takes a limit of memory that is not larger"]
+
+
+def _range_faults(values: dict[str, Any]) -> list[str]:
+    """Whether the first id and what was asked for of user ids agree."""
+    base, isolation = values["uid_base"], values["isolation"]
+    if isolation.userns == "host":
+        return [] if base == 0 else ["it is 0 for a container with the host's user ids"]
+    if isolation.id_range is not None:
+        return [] if base == isolation.id_range[0] else [f"it is not that of the range {isolation.userns}"]
+    if base <= 0 or base % UID_RANGE_SIZE or base > 0x6FFF0000:
+        return [f"not as expected ({base!r} can't begin a range of {UID_RANGE_SIZE} user ids)"]
+    return []
 
 
 def environment_name(text: str) -> str:
@@ -215,19 +223,27 @@ def environment_name(text: str) -> str:
 
 
 def _environment(value: Any) -> dict[str, str]:
-    return {environment_name(_text(name)): _text(content) for name, content in _object(value).items()}
+    return {
+        environment_name(members.text(name)): members.text(content)
+        for name, content in members.mapping(value).items()
+    }
 
 
 def _labels(value: Any) -> dict[str, str]:
-    return {_text(name): _text(content) for name, content in _object(value).items()}
+    return {members.text(name): members.text(content) for name, content in members.mapping(value).items()}
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
     return tuple(
         checked_mount(
-            Mount(_text(m["kind"]), _text(m["source"]), _text(m["destination"]), _texts(m["options"]))
+            Mount(
+                members.text(m["kind"]),
+                members.text(m["source"]),
+                members.text(m["destination"]),
+                members.texts(m["options"]),
+            )
         )
-        for m in map(_object, _array(value))
+        for m in map(members.mapping, members.array(value))
     )
 
 
@@ -272,18 +288,10 @@ def kernel_view(path: str) -> str | None:
     return None
 
 
-def container_path(text: str, what: str) -> str:
-    """*text* as an absolute, normal path inside a container; raises UsageError naming *what*."""
-    if not text.startswith("/") or "\0" in text:
-        raise UsageError(f"{what} must be an absolute path in the container, not {text[:200]!r}.")
-    path = posixpath.normpath(text)
-    return path[1:] if path.startswith("//") else path
-
-
-def host_path(text: str) -> str:
+def host_path(text: str, what: str = "A bind mount's source") -> str:
     """*text* as an absolute, normal path on the host; raises UsageError."""
     if not text.startswith("/"):
-        raise UsageError(f"A bind mount's source must be an absolute path on the host, not {text!r}.")
+        raise UsageError(f"{what} must be an absolute path on the host, not {text!r}.")
     if any(character < " " or character == "\x7f" for character in text):
         # RequiresMountsFor= of the unit knows no escapes for them.
         raise UsageError(f"{text!r} can't be bound: it has control characters.")
@@ -353,6 +361,32 @@ def pids_limit(value: Any) -> int:
     return value
 
 
+def swap_limit(value: Any) -> int:
+    """Bytes of memory and swap together, or -1 for as much as there is; raises UsageError."""
+    if value != -1 and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 << 20 <= value < 1 << 62
+    ):
+        raise UsageError(
+            f"A limit of {value!r} bytes of memory and swap can't work.", hint="Give at least 1m, or -1."
+        )
+    return int(value)
+
+
+def cpu_shares(value: Any) -> int:
+    """Docker's weight for processor time, where 1024 is usual; raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262144:
+        raise UsageError(f"{value!r} is no share of processor time.", hint="Give a number from 2 to 262144.")
+    return value
+
+
+def cpu_list(text: str) -> str:
+    """A list of processors such as 0-3,7; raises UsageError."""
+    ranges = [part.split("-") for part in text.split(",")] if _CPUS.fullmatch(text) else []
+    if not ranges or any(not int(part[0]) <= int(part[-1]) < 8192 for part in ranges):
+        raise UsageError(f"{text[:80]!r} is no list of processors.", hint="For example 0-3,7.")
+    return text
+
+
 def slice_name(text: str) -> str:
     """The full name of a slice unit, `.slice` added where it is missing; raises UsageError."""
     stem = text.removesuffix(".slice")
@@ -416,24 +450,30 @@ def stop_timeout(value: Any) -> float:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda value: container_name(_text(value)),
+    "name": lambda value: container_name(members.text(value)),
     "image": _image,
     "uid_base": _uid_base,
-    "entrypoint": _optional(_texts),
-    "command": _optional(_texts),
+    "entrypoint": members.optional(members.texts),
+    "command": members.optional(members.texts),
     "env": _environment,
-    "user": _optional(_text),
-    "workdir": _optional(lambda value: container_path(_text(value), "The working directory")),
+    "user": members.optional(members.text),
+    "workdir": members.optional(lambda value: container_path(members.text(value), "The working directory")),
     "mounts": _mounts,
-    "read_only": _boolean,
-    "hostname": _optional(lambda value: host_name(_text(value))),
+    "read_only": members.boolean,
+    "hostname": members.optional(lambda value: host_name(members.text(value))),
     "labels": _labels,
-    "slice": lambda value: slice_name(_text(value)),
-    "memory": _optional(memory_limit),
-    "cpus": _optional(lambda value: cpu_limit(_number(value))),
-    "pids_limit": _optional(pids_limit),
-    "restart": lambda value: restart_policy(_text(value)),
-    "stop_signal": _optional(lambda value: _text(value) if signal_number(_text(value)) else ""),
-    "stop_timeout": lambda value: stop_timeout(_number(value)),
-    "net": lambda value: network(_text(value)),
+    "slice": lambda value: slice_name(members.text(value)),
+    "memory": members.optional(memory_limit),
+    "cpus": members.optional(lambda value: cpu_limit(members.number(value))),
+    "pids_limit": members.optional(pids_limit),
+    "memory_swap": members.optional(swap_limit),
+    "cpu_shares": members.optional(cpu_shares),
+    "cpuset_cpus": members.optional(lambda value: cpu_list(members.text(value))),
+    "restart": lambda value: restart_policy(members.text(value)),
+    "stop_signal": members.optional(
+        lambda value: members.text(value) if signal_number(members.text(value)) else ""
+    ),
+    "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
+    "net": lambda value: network(members.text(value)),
+    "ephemeral": members.boolean,
 }

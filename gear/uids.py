@@ -1,16 +1,19 @@
 """The ranges of host user ids that containers get: one of 65536 each, never shared.
 
 `STATE/uids/BASE` is a symbolic link whose target is the name of the container that has the range; making it is what
-takes the range, so two installs at once can't get the same.  The spec holds the base as well and is the truth; a
-link whose container does not exist is swept by `gear clean`.
+takes the range, so two installs at once can't get the same.  A range that was asked for by number is called
+`BASE:SIZE`.  The spec holds the base as well and is the truth; a link whose container does not exist is swept by
+`gear clean`.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from gear.errors import HostError
+from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
 from gear.spec import UID_RANGE_SIZE
@@ -18,6 +21,7 @@ from gear.spec import UID_RANGE_SIZE
 # The range that systemd sets aside for containers (systemd.io/UIDS-GIDS).
 FIRST = 0x00080000
 LAST = 0x6FFF0000
+_ENTRY = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?", re.ASCII)
 
 
 def directory(layout: Layout) -> Path:
@@ -25,18 +29,50 @@ def directory(layout: Layout) -> Path:
     return layout.state / "uids"
 
 
-def owners(layout: Layout) -> dict[int, str]:
-    """Every range that is taken: its first id, and the container's name."""
-    found = {}
+@dataclass(frozen=True)
+class Range:
+    """A range that is taken: its ids, whose it is, and the link that says so."""
+
+    base: int
+    size: int
+    name: str
+    path: Path
+
+    def overlaps(self, base: int, size: int) -> bool:
+        """Whether any of *size* ids from *base* on is in it."""
+        return self.base < base + size and base < self.base + self.size
+
+
+def ranges(layout: Layout) -> list[Range]:
+    """Every range that is taken, lowest first."""
+    found = []
     with explained(f"read {directory(layout)}"):
         try:
             entries = os.listdir(directory(layout))
         except FileNotFoundError:
-            return {}
+            return []
         for entry in entries:
-            if entry.isascii() and entry.isdigit():
-                found[int(entry)] = os.readlink(directory(layout) / entry)
-    return found
+            if match := _ENTRY.fullmatch(entry):
+                path = directory(layout) / entry
+                found.append(Range(int(match[1]), int(match[2] or UID_RANGE_SIZE), os.readlink(path), path))
+    return sorted(found, key=lambda item: (item.base, item.size))
+
+
+def take(layout: Layout, name: str, base: int, size: int) -> int:
+    """Take *size* ids from *base* on for *name*; raises UsageError when some are another container's."""
+    make_directory(directory(layout), 0o700)
+    path = directory(layout) / f"{base}:{size}"
+    for taken in ranges(layout):
+        if taken.name != name and taken.overlaps(base, size):
+            raise UsageError(
+                f"{name} can't have the user ids {base} to {base + size - 1}: "
+                f"{taken.base} to {taken.base + taken.size - 1} are those of {taken.name}."
+            )
+    with explained(f"take the user id range {base}"):
+        if not path.is_symlink():
+            os.symlink(name, path)
+            sync_directory(directory(layout))
+    return base
 
 
 def allocate(
@@ -47,14 +83,14 @@ def allocate(
     Ranges that the host delegates to its users (subuid(5)) are left to them.
     """
     make_directory(directory(layout), 0o700)
-    taken = owners(layout)
-    for base, owner in sorted(taken.items()):
-        if owner == name:
-            return base
+    taken = ranges(layout)
+    for found in taken:
+        if found.name == name and found.path.name == str(found.base):
+            return found.base
     foreign = [_delegated(path) for path in accounts]
     base = FIRST
     while base <= LAST:
-        busy = base in taken or any(
+        busy = any(found.overlaps(base, UID_RANGE_SIZE) for found in taken) or any(
             start < base + UID_RANGE_SIZE and base < start + count
             for part in foreign
             for start, count in part
@@ -76,9 +112,9 @@ def allocate(
 
 def release(layout: Layout, name: str) -> None:
     """Give back every range of *name*."""
-    for base, owner in owners(layout).items():
-        if owner == name:
-            remove_file(directory(layout) / str(base))
+    for found in ranges(layout):
+        if found.name == name:
+            remove_file(found.path)
 
 
 def _delegated(path: Path) -> list[tuple[int, int]]:

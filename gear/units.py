@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gear import device_rules, unitfile
-from gear.bundle import effective_mounts, volume_directory
+from gear import confinement, unitfile
+from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
@@ -24,6 +24,9 @@ SHELL = "/bin/sh"
 
 # As many as Podman allows by default; a fork bomb ends there.
 DEFAULT_PIDS_LIMIT = 2048
+# Docker's time to stop; systemd's own default for a system that stops its own services.
+STOP_TIMEOUT = 10.0
+SYSTEM_STOP_TIMEOUT = 90.0
 # Microseconds, the kernel's own; CPUQuota= says the same in percent.
 _CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
@@ -44,13 +47,20 @@ def resources(spec: Spec) -> dict[str, Any]:
     """What a container may use, as OCI's `linux.resources`."""
     found: dict[str, Any] = {
         "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
-        # The devices the helper puts into /dev; the kernel refuses every other, whatever node names it.
-        "devices": [device_rules.NOTHING, *device_rules.STANDARD],
+        "devices": confinement.device_rules(spec),
+        "memory": {},
+        "cpu": {},
     }
     if spec.memory is not None:
         found["memory"] = {"limit": spec.memory}
+    if spec.memory_swap is not None:
+        found["memory"]["swap"] = spec.memory_swap
+    if spec.cpu_shares is not None:
+        found["cpu"]["shares"] = spec.cpu_shares
     if spec.cpus is not None:
-        found["cpu"] = {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
+    if spec.cpuset_cpus is not None:
+        found["cpu"]["cpus"] = spec.cpuset_cpus
     return found
 
 
@@ -60,8 +70,11 @@ def render(
     """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* leaves nothing when it ends."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
-    stop_signal = _stop_signal(spec, image)
+    system = is_system(spec, image)
+    stop_signal = _stop_signal(spec, image, system=system)
     paths = [str(directory)]
+    if spec.image.directory is not None:
+        paths.append(spec.image.directory)
     for mount in effective_mounts(spec, image):
         if mount.kind == "bind":
             paths.append(mount.source)
@@ -88,8 +101,8 @@ def render(
         ("ExecStop", unitfile.command([SHELL, f"{helper}/stop", str(stop_signal)])),
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
-        ("TimeoutStopSec", seconds(spec.stop_timeout)),
-        *_restart(spec.restart),
+        ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
+        *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
         ("Slice", spec.slice),
@@ -97,6 +110,7 @@ def render(
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
         *unit_lines(resources(spec)),
+        *confinement.unit_settings(spec, PYTHON, system=system),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
@@ -106,23 +120,27 @@ def render(
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
     if remove:
-        # PID 1 removes it, whatever has become of gear by then.
-        path = str(layout.transient_units / spec.unit)
-        volumes = sorted(declared_volumes(spec, image))
-        command = [SHELL, f"{helper}/remove", str(layout.state), spec.name, path, *volumes]
-        service.append(("ExecStopPost", unitfile.command(command)))
+        service.append(_removal(spec, image, layout))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
 
 
+def _removal(spec: Spec, image: Image, layout: Layout) -> tuple[str, str]:
+    """PID 1 removes the container when it has ended, whatever has become of gear by then."""
+    path = str(layout.transient_units / spec.unit)
+    program = [SHELL, f"{helper_directory(layout)}/remove", str(layout.state), spec.name, path]
+    return ("ExecStopPost", unitfile.command([*program, *sorted(declared_volumes(spec, image))]))
+
+
 def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
     """The same for a container that is run as a scope, as properties of StartTransientUnit."""
+    system = is_system(spec, image)
     return [
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
-        ("KillSignal", _stop_signal(spec, image)),
-        ("TimeoutStopUSec", max(round(spec.stop_timeout * 1e6), 1000)),
+        ("KillSignal", _stop_signal(spec, image, system=system)),
+        ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *properties(resources(spec)),
     ]
 
@@ -134,9 +152,10 @@ def declared_volumes(spec: Spec, image: Image) -> set[str]:
     return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
 
 
-def _stop_signal(spec: Spec, image: Image) -> int:
+def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:
     if spec.stop_signal or not image.config.stop_signal:
-        return signal_number(spec.stop_signal or "SIGTERM")
+        # systemd shuts down in order on this one (systemd(1), "Signals").
+        return signal_number(spec.stop_signal or ("SIGRTMIN+3" if system else "SIGTERM"))
     try:
         return signal_number(image.config.stop_signal)
     except UsageError as error:
@@ -146,13 +165,19 @@ def _stop_signal(spec: Spec, image: Image) -> int:
         ) from error
 
 
-def _restart(policy: str) -> list[tuple[str, str]]:
+def _stop_timeout(spec: Spec, *, system: bool) -> float:
+    if spec.stop_timeout is not None:
+        return spec.stop_timeout
+    return SYSTEM_STOP_TIMEOUT if system else STOP_TIMEOUT
+
+
+def _restart(policy: str, *, system: bool) -> list[tuple[str, str]]:
     if policy == "no":
         return [("Restart", "no")]
     return [
         ("Restart", "always" if policy == "unless-stopped" else policy),
         ("RestartPreventExitStatus", _HOPELESS),
         # SIGKILL counts as a clean end, since it is how a payload that can't hear is stopped; one that is
-        # killed by anybody else is restarted all the same.
-        ("RestartForceExitStatus", "SIGKILL"),
+        # killed by anybody else is restarted all the same.  SIGHUP is how a pid namespace ends by reboot(2).
+        ("RestartForceExitStatus", "SIGKILL SIGHUP" if system else "SIGKILL"),
     ]

@@ -83,6 +83,10 @@ class View:
         """Who the image's USER *text* is, by its own /etc/passwd and /etc/group, as Docker decides it."""
         return accounts.lookup(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text)
 
+    def lookup_group(self, text: str) -> int:
+        """The id of a group given by name or number; raises UsageError for a name that the image has not."""
+        return accounts.lookup_group(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text)
+
     def _resolve(self, path: str, stack: ExitStack) -> _Found | None:
         """Where *path* leads; the descriptors are closed with *stack*."""
         root = []

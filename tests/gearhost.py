@@ -125,6 +125,10 @@ class GearHost:
         """The content of a file of the host."""
         return self.run("cat", path).stdout
 
+    def json_file(self, path: str) -> Any:
+        """The content of a JSON file of the host."""
+        return json.loads(self.read(path))
+
     def write(self, path: str, content: bytes, *, mode: str = "644") -> None:
         """Make a file of the host."""
         self.run("install", "-D", "-m", mode, "/dev/stdin", path, input=content)

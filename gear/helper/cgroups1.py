@@ -9,34 +9,40 @@ from gear.helper.mounts import Root
 from gear.helper.options import Options
 
 
-def hierarchies() -> list[tuple[str, str]]:
-    """Name of the directory and mount options of each hierarchy that this process is in (cgroups(7))."""
+def hierarchies() -> list[tuple[str, str, str]]:
+    """Directory, mount options and group of each hierarchy of version 1 that this process is in (cgroups(7))."""
     found = []
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            _, controllers, _ = line.split(":", 2)
+            _, controllers, group = line.rstrip("\n").split(":", 2)
             if controllers:
-                found.append((controllers.removeprefix("name="), controllers))
+                found.append((controllers.removeprefix("name="), controllers, group))
     return found
 
 
-def mount_controllers(root: Root, where: str, options: Options) -> None:
-    """Mount each hierarchy as the container's own control group namespace shows it."""
+def mount_controllers(root: Root, where: str, options: Options, *, own_namespace: bool) -> None:
+    """Mount the container's own group of each hierarchy below *where*.
+
+    In a control group namespace of its own a mount shows just that; without one the group's directory is bound.
+    """
     place = root.destination(where)
     quiet = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", quiet, "mode=755")
     os.close(place)
-    for name, data in hierarchies():
+    for name, data, group in hierarchies():
         inner = root.destination(f"{where}/{name}")
         try:
-            syscalls.mount("cgroup", f"/proc/self/fd/{inner}", "cgroup", options.flags, data)
+            if own_namespace:
+                syscalls.mount("cgroup", f"/proc/self/fd/{inner}", "cgroup", options.flags, data)
+            else:
+                source = f"/sys/fs/cgroup/{name}{group}"
+                copy = syscalls.open_tree(syscalls.AT_FDCWD, source, syscalls.OPEN_TREE_CLONE)
+                syscalls.mount_setattr(copy, options.attributes[0], propagation=syscalls.MS_PRIVATE)
+                syscalls.move_mount(copy, inner)
+                os.close(copy)
         except OSError as error:
-            if error.errno not in (
-                1,
-                13,
-                16,
-                22,
-            ):  # of a user namespace, or another set of controllers by now
+            # Not for this user namespace, or another set of controllers by now, or not mounted on this machine.
+            if error.errno not in (1, 2, 13, 16, 22):
                 raise
         os.close(inner)
         parts = name.split(",")

@@ -67,7 +67,7 @@ def _outside(inside: int, mappings) -> int:  # type: ignore[no-untyped-def]
 def provide(root: Root, devices: list, sources: list[int], step: Step) -> None:  # type: ignore[type-arg]
     """Put *devices* below *root*: the mounts in *sources*, or nodes made here where there are none."""
     for index, device in enumerate(devices):
-        path = device["path"]
+        path = device["path"].rstrip("/")
         step.doing = f"provide {path}"
         if sources:
             place = root.destination(path, directory=False)

@@ -201,7 +201,7 @@ def _become(flags: int, process: dict, entry: Entry, channel: Channel, procfs: i
             _prepare(flags, process, entry, channel, step)
             environment = execute.variables(process)
             rights.prepare_exec(step, entry.keep)
-            payload.become(process, environment, step, entry.filter, procfs, channel, make_directory=False)
+            payload.become(process, environment, step, entry.filter, procfs, channel)
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:

@@ -31,19 +31,13 @@ _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOST_PASSWD = 1 << 20  # bytes of /etc/passwd that are looked at
 
 
-def change_directory(cwd: str, *, make: bool = False) -> None:
-    """chdir(2) to `process.cwd`; raises Failure.  With *make* a directory that is missing is created."""
+def change_directory(cwd: str) -> None:
+    """chdir(2) to `process.cwd`; raises Failure."""
     try:
         # Not through magic links of procfs, which lead out of the root; and what is outside of it shows as
         # "(unreachable)" (CVE-2024-21626).
         flags = os.O_PATH | os.O_DIRECTORY
-        try:
-            place = syscalls.openat2(syscalls.AT_FDCWD, cwd, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
-        except FileNotFoundError:
-            if not make:
-                raise
-            _make_directories(cwd)
-            place = syscalls.openat2(syscalls.AT_FDCWD, cwd, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
+        place = syscalls.openat2(syscalls.AT_FDCWD, cwd, flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS)
         os.fchdir(place)
         os.close(place)
         if not os.getcwd().startswith("/"):
@@ -51,17 +45,6 @@ def change_directory(cwd: str, *, make: bool = False) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise Failure(f"can't change to the working directory {cwd}: {reason}", EXIT_CHDIR) from error
-
-
-def _make_directories(path: str) -> None:
-    made = ""
-    for part in path.split("/"):
-        if part:
-            made += f"/{part}"
-            try:
-                os.mkdir(made, 0o755)
-            except FileExistsError:
-                pass
 
 
 def variables(process: dict) -> dict[bytes, bytes]:  # type: ignore[type-arg]

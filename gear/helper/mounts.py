@@ -7,9 +7,10 @@ go onto the descriptor that came out, and no path of the container is ever looke
 from __future__ import annotations
 
 import posix as os
-from _stat import S_IFCHR, S_ISCHR, S_ISDIR
+from _stat import S_IFCHR, S_ISCHR, S_ISDIR, S_ISLNK
 
 from gear.helper import syscalls
+from gear.helper.below import Below
 from gear.helper.channel import MOUNT, Channel
 from gear.helper.failure import Failure, Step
 from gear.helper.options import PROPAGATION, Options
@@ -33,29 +34,16 @@ _LINKS = {
 _PROC_SUPER_INODE = 1  # PROC_ROOT_INO, linux/proc_ns.h: the root of any procfs
 
 
-_MOST_LINKS = 40  # as many as the kernel follows, path_resolution(7)
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
-
-
-def _link(name: str, directory: int) -> str | None:
-    """Where the symbolic link *name* in *directory* points; None when it is no link."""
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError:
-        return None
-
-
-class Root:
+class Root(Below):
     """The container's root directory, before it becomes `/`."""
 
     def __init__(self, descriptor: int, channel: Channel, step: Step, config: dict) -> None:  # type: ignore[type-arg]
-        self.descriptor = descriptor
+        super().__init__(descriptor)
         self.label = config["linux"].get("mountLabel")
         self.has_own_dev = True
-        self._user_namespace = any(entry["type"] == "user" for entry in config["linux"].get("namespaces", ()))
+        namespaces = {entry["type"] for entry in config["linux"].get("namespaces", ())}
+        self._user_namespace = "user" in namespaces
+        self._cgroup_namespace = "cgroup" in namespaces
         self._readonly_at_last: list[str] = []
         # Whether a mount is to have anything to do with the host's, or others'.
         self._propagates = any(
@@ -66,43 +54,6 @@ class Root:
         # The file systems of /proc, /sys and /dev, on which nothing of an image or a volume may be put.
         self._kernel: set[int] = set()
         self._proc = -1
-
-    def open(self, path: str, flags: int = os.O_PATH, *, extra: int = 0) -> int:
-        """*path* inside the root, symbolic links included, magic links of procfs excluded."""
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | extra
-        return syscalls.openat2(self.descriptor, path, flags, resolve=resolve)
-
-    def destination(self, path: str, *, directory: bool = True) -> int:
-        """The place to mount on at *path*, made with its parents if it is missing (config.md, "mounts")."""
-        try:
-            return self.open(path)
-        except FileNotFoundError:
-            pass
-        parts, depth, links = _parts(path), 0, 0
-        parent = os.dup(self.descriptor)
-        while depth < len(parts):
-            here = "/".join(parts[: depth + 1])
-            try:
-                inner = self.open(here)
-            except FileNotFoundError:
-                target = _link(parts[depth], parent)
-                if target is not None:  # a link to what is not there yet: go on where it points
-                    links += 1
-                    if links > _MOST_LINKS:
-                        raise Failure(f"can't mount on {path}: too many symbolic links") from None
-                    parts = (parts[:depth] if target[:1] != "/" else []) + _parts(target) + parts[depth + 1 :]
-                    os.close(parent)
-                    parent, depth = os.dup(self.descriptor), 0
-                    continue
-                if depth + 1 < len(parts) or directory:
-                    os.mkdir(parts[depth], 0o755, dir_fd=parent)
-                else:
-                    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                    os.close(os.open(parts[depth], flags, 0o644, dir_fd=parent))
-                inner = self.open(here)
-            os.close(parent)
-            parent, depth = inner, depth + 1
-        return parent
 
     def _target(self, where: str, *, directory: bool = True) -> int:
         """destination(), but never a place that a link of the image has led onto the root or the kernel's file
@@ -199,7 +150,7 @@ class Root:
         if not cgroup2:
             from gear.helper.cgroups1 import mount_controllers
 
-            mount_controllers(self, where, options)
+            mount_controllers(self, where, options, own_namespace=self._cgroup_namespace)
             return
         place = self._directory(where, "cgroup")
         try:
@@ -245,13 +196,27 @@ class Root:
         """One bind mount: *source* is the detached copy that the helper made, with its attributes."""
         where = mount["destination"]
         self._step.doing = f"bind {mount['source']} on {where}"
-        place = self._target(where, directory=S_ISDIR(os.fstat(source).st_mode))
+        mode = os.fstat(source).st_mode
+        if S_ISLNK(mode):
+            self._copy_link(source, where)
+            return
+        place = self._target(where, directory=S_ISDIR(mode))
         syscalls.move_mount(source, place)
         os.close(place)
         if where == "/sys":
             self._remember(where)
         elif where == "/dev":
             self.has_own_dev = False
+
+    def _copy_link(self, source: int, where: str) -> None:
+        """The option `copy-symlink`: the link itself, not what it points to; what is there already stays."""
+        above, _, name = where.rstrip("/").rpartition("/")
+        directory = self.destination(above or "/")
+        try:
+            os.symlink(os.readlink("", dir_fd=source), name, dir_fd=directory)
+        except FileExistsError:
+            pass
+        os.close(directory)
 
     def _device(self, name: str) -> int:
         """A detached mount of the host's device node *name*, checked to be that device."""
@@ -320,6 +285,16 @@ class Root:
         except PermissionError:
             return False
         return True
+
+    def make_directory(self, path: str) -> None:
+        """Make the directory *path* if nothing is there: a working directory, as crun and runc do.
+
+        When that fails, entering it will, with a better sentence.
+        """
+        try:
+            os.close(self.destination(path))
+        except (OSError, Failure):
+            pass
 
     def protect(self) -> None:
         """Make read-only what had to be writable until all was in its place."""

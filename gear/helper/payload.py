@@ -111,6 +111,8 @@ class _Payload:
             root.mask(path)
         for path in linux.get("readonlyPaths", ()):
             root.make_readonly(path)
+        if self._process:
+            root.make_directory(self._process["cwd"])
         root.protect()
         readonly = self._config["root"].get("readonly", False)
         root.enter(readonly=readonly, propagation=linux.get("rootfsPropagation"))
@@ -222,7 +224,7 @@ class _Payload:
         """Say that the container is created, and wait until somebody starts it."""
         if self._process:
             # What can be known to fail is better told now.
-            execute.change_directory(self._process["cwd"], make=True)
+            execute.change_directory(self._process["cwd"])
             execute.require_program(self._process, execute.variables(self._process))
         self.step.doing = "wait for the start"
         waiting = socket(fileno=self._start.start_socket)
@@ -257,20 +259,18 @@ def become(
     filter_: rights.Filter | None,
     procfs: int,
     channel: Channel,
-    *,
-    make_directory: bool = True,
 ) -> NoReturn:
     """Take the rights of *process* and execute its program; raises Failure and OSError."""
-    made = False
+    entered = False
     try:
-        execute.change_directory(process["cwd"], make=make_directory)
-        made = True
+        execute.change_directory(process["cwd"])
+        entered = True
     except Failure:
         pass  # perhaps its user may enter what root of the namespace may not
     # Before the filter, which may refuse to send anything; a failure from here on is told all the same, if it can be.
     channel.send(EXEC)
     rights.take(process, step, filter_, procfs, lambda fd: channel.send(LISTENER, [fd]))
-    if not made:
+    if not entered:
         execute.change_directory(process["cwd"])
     execute.execute(process, environment)
 

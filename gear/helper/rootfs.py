@@ -8,6 +8,7 @@ attached in a mount namespace of the helper's own, so that nothing ever shows in
 from __future__ import annotations
 
 import posix as os
+from _stat import S_ISLNK
 
 from gear.helper import syscalls
 from gear.helper.bundle import is_bind
@@ -145,6 +146,9 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
         recursive = "rbind" in words
         step.doing = f"bind {source} on {mount['destination']}"
         options = Options(words)
+        if "copy-symlink" in words and _is_link(source):
+            descriptors.append(os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+            continue
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
         descriptor = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
         # Private unless something else is asked for: what is mounted in the container stays there.
@@ -180,6 +184,13 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
             shift(descriptor, source, userns_fd, recursive="ridmap" in words)
         descriptors.append(descriptor)
     return descriptors
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def new_instance(filesystem: str) -> int:

@@ -28,7 +28,7 @@ def test_an_image_cannot_speak_to_the_service_manager(host: GearHost) -> None:
     error = host.fails(1, "start", "liar")
     assert f"/nope?MAINPID={victim}?READY=1?STATUS=fine?]0;title??X=: there is no such file" in error
     assert "\x1b" not in error and host.show("ctr-liar", "MainPID") == "0"
-    host.gear("install", "liar", "liar", "--workdir", f"/x\nMAINPID={victim}\nREADY=1\nX=")
+    host.gear("install", "liar", "liar", "--workdir", f"/etc/hostname/x\nMAINPID={victim}\nREADY=1\nX=")
     assert "can't change to the working directory" in host.fails(1, "start", "liar")
     host.gear("stop", "liar")
     assert host.out("systemctl", "is-active", "victim") == "active"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 import rendering
 
 import gear
-from gear import cli, cli_spec
+from gear import cli, cli_spec, host
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
+from gear.isolation import Isolation
 from gear.model import Layout
 from gear.spec import Mount
 
@@ -255,6 +257,7 @@ def parsed(*words: str) -> tuple[list[str], dict[str, Any]]:
     return cli_spec.options_of(args, command)
 
 
+NULL = replace(host.devices("/dev/null", "/dev/x", "r")[0], kind="c", major=1, minor=3)
 DEFAULTS: dict[str, Any] = {
     "entrypoint": None,
     "command": None,
@@ -269,10 +272,15 @@ DEFAULTS: dict[str, Any] = {
     "memory": None,
     "cpus": None,
     "pids_limit": None,
+    "memory_swap": None,
+    "cpu_shares": None,
+    "cpuset_cpus": None,
     "restart": "on-failure",
     "stop_signal": None,
-    "stop_timeout": 10.0,
+    "stop_timeout": None,
     "net": "none",
+    "ephemeral": False,
+    "isolation": Isolation(),
 }
 
 
@@ -307,6 +315,65 @@ DEFAULTS: dict[str, Any] = {
         (["--stop-signal", "quit"], {"stop_signal": "quit"}),
         (["--stop-timeout", "0"], {"stop_timeout": 0.0}),
         (["--net", "host"], {"net": "host"}),
+        (
+            ["-m", "1m", "--memory-swap=-1", "--cpu-shares", "512", "--cpuset-cpus", "0-3,7"],
+            {"memory": 1 << 20, "memory_swap": -1, "cpu_shares": 512, "cpuset_cpus": "0-3,7"},
+        ),
+        (["--memory-swap", "2m"], {"memory_swap": 2 << 20}),
+        (["--ephemeral"], {"ephemeral": True}),
+        (
+            ["--cap-add", "net_admin,SYS_TIME", "--cap-add=NET_ADMIN", "--cap-drop", "all"],
+            {"isolation": Isolation(cap_add=("CAP_NET_ADMIN", "CAP_SYS_TIME"), cap_drop=("ALL",))},
+        ),
+        (
+            ["--security-opt", "seccomp=unconfined", "--security-opt=no-new-privileges"],
+            {"isolation": Isolation(seccomp="unconfined", no_new_privileges=True)},
+        ),
+        (
+            [
+                "--pid",
+                "host",
+                "--ipc=host",
+                "--uts=host",
+                "--cgroupns",
+                "host",
+                "--userns",
+                "host",
+                "--privileged",
+            ],
+            {
+                "isolation": Isolation(
+                    pid="host", ipc="host", uts="host", cgroupns="host", userns="host", privileged=True
+                )
+            },
+        ),
+        (
+            ["--sysctl", "net.core.somaxconn=a=b", "--ulimit", "nofile=1:2", "--shm-size", "1m"],
+            {
+                "isolation": Isolation(
+                    sysctl={"net.core.somaxconn": "a=b"}, ulimits={"nofile": "1:2"}, shm_size=1 << 20
+                )
+            },
+        ),
+        (
+            [
+                "--group-add",
+                "adm",
+                "--umask",
+                "27",
+                "--tz",
+                "UTC",
+                "--systemd=false",
+                "--oom-score-adj",
+                "-5",
+            ],
+            {
+                "isolation": Isolation(
+                    group_add=("adm",), umask="0027", timezone="UTC", systemd="false", oom_score_adj=-5
+                )
+            },
+        ),
+        (["--device", "/dev/null:/dev/x:r"], {"isolation": Isolation(devices=(NULL,))}),
         (["--net=host", "--start", "--dry-run", "--output=json"], {"net": "host"}),
     ],
 )

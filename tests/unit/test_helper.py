@@ -21,7 +21,7 @@ import rendering
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gear import bundle as rendered
+from gear import confinement
 from gear.helper import bundle, channel, container, execute, mounts, options, rights, start, syscalls
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
 
@@ -164,7 +164,7 @@ def test_capabilities_have_their_numbers() -> None:
 
 def test_default_set_is_dockers() -> None:
     # CapBnd of /proc/self/status in `docker run alpine`.
-    assert rights.capability_mask(list(rendered.CAPABILITIES)) == 0x00000000A80425FB
+    assert rights.capability_mask(list(confinement.CAPABILITIES)) == 0x00000000A80425FB
 
 
 # ---- the channel

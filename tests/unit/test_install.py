@@ -127,7 +127,7 @@ def test_helper_is_complete() -> None:
     sources = install.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
-    assert set(sources) == modules | {"gear/__init__.py", "start", "stop"}
+    assert set(sources) == modules | {"gear/__init__.py", "start", "stop", "remove"}
     assert sources["start"] == (package / "launcher").read_bytes()
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
@@ -198,7 +198,7 @@ def test_static_units_are_written_when_they_differ(layout: Layout) -> None:
 def test_request_keeps_the_range_and_takes_nothing(layout: Layout) -> None:
     image = make_image(layout, Cmd=["/x"])
     assert install.request(layout, "web", image, {}).uid_base == uids.FIRST
-    assert not uids.owners(layout)
+    assert not uids.ranges(layout)
     make_container(layout, image, "other")
     spec = make_container(layout, image)
     wanted = install.request(layout, "web", image, {"read_only": True})
@@ -215,9 +215,10 @@ def test_preview_of_a_new_container_is_every_file_and_writes_none(layout: Layout
     assert list(changed) == [
         directory / "spec.json",
         directory / "config.json",
-        directory / "start.json",
         directory / "hosts",
         directory / "hostname",
+        directory / "seccomp.bpf",
+        directory / "start.json",
         layout.units / "ctr-web.service",
     ]
     assert all(found is None for found, _ in changed.values())

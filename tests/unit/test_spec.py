@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import spec
+from gear import isolation, members, spec, tunables
 from gear.errors import IntegrityError, UsageError
+from gear.isolation import Device, Isolation
 from gear.spec import ImageRef, Mount, Spec
 
 Check = Callable[[Any], Any]
@@ -44,6 +45,9 @@ VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is 
         (spec.cpu_limit, 8192, 8192.0),
         (spec.pids_limit, 1, 1),
         (spec.pids_limit, 4194304, 4194304),
+        (spec.swap_limit, -1, -1),
+        (spec.cpu_shares, 2, 2),
+        (spec.cpu_list, "0-3,7,8191", "0-3,7,8191"),
         (spec.slice_name, "web", "web.slice"),
         (spec.slice_name, "container-small.slice", "container-small.slice"),
         (spec.slice_name, "a.b_c-d.e", "a.b_c-d.e.slice"),
@@ -242,7 +246,7 @@ def test_what_is_no_signal(text: str) -> None:
             None,
         ),
         (
-            lambda value: spec.container_path(value, "The working directory"),
+            lambda value: members.container_path(value, "The working directory"),
             ["", "a", "/a\0b"],
             "The working directory must be an absolute path in the container, not {value!r}.",
             None,
@@ -380,6 +384,49 @@ MOUNTS = st.one_of(
     ),
     st.builds(Mount, st.just("tmpfs"), st.just(""), DESTINATIONS, st.sampled_from([(), ("size=1m", "ro")])),
 )
+CAPABILITIES = st.lists(st.sampled_from([*isolation.ALL_CAPABILITIES, "ALL"]), max_size=3).map(tuple)
+NUMBERS = st.integers(0, 1 << 20)
+MODES = st.sampled_from(isolation.NAMESPACE_MODES)
+ISOLATIONS = st.builds(
+    Isolation,
+    privileged=st.booleans(),
+    cap_add=CAPABILITIES,
+    cap_drop=CAPABILITIES,
+    devices=st.lists(
+        st.builds(
+            Device,
+            source=st.sampled_from(["/dev/kvm", "/dev/a b"]),
+            destination=st.sampled_from(["/dev/x/y", "/srv/node"]),
+            access=st.sampled_from(["r", "rw", "rwm", "m"]),
+            kind=st.sampled_from("cb"),
+            major=NUMBERS,
+            minor=NUMBERS,
+            mode=st.integers(0, 0o777),
+            uid=NUMBERS,
+            gid=NUMBERS,
+        ),
+        max_size=2,
+    ).map(tuple),
+    seccomp=st.sampled_from([None, "unconfined", {"defaultAction": "SCMP_ACT_ALLOW"}]),
+    no_new_privileges=st.booleans(),
+    apparmor=st.sampled_from([None, "unconfined", "my-profile"]),
+    label=st.sampled_from([(), ("disable",), ("type:svirt_t", "level:s0:c1,c2")]),
+    mask=st.sampled_from([(), ("/proc/x", "/sys/y")]),
+    unmask=st.sampled_from([(), ("ALL",), ("/proc/*",)]),
+    pid=MODES,
+    ipc=MODES,
+    uts=MODES,
+    cgroupns=MODES,
+    sysctl=st.dictionaries(st.sampled_from(["net.core.somaxconn", "kernel.shmmax"]), HOSTILE),
+    ulimits=st.dictionaries(st.sampled_from(tunables.ULIMITS), st.sampled_from(["1:2", "0:infinity"])),
+    init=st.sampled_from([None, "/usr/bin/catatonit"]),
+    shm_size=st.none() | st.integers(1, 1 << 40),
+    group_add=st.lists(HOSTILE, max_size=2).map(tuple),
+    umask=st.none() | st.integers(0, 0o777).map(lambda mask: f"{mask:04o}"),
+    timezone=st.sampled_from([None, "local", "Europe/Vienna", "Etc/GMT+5"]),
+    systemd=st.sampled_from(isolation.SYSTEMD_MODES),
+    oom_score_adj=st.none() | st.integers(-1000, 1000),
+)
 WORDS = st.lists(HOSTILE, max_size=3).map(tuple)
 SPECS = st.builds(
     Spec,
@@ -399,9 +446,14 @@ SPECS = st.builds(
     memory=st.none() | st.integers(1 << 20, (1 << 62) - 1),
     cpus=st.none() | st.floats(0.01, 8192),
     pids_limit=st.none() | st.integers(1, 4194304),
+    memory_swap=st.sampled_from([None, -1]),
+    cpu_shares=st.none() | st.integers(2, 262144),
+    cpuset_cpus=st.sampled_from([None, "0", "0-3,7"]),
     restart=st.sampled_from(spec.RESTARTS),
     stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
-    stop_timeout=st.floats(0, 86400),
+    stop_timeout=st.none() | st.floats(0, 86400),
+    ephemeral=st.booleans(),
+    isolation=ISOLATIONS,
     net=st.sampled_from(spec.NETWORKS),
 )
 
@@ -427,7 +479,7 @@ def test_smallest_document_gets_the_defaults() -> None:
         "on-failure",
         "none",
         "container.slice",
-        10.0,
+        None,
     )
     assert found.unit == "ctr-web.service"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gear import uids
-from gear.errors import GearError, HostError
+from gear.errors import GearError, HostError, UsageError
 from gear.model import Layout
 from gear.spec import UID_RANGE_SIZE
 
@@ -23,10 +23,14 @@ def allocate(layout: Layout, name: str, *accounts: Path) -> int:
     return uids.allocate(layout, name, accounts=accounts)
 
 
+def owners(layout: Layout) -> dict[int, str]:
+    return {found.base: found.name for found in uids.ranges(layout)}
+
+
 def test_ranges_are_disjoint_and_in_order(layout: Layout) -> None:
     bases = [allocate(layout, f"c{number}") for number in range(5)]
     assert bases == [uids.FIRST + number * UID_RANGE_SIZE for number in range(5)]
-    assert uids.owners(layout) == {base: f"c{number}" for number, base in enumerate(bases)}
+    assert owners(layout) == {base: f"c{number}" for number, base in enumerate(bases)}
     assert uids.directory(layout).stat().st_mode & 0o777 == 0o700
 
 
@@ -43,14 +47,14 @@ def test_released_range_is_the_next(layout: Layout) -> None:
     uids.release(layout, "a")
     assert allocate(layout, "c") == first
     uids.release(layout, "nobody")
-    assert sorted(uids.owners(layout).values()) == ["b", "c"]
+    assert sorted(owners(layout).values()) == ["b", "c"]
 
 
 def test_prefix_of_a_name_is_another_name(layout: Layout) -> None:
     allocate(layout, "web")
     second = allocate(layout, "web2")
     uids.release(layout, "web")
-    assert uids.owners(layout) == {second: "web2"}
+    assert owners(layout) == {second: "web2"}
 
 
 def test_ranges_of_users_are_left_to_them(layout: Layout, tmp_path: Path) -> None:
@@ -97,21 +101,46 @@ def test_two_at_once_never_get_the_same(layout: Layout) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == len(set(found)) == 80
-    assert sorted(found) == sorted(uids.owners(layout))
+    assert sorted(found) == sorted(owners(layout))
 
 
 def test_what_is_no_range_is_not_counted(layout: Layout) -> None:
     uids.directory(layout).mkdir(parents=True)
     (uids.directory(layout) / "README").write_text("x")
-    assert uids.owners(layout) == {}
+    assert owners(layout) == {}
     os.symlink("x", uids.directory(layout) / "٣")
-    assert uids.owners(layout) == {}
+    assert owners(layout) == {}
     (uids.directory(layout) / "524288").write_text("no link")
     with pytest.raises(GearError, match=r"^Can't read .*/uids: Invalid argument\.$"):
-        uids.owners(layout)
+        owners(layout)
 
 
 def test_nothing_is_taken_before_the_first(layout: Layout) -> None:
-    assert uids.owners(layout) == {}
+    assert owners(layout) == {}
     uids.release(layout, "a")
     assert not layout.state.exists()
+
+
+def test_range_by_number_is_taken_beside_the_own_one_and_never_shared(layout: Layout) -> None:
+    own = allocate(layout, "a")
+    assert uids.take(layout, "a", 200000, 1000) == 200000
+    assert uids.take(layout, "a", 200000, 1000) == 200000
+    assert [(found.base, found.size) for found in uids.ranges(layout)] == [
+        (200000, 1000),
+        (own, UID_RANGE_SIZE),
+    ]
+    for base, size in ((200999, 1), (199000, 1001), (200000, 1000), (own + 65535, 2), (1000, own)):
+        with pytest.raises(UsageError) as caught:
+            uids.take(layout, "b", base, size)
+        assert caught.value.message.startswith(f"b can't have the user ids {base} to {base + size - 1}: ")
+        assert caught.value.message.endswith(" are those of a.")
+    uids.take(layout, "b", 201000, 1)
+    # Going back to the kind of range that everybody has gives the same one as before.
+    assert allocate(layout, "a") == own
+    uids.release(layout, "a")
+    assert owners(layout) == {201000: "b"}
+
+
+def test_next_range_is_not_one_that_was_taken_by_number(layout: Layout) -> None:
+    uids.take(layout, "a", uids.FIRST + 10, 2)
+    assert allocate(layout, "b") == uids.FIRST + UID_RANGE_SIZE

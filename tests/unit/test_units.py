@@ -58,7 +58,10 @@ def test_every_unit_has_the_same_sections_and_only_known_keys() -> None:
         "Service.TimeoutStopSec Service.Restart "
         "Service.RestartPreventExitStatus Service.RestartForceExitStatus "
         "Service.SuccessExitStatus Service.Slice Service.SyslogIdentifier Service.IgnoreSIGPIPE Service.TasksMax "
-        "Service.MemoryMax Service.CPUQuota Service.DevicePolicy Service.DeviceAllow Install.WantedBy".split()
+        "Service.MemoryMax Service.CPUQuota Service.DevicePolicy Service.DeviceAllow "
+        "Service.MemorySwapMax Service.CPUWeight Service.AllowedCPUs "
+        "Service.LimitNOFILE Service.LimitCORE Service.OOMScoreAdjust Service.Delegate Service.ReadOnlyPaths "
+        "Install.WantedBy".split()
     )
 
 
