@@ -73,6 +73,7 @@ def relayed(*command: str, interactive: bool = True, data: bytes = b"") -> subpr
     return subprocess.run(argv, input=data, capture_output=True, check=False, timeout=60)
 
 
+@pytest.mark.spawns
 def test_streams_pass_everything() -> None:
     data = os.urandom(3_000_000)
     done = relayed("cat", data=data)
@@ -84,6 +85,7 @@ def test_streams_pass_everything() -> None:
     assert relayed("sh", "-c", "kill -TERM $$").returncode == 143
 
 
+@pytest.mark.spawns
 def test_who_stays_behind_with_a_stream_keeps_nobody_waiting() -> None:
     done = relayed("sh", "-c", "sleep 300 & echo $!")
     os.kill(int(done.stdout), 9)
