@@ -25,7 +25,7 @@ class Identity:
     home: str
 
 
-def lookup(read: Callable[[str], bytes | None], text: str, whose: str = "image") -> Identity:
+def lookup(read: Callable[[str], bytes | None], text: str, whose: str = "image", ids: int = IDS) -> Identity:
     """Who USER[:GROUP] *text* is, with *read* for `/etc/passwd` and `/etc/group`, None where there is no such file.
 
     A number is an id, known or not.  Without a group it is that of the account, and the account's
@@ -52,13 +52,13 @@ def lookup(read: Callable[[str], bytes | None], text: str, whose: str = "image")
     if colon and group:
         gid = lookup_group(read, group, whose)
     elif account is not None:
-        groups = _memberships(read, account[0])
+        groups = _memberships(read, account[0], ids)
     home = account[5] if account is not None else ""
     if uid is None or gid is None:
         raise IntegrityError(f"The {whose}'s /etc/passwd has no usable ids for the user {user!r}.")
     for what, value in (("user", uid), ("group", gid)):
-        if value >= IDS:
-            raise UsageError(f"The {what} id {value} can't be used: a container has ids 0 to {IDS - 1}.")
+        if value >= ids:
+            raise UsageError(f"The {what} id {value} can't be used: a container has ids 0 to {ids - 1}.")
     return Identity(uid, gid, groups, home if home.startswith("/") else "/")
 
 
@@ -84,11 +84,11 @@ def lookup_group(read: Callable[[str], bytes | None], text: str, whose: str = "i
     )
 
 
-def _memberships(read: Callable[[str], bytes | None], user: str) -> tuple[int, ...]:
+def _memberships(read: Callable[[str], bytes | None], user: str, ids: int) -> tuple[int, ...]:
     """The supplementary groups of an account, sorted."""
     rows = table(read("/etc/group"), 4)
-    ids = {numeric(row[2]) for row in rows if user in row[3].split(",")}
-    return tuple(sorted(gid for gid in ids if gid is not None and gid < IDS))
+    found = {numeric(row[2]) for row in rows if user in row[3].split(",")}
+    return tuple(sorted(gid for gid in found if gid is not None and gid < ids))
 
 
 def numeric(text: str) -> int | None:
@@ -97,10 +97,11 @@ def numeric(text: str) -> int | None:
 
 
 def table(data: bytes | None, columns: int) -> list[list[str]]:
-    """The rows of a file like passwd(5); those that are too short are padded, comments are left out."""
+    """The rows of a file like passwd(5); those that are too short are padded, comments and damage are left out."""
     rows = []
     for line in (data or b"").decode("utf-8", "surrogateescape").split("\n"):
         row = line.strip().split(":")
-        if row[0] and not row[0].startswith("#"):
+        # No program could be given a NUL, as part of $HOME for example; such a row is damage.
+        if row[0] and not row[0].startswith("#") and "\0" not in line:
             rows.append(row + [""] * (columns - len(row)))
     return rows

@@ -129,10 +129,10 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     view = View(layers)
     identity = _identity(spec, image, view)
     in_image = _has_zone(spec, view)
-    files_of_bundle = bundle.render(
-        spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image
-    )
-    rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **files_of_bundle}
+    rendered = {
+        spec_path(layout, spec.name): files.dump_json(spec.to_mapping()),
+        **bundle.render(spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image),
+    }
     run = run_of(layout, spec.name)
     if run is None or run.kind == "service":
         text = units.render(
@@ -156,12 +156,13 @@ def zone_of_host(spec: Spec, image: Image, layout: Layout) -> str | None:
 
 def _identity(spec: Spec, image: Image, view: View) -> Identity:
     """Who the payload runs as, with the groups that were asked for; raises UsageError for ids it has not."""
-    found = view.lookup_user(spec.user if spec.user is not None else image.config.user)
+    found = view.lookup_user(spec.user if spec.user is not None else image.config.user, spec.id_count)
     more = [view.lookup_group(group) for group in spec.isolation.group_add]
     found = replace(found, groups=tuple(dict.fromkeys((*found.groups, *more))))
-    for number in (found.uid, found.gid, *found.groups):
-        if number >= spec.id_count:
-            raise UsageError(f"{spec.name} can't have the id {number}: it has ids 0 to {spec.id_count - 1}.")
+    if too_large := [group for group in more if group >= spec.id_count]:
+        raise UsageError(
+            f"{spec.name} can't have the group {too_large[0]}: it has ids 0 to {spec.id_count - 1}."
+        )
     return found
 
 

@@ -142,16 +142,10 @@ def devices(source: str, destination: str, access: str) -> list[Device]:
     """The device node *source*, or those below it when it is a directory; raises UsageError when there is none."""
     try:
         status = os.stat(source)
-        names = sorted(os.listdir(source)) if stat.S_ISDIR(status.st_mode) else None
     except OSError as error:
         raise UsageError(f"There is no device {source} on this machine: {error.strerror}.") from error
-    if names is not None:
-        found = [
-            device
-            for name in names
-            if _is_device(f"{source}/{name}") or os.path.isdir(f"{source}/{name}")
-            for device in devices(f"{source}/{name}", f"{destination}/{name}", access)
-        ]
+    if stat.S_ISDIR(status.st_mode):
+        found = _devices_below(source, destination, access)
         if not found:
             raise UsageError(f"There is no device in {source}.")
         return found
@@ -161,6 +155,17 @@ def devices(source: str, destination: str, access: str) -> list[Device]:
     numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
     mode = stat.S_IMODE(status.st_mode) & 0o777
     return [Device(source, destination, access, kind, *numbers, mode, status.st_uid, status.st_gid)]
+
+
+def _devices_below(source: str, destination: str, access: str) -> list[Device]:
+    found = []
+    for name in sorted(os.listdir(source)):
+        path, inside = f"{source}/{name}", f"{destination}/{name}"
+        if _is_device(path):
+            found += devices(path, inside, access)
+        elif os.path.isdir(path) and not os.path.islink(path):  # /dev/fd leads round
+            found += _devices_below(path, inside, access)
+    return found
 
 
 def _is_device(path: str) -> bool:

@@ -79,9 +79,9 @@ class View:
             _Copy(target).directory(found.directories, target, b"")
         return True
 
-    def lookup_user(self, text: str) -> Identity:
+    def lookup_user(self, text: str, ids: int = accounts.IDS) -> Identity:
         """Who the image's USER *text* is, by its own /etc/passwd and /etc/group, as Docker decides it."""
-        return accounts.lookup(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text)
+        return accounts.lookup(lambda path: self.read_file(path, ACCOUNTS_LIMIT), text, ids=ids)
 
     def lookup_group(self, text: str) -> int:
         """The id of a group given by name or number; raises UsageError for a name that the image has not."""

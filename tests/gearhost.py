@@ -149,9 +149,9 @@ class GearHost:
         return found
 
 
-def start_host(*, vm: bool = False) -> GearHost:
-    """Boot a host of the release under test, with gear on it."""
-    return GearHost(boot(RELEASE, vm=vm))
+def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
+    """Boot a host of the release under test, with gear on it; *extra* names further packages of testhost's."""
+    return GearHost(boot(RELEASE, vm=vm, extra=extra))
 
 
 def demo_image(directory: Path, name: str = "hello") -> Path:

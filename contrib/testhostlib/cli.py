@@ -23,7 +23,7 @@ OWN_FAILURE = 125
 def build(args: argparse.Namespace, places: Places) -> int:
     for release in args.release:
         make = disks.build_disk if args.vm else trees.build_tree
-        print(make(release, places=places))
+        print(make(release, extra=args.extra, places=places))
     return 0
 
 
@@ -31,6 +31,7 @@ def boot(args: argparse.Namespace, places: Places) -> int:
     host = launch.boot(
         args.release,
         vm=args.vm,
+        extra=args.extra,
         name=args.name,
         owner=args.owner,
         binds=[parse_bind(text) for text in args.bind],
@@ -166,11 +167,17 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("build", build, "build and cache the root tree of a release, or the disk of a virtual machine")
     sub.add_argument("release", nargs="+", metavar="RELEASE", help=" or ".join(recipe.RELEASES))
     sub.add_argument("--vm", action="store_true", help="the disk, too")
+    sub.add_argument(
+        "--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}"
+    )
 
     sub = verb("boot", boot, "boot a host and print its name once it is up")
     sub.add_argument("release", metavar="RELEASE", help=" or ".join(recipe.RELEASES))
     sub.add_argument(
         "--vm", action="store_true", help="a virtual machine: slow, but with a kernel of its own"
+    )
+    sub.add_argument(
+        "--extra", default="", metavar="SET", help=f"with more packages: {', '.join(recipe.EXTRAS)}"
     )
     sub.add_argument("--name", help="its name (default: one that is free)")
     sub.add_argument("--owner", type=int, metavar="PID", help="take the host down when this process ends")

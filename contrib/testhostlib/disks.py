@@ -29,18 +29,18 @@ mke2fs -q -t ext4 -L root -d "$2/merged" "$2/root.img" "$4"
 """
 
 
-def build_disk(release: str, *, places: Places | None = None) -> Path:
+def build_disk(release: str, *, extra: str = "", places: Places | None = None) -> Path:
     """The directory with the cached disk of a release, built now when it is not there, from its tree."""
     places = places or Places.default()
-    tree = trees.build_tree(release, places=places)
+    tree = trees.build_tree(release, extra=extra, places=places)
     needs.programs("mke2fs", "ssh-keygen", "setpriv", "unshare", "dpkg-deb")
     public = public_key(places)
-    path = disk_path(places, release, public)
+    path = disk_path(places, release, public, extra)
     return trees.build_once(places, path, DISK_MIB, lambda staging, held: fill(tree, staging, public, held))
 
 
-def disk_path(places: Places, release: str, public: str) -> Path:
-    key = recipe.key(recipe.tree_key(release), initrd.INIT, initrd.MODULES, SCRIPT, DISK_SIZE, public)
+def disk_path(places: Places, release: str, public: str, extra: str = "") -> Path:
+    key = recipe.key(recipe.tree_key(release, extra), initrd.INIT, initrd.MODULES, SCRIPT, DISK_SIZE, public)
     return places.disks / f"{release}-{key}"
 
 

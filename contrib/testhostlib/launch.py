@@ -27,6 +27,7 @@ def boot(
     release: str,
     *,
     vm: bool = False,
+    extra: str = "",
     name: str | None = None,
     owner: int | None = 0,
     binds: Sequence[tuple[str, str]] = (),
@@ -38,8 +39,8 @@ def boot(
     """Boot a host and return once it is up; builds and caches its tree or disk when that is not there.
 
     It is torn down when the owner ends: by default the calling process (0), otherwise a pid; None is nobody.
-    BINDS are pairs of a path here and one in a nested host.  STORAGE is a directory that keeps the host's
-    changes when it is stopped.
+    EXTRA names a set of further packages, see recipe.py.  BINDS are pairs of a path here and one in a nested
+    host.  STORAGE is a directory that keeps the host's changes when it is stopped.
     """
     places = places or Places.default()
     kind = "vm" if vm else "nested"
@@ -49,10 +50,10 @@ def boot(
         if binds:
             raise UsageError("a virtual machine has no binds", hint="use 'testhost copy'")
         needs.programs("qemu-system-x86_64", "qemu-img", "ssh")
-        source = disks.build_disk(release, places=places)
+        source = disks.build_disk(release, extra=extra, places=places)
     else:
         needs.programs("systemd-nspawn", "nsenter", "setpriv", "cp")
-        source = trees.build_tree(release, places=places)
+        source = trees.build_tree(release, extra=extra, places=places)
     sweep(places)
     needs.space(places.cache, HOST_MIB)
     request = state.Request(
@@ -231,13 +232,14 @@ def clean(places: Places, *, everything: bool) -> list[Path]:
     used = {places.cache / host.request.source for host in hosts(places)}
     if everything and used:
         raise UsageError("the cache is in use by hosts", hint="testhost stop --all")
-    current = {trees.tree_path(places, release) for release in recipe.RELEASES}
+    made = [(release, extra) for release in recipe.RELEASES for extra in ("", *recipe.EXTRAS)]
+    current = {trees.tree_path(places, release, extra) for release, extra in made}
     current |= {
         images.image_path(places, name, release) for name in images.NAMES for release in recipe.RELEASES
     }
     if (places.ssh / "id_ed25519.pub").exists():
         public = disks.public_key(places)
-        current |= {disks.disk_path(places, release, public) for release in recipe.RELEASES}
+        current |= {disks.disk_path(places, release, public, extra) for release, extra in made}
     removed = []
     for path in sorted(path for top in (places.trees, places.disks, places.images) for path in top.iterdir()):
         if path in used or (path in current and not everything):

@@ -24,6 +24,13 @@ PACKAGES = (
     "iproute2", "nftables", "curl", "busybox-static", "strace", "openssh-server",
 )  # fmt: skip
 
+# What a host may have besides, by the name of the set: programs that tests hold gear against.
+EXTRAS = {
+    "podman": (
+        "podman", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
+    ),
+}  # fmt: skip
+
 # The kernel's package is fetched while the package lists are there, but not installed: disks.py unpacks it.
 KERNEL_HOOK = """\
 mkdir -p "$1/usr/lib/testhost-kernel"
@@ -104,8 +111,17 @@ def key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def tree_key(release: str) -> str:
-    return key(release, PACKAGES, KERNEL_HOOK, EXCLUDED, FILES, LINKS)
+def packages(extra: str = "") -> tuple[str, ...]:
+    """What is installed in a tree; *extra* names a set of EXTRAS."""
+    if not extra:
+        return PACKAGES
+    if extra not in EXTRAS:
+        raise UsageError(f"no such set of packages: {extra!r}", hint=f"known sets: {', '.join(EXTRAS)}")
+    return (*PACKAGES, *EXTRAS[extra])
+
+
+def tree_key(release: str, extra: str = "") -> str:
+    return key(release, packages(extra), KERNEL_HOOK, EXCLUDED, FILES, LINKS)
 
 
 def mmdebstrap(

@@ -19,15 +19,15 @@ from .places import Places
 TREE_MIB = 1024
 
 
-def tree_path(places: Places, release: str) -> Path:
-    return places.trees / f"{release}-{recipe.tree_key(release)}"
+def tree_path(places: Places, release: str, extra: str = "") -> Path:
+    return places.trees / f"{release}-{recipe.tree_key(release, extra)}"
 
 
-def build_tree(release: str, *, places: Places | None = None) -> Path:
+def build_tree(release: str, *, extra: str = "", places: Places | None = None) -> Path:
     """The cached root tree of a release, built now when it is not there; blocks for about 20 s then."""
     places = places or Places.default()
     recipe.check_release(release)
-    path = tree_path(places, release)
+    path = tree_path(places, release, extra)
     if path.exists():
         return path
     needs.root()
@@ -35,7 +35,7 @@ def build_tree(release: str, *, places: Places | None = None) -> Path:
     places.make()
 
     def fill(staging: Path, held: int) -> None:
-        bootstrap(release, recipe.PACKAGES, staging, held, hook=recipe.KERNEL_HOOK)
+        bootstrap(release, recipe.packages(extra), staging, held, hook=recipe.KERNEL_HOOK)
         finish(staging)
 
     return build_once(places, path, TREE_MIB, fill)

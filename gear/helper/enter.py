@@ -177,6 +177,9 @@ def _between(target: int, flags: int, process: dict, entry: Entry, channel: Chan
                 raise ConnectionResetError(104, "the caller has died")
             # The host's, for labels: nobody inside has made it.
             procfs = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            if process.get("terminal"):
+                from gear.helper import terminal  # noqa: F401
+            payload.import_nothing_more()
             step.doing = "join the container's namespaces"
             if entry.mounts is not None:  # first: it takes the host's rights
                 syscalls.setns(entry.mounts, syscalls.CLONE_NEWNS)

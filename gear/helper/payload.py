@@ -7,6 +7,7 @@ builds the file system, takes the identity and rights that config.json gives it,
 from __future__ import annotations
 
 import posix as os
+import sys
 from _socket import AF_INET, SOCK_DGRAM, socket
 from fcntl import ioctl
 
@@ -114,6 +115,7 @@ class _Payload:
         if self._process:
             root.make_directory(self._process["cwd"])
         root.protect()
+        self._import_the_rest()
         readonly = self._config["root"].get("readonly", False)
         root.enter(readonly=readonly, propagation=linux.get("rootfsPropagation"))
         self._name()
@@ -167,6 +169,22 @@ class _Payload:
 
         root.populate_dev(names_in_dev(devices))
         provide(root, devices, sources, self.step)
+
+    def _import_the_rest(self) -> None:
+        """What is used after the root has changed.  A module would be looked for below the container's root then, and
+        what is found there be executed with rights that the container does not have."""
+        if (self._config.get("hooks") or {}).get("startContainer"):
+            import json  # noqa: F401
+            import select  # noqa: F401
+
+            from gear.helper import hooks  # noqa: F401
+        if (
+            self._linux.get("personality")
+            or self._linux.get("memoryPolicy")
+            or self._config.get("domainname")
+        ):
+            from gear.helper import tasks  # noqa: F401
+        import_nothing_more()
 
     def _make_terminal(self, root: Root) -> None:
         from gear.helper import terminal
@@ -250,6 +268,14 @@ class _Payload:
         environment = execute.variables(process)
         rights.prepare_exec(self.step, self._start.keep)
         become(process, environment, self.step, self._start.filter, self._procfs, self.channel)
+
+
+def import_nothing_more() -> None:
+    """From here on no module can be imported that is not there already: for a process that enters a container."""
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.path.clear()
 
 
 def become(

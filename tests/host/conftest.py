@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from attacking import Attacker, programs  # noqa: E402
 from gearhost import GearHost, demo_image, start_host  # noqa: E402
 
 
@@ -34,3 +35,16 @@ def host(booted: GearHost) -> Iterator[GearHost]:
         booted.gear("delete", "--volumes", *names)
     assert booted.mount_table() == before
     assert booted.leftovers() == []
+
+
+@pytest.fixture(scope="module")
+def _attacks(booted: GearHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacker]:
+    made = Attacker(booted, *programs(tmp_path_factory.getbasetemp()))
+    yield made
+    made.forget()
+
+
+@pytest.fixture
+def attacker(host: GearHost, _attacks: Attacker) -> Attacker:
+    """The attacking programs, in the image `attack` and on the host; containers go with the test's end."""
+    return _attacks

@@ -26,8 +26,8 @@ LAYERS = {
         "containers images install lifecycle remove inside top attach copying transfer joining running debugging"
     ),
     "front ends": (
-        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_plan "
-        "cli_remove cli_run cli_spec __main__"
+        "command cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
+        "cli_plan cli_remove cli_run cli_spec __main__"
     ),
 }
 # What points up all the same, and why.
@@ -51,7 +51,7 @@ HELPER_USERS = {
 DOORS = {
     "pystemd": {"systemd"},
     "dbus_next": set(),
-    "pyroute2": set(),
+    "pyroute2": {"runtime.netdevices"},
     "yaml": set(),
     "isal": {"compression"},
     "zstandard": {"compression"},
@@ -80,6 +80,23 @@ HELPER_ALLOWED = {
     "typing",
     "collections.abc",
 }
+# What the OCI command line may import of gear outside its package and the helper, and only where it is needed:
+# clients call it several times for each container.
+RUNTIME_ALLOWED = {"errors", "resources", "seccomp", "systemd"}
+# What takes longer to import than `gear-oci state` may take.
+COSTLY = {
+    "argparse",
+    "ctypes",
+    "dataclasses",
+    "enum",
+    "functools",
+    "json",
+    "pathlib",
+    "re",
+    "shutil",
+    "socket",
+}
+COSTLY |= {"signal", "subprocess", "tempfile", "typing", "contextlib", "collections"}
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 # What may be longer, and why.
@@ -102,6 +119,11 @@ def helper_modules() -> dict[str, Path]:
     return {path.stem: path for path in sorted((PACKAGE / "helper").glob("*.py"))}
 
 
+def runtime_modules() -> dict[str, Path]:
+    """The modules of the OCI command line, by name."""
+    return {path.stem: path for path in sorted((PACKAGE / "runtime").glob("*.py"))}
+
+
 def imports(path: Path) -> set[str]:
     """The full names of what a module imports, wherever in it."""
     found = set()
@@ -117,6 +139,7 @@ def imports(path: Path) -> set[str]:
                 in (
                     "gear",
                     "gear.helper",
+                    "gear.runtime",
                 )
                 else {node.module or ""}
             )
@@ -235,6 +258,37 @@ def test_helper_imports_what_is_costly_only_where_it_is_not_run() -> None:
             assert not names & {"json", "typing", "os"}, f"helper/{path.name} imports {names}"
 
 
+@pytest.mark.parametrize("module", runtime_modules())
+def test_runtime_imports_the_helper_and_little_else(module: str) -> None:
+    for name in imports(runtime_modules()[module]):
+        first, _, rest = name.partition(".")
+        if first == "gear":
+            part = rest.partition(".")[0]
+            assert part in {"helper", "runtime", "__version__", *RUNTIME_ALLOWED}, (
+                f"runtime/{module} imports {name}"
+            )
+        elif first not in sys.stdlib_module_names and not first.startswith("_"):
+            assert f"runtime.{module}" in DOORS.get(first, set()), f"runtime/{module} imports {name}"
+        assert first not in GUARDED, f"runtime/{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", runtime_modules())
+def test_runtime_imports_what_is_costly_only_where_it_is_needed(module: str) -> None:
+    for node in tree_of(runtime_modules()[module]).body:
+        names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        if isinstance(node, ast.ImportFrom):
+            names = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        assert not {name.partition(".")[0] for name in names} & COSTLY, f"runtime/{module} imports {names}"
+        assert not names & {f"gear.{name}" for name in RUNTIME_ALLOWED}, f"runtime/{module} imports {names}"
+
+
+def test_helper_does_not_import_the_runtime() -> None:
+    for module, path in helper_modules().items():
+        assert not any(name.startswith("gear.runtime") for name in imports(path)), (
+            f"{module} imports the runtime"
+        )
+
+
 def test_launcher_is_three_statements() -> None:
     source = (PACKAGE / "helper" / "launcher").read_text()
     tree = ast.parse(source)
@@ -256,7 +310,9 @@ def functions(tree: ast.Module) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(
-    "path", [*modules().values(), *helper_modules().values()], ids=lambda path: path.stem
+    "path",
+    [*modules().values(), *helper_modules().values(), *runtime_modules().values()],
+    ids=lambda path: f"{path.parent.name}.{path.stem}",
 )
 def test_nothing_is_too_long(path: Path) -> None:
     lines = len(path.read_text().splitlines())
@@ -278,5 +334,5 @@ def test_what_may_be_long_is() -> None:
 
 
 def test_no_module_is_a_drawer() -> None:
-    for module in [*modules(), *helper_modules()]:
+    for module in [*modules(), *helper_modules(), *runtime_modules()]:
         assert module not in FORBIDDEN_NAMES, f"{module} says nothing of what is in it"

@@ -69,7 +69,10 @@ def test_data_files_are_there() -> None:
 
 
 def test_entry_point_is_there() -> None:
-    assert SETUP["options.entry_points"]["console_scripts"].strip() == "gear = gear.cli:main"
+    assert SETUP["options.entry_points"]["console_scripts"].split("\n")[1:] == [
+        "gear = gear.cli:main",
+        "gear-oci = gear.runtime.cli:main",
+    ]
 
 
 def test_third_party_packages_are_named_with_their_bounds() -> None:
@@ -110,7 +113,8 @@ def test_programs_say_what_runs_them() -> None:
 
 
 def test_programs_use_the_systems_interpreter() -> None:
-    interpreters = ("#!/usr/bin/python3", "#!/bin/sh", "#!/bin/bash")
+    # Without `site` starts the runtime, which clients call often.
+    interpreters = ("#!/usr/bin/python3", "#!/usr/bin/python3 -IS", "#!/bin/sh", "#!/bin/bash")
     for path in (TOP / "contrib").iterdir():
         if path.is_file() and os.access(path, os.X_OK):
             assert first_line(path) in interpreters, path.name

@@ -18,6 +18,7 @@ import gear
 from gear import containers, files, install, remove, store, uids
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
+from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, Image
 from gear.spec import ImageRef, Spec
@@ -448,3 +449,86 @@ def test_state_directory_goes_only_when_it_is_empty(layout: Layout) -> None:
     (layout.volumes / "data").mkdir(parents=True)
     remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
     assert (layout.volumes / "data").is_dir()
+
+
+@pytest.mark.spawns
+def test_user_ids_that_are_asked_for_are_taken_and_those_of_before_are_kept_for_later(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    spec = make_container(layout, image)
+    for userns, base, layer in (("host", 0, "-0"), ("200000:70000", 200000, "-200000")):
+        asked = install.request(layout, "web", image, {"isolation": Isolation(userns=userns)})
+        assert asked.uid_base == base
+        done = install.apply(layout, asked, image)
+        assert (done.spec, done.changes[-1]) == (asked, "userns")
+        assert containers.get(layout, "web") == asked
+        upper = layout.containers / "web" / f"layer-{image.digest[7:19]}{layer}" / "upper"
+        assert upper.stat().st_uid == base
+    assert install.apply(layout, install.request(layout, "web", image, {}), image).spec == spec
+    with pytest.raises(UsageError):
+        wanted = {"isolation": Isolation(userns="269999")}
+        install.apply(layout, install.request(layout, "other", image, wanted), image)
+    assert {found.name for found in uids.ranges(layout)} == {"web"}
+
+
+def test_filter_follows_the_capabilities_and_privilege_has_none(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    path, start = (layout.containers / "web" / name for name in ("seccomp.bpf", "start.json"))
+
+    def rendered(**isolation: Any) -> tuple[bytes | None, bool]:
+        spec = install.request(layout, "web", image, {"isolation": Isolation(**isolation)})
+        found = containers.render(spec, image, layout)
+        return found.get(path), b"seccomp.bpf" in found[start]
+
+    usual, named = rendered()
+    assert usual and named
+    more, _ = rendered(cap_add=("CAP_SYS_ADMIN",))
+    assert more and more != usual
+    own, _ = rendered(seccomp={"defaultAction": "SCMP_ACT_ALLOW"})
+    assert own and len(own) < len(usual)
+    assert rendered(seccomp="unconfined") == rendered(privileged=True) == (None, False)
+    assert rendered(privileged=True, seccomp={"defaultAction": "SCMP_ACT_ALLOW"})[0]
+
+
+@pytest.mark.spawns
+def test_directory_of_the_host_is_an_image(layout: Layout, tmp_path: Path) -> None:
+    root = tmp_path / "root dir"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/group").write_text("crew:x:77:\n")
+    store.prepare(layout)
+    options = {"command": ("/x",), "isolation": Isolation(group_add=("crew", "5"))}
+    done = install.install(layout, "web", f"host:{root}/../root dir", options)
+    assert (done.spec.image, done.spec.image.directory) == (ImageRef(f"host:{root}", ""), str(root))
+    directory = layout.containers / "web"
+    assert files.read_json(directory / "start.json")["root"]["lower"] == [str(root)]
+    assert files.read_json(directory / "config.json")["process"]["user"]["additionalGids"] == [77, 5]
+    image = containers.image_of(layout, done.spec)
+    assert install.preview(layout, done.spec, image) == {}
+    shutil.rmtree(root)
+    with pytest.raises(NotFoundError):
+        containers.image_of(layout, done.spec)
+
+
+@pytest.mark.spawns
+def test_ephemeral_container_has_no_writable_layer(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+    install.apply(layout, install.request(layout, "web", image, {"ephemeral": True}), image)
+    assert list((layout.containers / "web").glob("layer-*")) == []
+    assert files.read_json(layout.containers / "web" / "start.json")["root"] == {
+        "ephemeral": True,
+        "lower": [],
+    }
+
+
+def test_zone_is_taken_from_this_machine_only_where_the_image_has_none(
+    layout: Layout, tmp_path: Path
+) -> None:
+    zone = tmp_path / "root/usr/share/zoneinfo/Test"
+    zone.mkdir(parents=True)
+    (zone / "Inside").write_bytes(b"TZif2")
+    image = containers.resolve(layout, f"host:{tmp_path}/root")
+    for name, missing in (("Test/Inside", None), ("Test/Outside", "Test/Outside"), ("local", "local")):
+        options = {"command": ("/x",), "isolation": Isolation(timezone=name)}
+        spec = install.request(layout, "web", image, options)
+        assert containers.zone_of_host(spec, image, layout) == missing
+        config = containers.render(spec, image, layout)[layout.containers / "web" / "config.json"]
+        assert (b'"TZ=Test/Inside"' in config) == (missing is None)

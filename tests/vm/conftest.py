@@ -15,7 +15,7 @@ from gearhost import GearHost, demo_image, start_host  # noqa: E402
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
-    booted = start_host(vm=True)
+    booted = start_host(vm=True, extra="podman")
     try:
         booted.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
         booted.gear("image", "load", "/root/hello")

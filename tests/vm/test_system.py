@@ -10,10 +10,11 @@ from gearhost import GearHost
 
 def booted(machine: GearHost, unit: str) -> int:
     """The pid of the system's first process, once the system says `running`."""
+    # Before it is active its main process is the helper, which is outside.
     machine.wait(lambda: machine.show(unit, "ActiveState") == "active", f"{unit} to be active")
     pid = int(machine.show(unit, "MainPID"))
-    inside = ("nsenter", "-t", str(pid), "-a", "systemctl", "is-system-running", "--wait")
-    assert machine.run(*inside, check=False).stdout == b"running\n"
+    inside = ("nsenter", "-t", str(pid), "-a", "systemctl", "is-system-running")
+    machine.wait(lambda: machine.run(*inside, check=False).stdout == b"running\n", "the system to be up")
     return pid
 
 
@@ -24,7 +25,7 @@ def install(machine: GearHost, *options: str) -> None:
 
 
 def test_system_boots_in_its_own_cgroups_and_shuts_down_in_order(machine: GearHost) -> None:
-    install(machine)
+    install(machine, "-v", "last-words:/srv")
     pid = booted(machine, "ctr-sys.service")
     inside = ("nsenter", "-t", str(pid), "-a")
     assert machine.out(*inside, "systemd-detect-virt", "--container") == "container-other"
@@ -38,13 +39,15 @@ def test_system_boots_in_its_own_cgroups_and_shuts_down_in_order(machine: GearHo
     assert machine.sh(f"stat -c %u /proc/{pid}") == str(base)
     # Docker's rights: no mounting, not even within its user namespace.
     assert machine.sh(f"grep CapEff /proc/{pid}/status").split()[1] == "00000000a80425fb"
-    machine.run(*inside, "systemd-run", "--quiet", "--unit", "last-words", "-p", "ExecStop=/bin/touch /run/stopped",
-                "sleep", "1000")  # fmt: skip
+    machine.run(*inside, "systemd-run", "--quiet", "--unit", "last-words", "-p",
+                "ExecStop=/bin/touch /srv/stopped", "sleep", "1000")  # fmt: skip
     machine.gear("stop", "sys")
     assert machine.show("ctr-sys.service", "Result") == "success"
+    # Its services were stopped one by one.
+    assert machine.sh("ls /var/lib/gear/volumes/last-words/data") == "stopped"
     log = machine.sh("journalctl -u ctr-sys.service -o cat")
     assert "Killing" not in log and "timed out" not in log
-    machine.gear("delete", "sys")
+    machine.gear("delete", "--volumes", "sys")
 
 
 def test_system_with_rights_of_its_own_reboots_and_powers_off(machine: GearHost) -> None:
@@ -57,7 +60,6 @@ def test_system_with_rights_of_its_own_reboots_and_powers_off(machine: GearHost)
     assert second != first
     machine.run("nsenter", "-t", str(second), "-a", "systemctl", "poweroff")
     machine.wait(lambda: machine.show("ctr-sys.service", "ActiveState") == "inactive", "the end")
-    assert machine.show("ctr-sys.service", "NRestarts") == "1"
     assert machine.show("ctr-sys.service", "Result") == "success"
     machine.gear("delete", "sys")
 

@@ -1,0 +1,1 @@
+"""Modules that suites import and Debian does not have."""
