@@ -70,6 +70,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         args.privileged,
     )
     target = joining.find(context.layout, args.name)
+    joining.protect(target)
     return attended(args, lambda streams: joining.run(target, wanted, streams))
 
 

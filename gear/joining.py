@@ -15,7 +15,7 @@ from typing import Any
 
 from gear import accounts, groups, inroot
 from gear.errors import GearError, NotFoundError, UsageError
-from gear.helper import enter, rights
+from gear.helper import enter, interpreter, rights
 from gear.helper import tasks as _tasks  # noqa: F401 (the engine imports it later, when that is too late)
 from gear.helper.bundle import load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
@@ -149,6 +149,16 @@ def _limits(pid: int) -> list[dict[str, Any]]:
             soft, hard = (_INFINITY if value == resource.RLIM_INFINITY else value for value in theirs)
             found.append({"type": name, "soft": soft, "hard": hard})
     return found
+
+
+def protect(target: Target) -> None:
+    """Keep the interpreter from a container whose root is the host's; may start this program again."""
+    try:
+        shared = interpreter.shares_ids_with(target.pid)
+    except OSError:  # it has ended, which is told later
+        return
+    if shared:
+        interpreter.protect()
 
 
 def run(target: Target, wanted: Wanted, streams: Streams) -> int:

@@ -21,6 +21,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     devices,
     hooks,
     idmaps,
+    interpreter,
     lowports,
     payload,
     rootfs,
@@ -53,6 +54,12 @@ def free_name(layout: Layout) -> str:
         if not containers.exists(layout, name):
             return name
     return f"run-{os.getpid()}"
+
+
+def protect(options: Mapping[str, Any]) -> None:
+    """Keep the interpreter from a payload whose root is the host's; may start this program again."""
+    if options["isolation"].userns == "host":
+        interpreter.protect()
 
 
 def in_background(

@@ -9,6 +9,7 @@ An empty description is a container without a group.  What to write is gear/runt
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -74,7 +75,12 @@ def make(path: str) -> dict[str, Any]:
         description["unified"] = _make_unified(hierarchies.unified, path)
     controllers = {}
     for controller, place in hierarchies.controllers.items():
-        controllers[controller] = _make_version1(controller, place, path)
+        try:
+            controllers[controller] = _make_version1(controller, place, path)
+        except OSError as error:
+            # Shown but not given to this machine, as in a nested one: a limit that needs it is refused later.
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
     if controllers:
         description["controllers"] = controllers
     return description
@@ -201,12 +207,26 @@ def _write_choice(directory: str, file: str, value: str) -> None:
             return
         except FileNotFoundError:
             if last:
-                raise Failure(
-                    f"the limit {name} needs a controller that this machine does not have"
-                ) from None
+                raise Failure(_missing(directory, name)) from None
         except OSError as error:
             if last or not name.startswith("io.bfq"):
                 raise Failure(f"can't write {values[0]} to {directory}/{name}: {error.strerror}") from error
+
+
+def _missing(directory: str, name: str) -> str:
+    """Why a group has no file *name*."""
+    controller, _, rest = name.partition(".")
+    if not rest:
+        return f"the specified key has not the form CONTROLLER.VALUE `{name}`"
+    try:
+        known = _read(f"{directory}/cgroup.controllers").split()
+    except OSError:  # version 1, where the directory is the controller's
+        known = [controller]
+    if controller not in known:
+        return (
+            f"the requested cgroup controller `{controller}` is not available, and the limit {name} needs it"
+        )
+    return f"can't write {directory}/{name}: No such file or directory"
 
 
 def pids(description: dict[str, Any]) -> list[int]:

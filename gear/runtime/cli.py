@@ -11,6 +11,7 @@ import os
 import sys
 
 from gear import __version__
+from gear.helper import interpreter
 from gear.helper.failure import EXIT_EXEC, Failure
 from gear.runtime.arguments import EXIT_USAGE, Option, Parsed, help_text, parse
 from gear.runtime.report import Log
@@ -96,6 +97,8 @@ def _make(call: Call, *, detached: bool) -> int:
 
     request = lifecycle.Request(call.root, call.name, call.options.get("bundle", "."), call.log)
     request.config, request.manager = call.options.get("config"), call.manager
+    if lifecycle.shares_ids(request):
+        interpreter.protect()
     request.pid_file, request.console_socket = (
         call.options.get("pid-file"),
         call.options.get("console-socket"),
@@ -188,7 +191,9 @@ def _exec(call: Call) -> int:
 
     words = call.words[2:] if call.words[1:2] == ["--"] else call.words[1:]
     try:
-        return execute.execute(load(call.root, call.name), call.options, words, call.log)
+        container = load(call.root, call.name)
+        execute.protect(container)
+        return execute.execute(container, call.options, words, call.log)
     except Failure as failure:
         if failure.status != EXIT_USAGE:
             failure.status = 255

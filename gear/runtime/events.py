@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from gear.helper import rootfs
+from gear.helper import hooks, rootfs
 from gear.helper.container import Events
 from gear.helper.failure import Failure
-from gear.runtime import console, hooks, placement
+from gear.runtime import console, placement
 from gear.runtime.document import dumps
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ class Creation(Events):
     def runtime_hooks(self, pid: int) -> None:
         """prestart and createRuntime."""
         for kind in ("prestart", "createRuntime"):
-            hooks.run(self._config.get("hooks") or {}, kind, self.state("creating", pid))
+            hooks.run_all(self._config.get("hooks") or {}, kind, self.state("creating", pid))
 
     def state(self, status: str, pid: int) -> bytes:
         """The state for hooks, also for those that the helper runs."""

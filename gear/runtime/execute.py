@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from _signal import SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGURG, SIGWINCH, signal
 
+from gear.helper import interpreter
 from gear.helper.failure import Failure
 from gear.runtime import cgroups, lifecycle, validate
 from gear.runtime.document import load_json
@@ -74,6 +75,16 @@ def _change(process: dict[str, Any], options: Parsed) -> None:
 
 def _capability(name: str) -> str:
     return name if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
+
+
+def protect(container: Container) -> None:
+    """Keep this program's interpreter from a container whose root is the host's."""
+    try:
+        shared = interpreter.shares_ids_with(container.pid)
+    except OSError:  # it has ended, which is told later
+        return
+    if shared:
+        interpreter.protect()
 
 
 def execute(container: Container, options: Parsed, command: list[str], log: Log) -> int:

@@ -10,8 +10,9 @@ import os
 from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
+from gear.helper import hooks, interpreter
 from gear.helper.failure import Failure
-from gear.runtime import cgroups, hooks, placement, validate
+from gear.runtime import cgroups, placement, validate
 from gear.runtime.document import dumps, load_json
 from gear.runtime.state import Container, Lock, load, now, replace
 
@@ -39,13 +40,22 @@ class Request:
         self.detached = True
 
 
-def create(request: Request) -> tuple[Container, int]:
-    """Make a container up to the point where it waits for start(); returns it and its terminal, or -1."""
+def _config(request: Request) -> dict[str, Any]:
     path = os.path.join(request.bundle, request.config or "config.json")
     try:
-        config = load_json(path)
+        return load_json(path)
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
+
+
+def shares_ids(request: Request) -> bool:
+    """Whether root of the container that is asked for may be the host's."""
+    return interpreter.shares_ids(_config(request))
+
+
+def create(request: Request) -> tuple[Container, int]:
+    """Make a container up to the point where it waits for start(); returns it and its terminal, or -1."""
+    config = _config(request)
     _check_terminal(config, request)
     rootfs = validate.check(config, request.bundle)
     _complete(config)
@@ -197,7 +207,7 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
     """poststop hooks: each runs, whatever the others do, and a failure is only told."""
     for hook in (config.get("hooks") or {}).get("poststop") or ():
         try:
-            hooks.run({"poststop": [hook]}, "poststop", dumps(container.document("stopped")).encode())
+            hooks.run_all({"poststop": [hook]}, "poststop", dumps(container.document("stopped")).encode())
         except Failure as failure:
             log.warn(failure.message)
 
@@ -227,7 +237,9 @@ def start(container: Container, log: Log) -> None:
         container.save()
         os.unlink(container.socket)
         try:
-            hooks.run(config.get("hooks") or {}, "poststart", dumps(container.document("running")).encode())
+            hooks.run_all(
+                config.get("hooks") or {}, "poststart", dumps(container.document("running")).encode()
+            )
         except Failure:
             _end(container)
             raise

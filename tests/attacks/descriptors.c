@@ -71,17 +71,25 @@ static void gain(const char *what, const char *name, const char *detail)
 
 static const char marker[] = "this process has become the probe";
 
-/* Whether the memory behind a descriptor is that of a probe, which is a payload like this one and may be had, or of
- * nobody any more.  The descriptor stays with the memory it was opened for, whatever the process executes after that. */
-static int is_probe(int memory)
+/* Whether the memory of process NAME behind a descriptor is that of a probe, which is a payload like this one and may
+ * be had, or of nobody any more.  The descriptor stays with the memory it was opened for, whatever is executed after. */
+static int is_probe(const char *name, int memory)
 {
-    char there[sizeof marker];
+    char there[sizeof marker], path[300], line[600];
     ssize_t size = -1;
-    /* Between the steps of execve(2) the new memory is empty for a moment. */
-    for (int turn = 0; turn < 1000 && size < 0; turn++) {
-        size = pread(memory, there, sizeof there, (off_t)(unsigned long)marker);
-        if (size < 0)
-            sched_yield();
+    time_t end = time(NULL) + 3;
+    while ((size = pread(memory, there, sizeof there, (off_t)(unsigned long)marker)) < 0 && time(NULL) < end) {
+        /* In the middle of execve(2) the new memory is empty for a moment; an interpreter's is not. */
+        snprintf(path, sizeof path, "/proc/%s/maps", name);
+        FILE *maps = fopen(path, "re");
+        int foreign = 0;
+        while (maps && fgets(line, sizeof line, maps))
+            foreign |= strstr(line, "/usr/") != NULL || strstr(line, "/lib") != NULL;
+        if (maps)
+            fclose(maps);
+        if (foreign)
+            return 0;
+        sched_yield();
     }
     return size == 0 || (size == sizeof there && memcmp(there, marker, sizeof there) == 0);
 }
@@ -128,7 +136,7 @@ static void rob(const char *name, int self)
     snprintf(path, sizeof path, "/proc/%s/mem", name);
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd >= 0) {
-        if (!is_probe(fd))
+        if (!is_probe(name, fd))
             gain(seized ? "ptrace" : "mem", name, path);
         close(fd);
     }

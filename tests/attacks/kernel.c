@@ -264,7 +264,7 @@ int attack_exhaust(int argc, char **argv)
             count++;
         tell("stopped", -1);
     } else if (strcmp(what, "journal") == 0) {
-        for (; count < 200000; count++)
+        for (; count < 60000; count++)
             printf("<0>flood %ld\n_SYSTEMD_UNIT=attack.service\n", count);
     }
     printf("count %ld\n", count);
