@@ -165,14 +165,14 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
     """Make the process and return its pid, a child of ours, once it has executed its program; raises GearError."""
     document, _ = process(target, wanted, terminal=streams.terminal)
     filter_ = None if wanted.privileged else _filter(target)
-    like = groups.of_process(target.pid)
+    membership = groups.Membership(target.pid)
     uid, gid = (
         _outside(target, document["user"][key], kind) for key, kind in (("uid", "uid"), ("gid", "gid"))
     )
     streams.give_to(uid, gid)
     entry = enter.Entry(
         filter_=filter_,
-        cgroup=lambda pid: groups.join(pid, like),
+        membership=membership,
         terminal=streams.take_master,
     )
     try:
