@@ -12,11 +12,14 @@ import os
 import select
 import signal
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from gear.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 _CHUNK = 1 << 16
 # asm-generic/ioctls.h; nothing is imported while a process is being made (gear/joining.py).
