@@ -282,6 +282,8 @@ def drain(master: int) -> None:
 
     Without a reader the process would be hung up, which is not what detaching means.
     """
+    # The end of this program, if it leads the session, hangs up all that is in it; the child is at first.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if os.fork():
         return
     try:
