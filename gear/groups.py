@@ -131,9 +131,3 @@ class Membership:
                 break
         if not joined:
             raise refusal or FileNotFoundError(2, "there are no control groups")
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
