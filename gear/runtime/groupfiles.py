@@ -123,7 +123,9 @@ def version2(resources: dict[str, Any]) -> list[tuple[str, str]]:
 def _memory2(memory: dict[str, Any]) -> list[tuple[str, str]]:
     writes = []
     limit, swap = memory.get("limit"), memory.get("swap")
-    if swap is not None and swap != 0:
+    if swap == 0:  # what is no sum that any limit of memory could be in: no swap at all
+        writes.append(("memory.swap.max", "0"))
+    elif swap is not None:
         # The specification's swap is memory and swap together, the file's is swap alone.
         if swap > 0 and (limit is None or limit < 0):
             raise Failure("linux.resources.memory.swap needs a limit of memory: it counts both together")

@@ -12,7 +12,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from gear.helper import hooks, interpreter
 from gear.helper.failure import Failure
-from gear.runtime import cgroups, placement, validate
+from gear.runtime import cgroups, notify, placement, validate
 from gear.runtime.document import dumps, load_json
 from gear.runtime.state import Container, Lock, load, now, replace
 
@@ -38,6 +38,7 @@ class Request:
         self.keep_fds = 0
         self.new_keyring = True
         self.detached = True
+        self.notify = ""  # the socket of whoever waits for the container to be ready
 
 
 def _config(request: Request) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def create(request: Request) -> tuple[Container, int]:
         container.save()
         try:
             replace(f"{container.directory}/config.json", dumps(config).encode())
+            if request.notify:
+                notify.provide(container, config, request.notify)
             return container, _create(container, config, request)
         except BaseException as error:
             _undo(container, config, request.log)
@@ -212,8 +215,9 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
             log.warn(failure.message)
 
 
-def start(container: Container, log: Log) -> None:
-    """Let a created container's process become what config.json says."""
+def start(container: Container, log: Log) -> socket | None:
+    """Let a created container's process become what config.json says; returns the socket for notify.forward(), if the
+    container has one.  Nobody else has to wait for that: the lock is not held then."""
     from gear.helper.container import begin
     from gear.runtime.events import Creation
 
@@ -225,6 +229,7 @@ def start(container: Container, log: Log) -> None:
         if not config.get("process"):
             raise Failure(f"the config.json of container {container.name} has no process to start")
         events = Creation(container, config, "", log)
+        listener = notify.listen(container)
         directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A path may be longer than an address may be (unix(7)).
@@ -243,6 +248,7 @@ def start(container: Container, log: Log) -> None:
         except Failure:
             _end(container)
             raise
+    return listener
 
 
 def kill(container: Container, number: int, *, everything: bool = False) -> None:
