@@ -160,8 +160,13 @@ def _cpu2(cpu: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def weight_of_shares(shares: int) -> int:
-    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144), on a line between the ends."""
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144): the curve of gear/resources.py, which says why; that
+    module takes longer to import than a container to start."""
+    from math import ceil, log2
+
+    logarithm = log2(min(max(shares, 2), 262144))
+    exponent = (logarithm * logarithm + 125 * logarithm) / 612 - 7 / 34
+    return ceil(round(10**exponent, 6))
 
 
 def _block2(block: dict[str, Any]) -> list[tuple[str, str]]:
