@@ -104,6 +104,11 @@ def _check_terminal(config: dict[str, Any], request: Request) -> None:
     terminal = isinstance(process, dict) and process.get("terminal")
     if terminal and request.detached and not request.console_socket:
         raise Failure("nobody would have the terminal that process.terminal asks for: use --console-socket")
+    if terminal and not request.console_socket:
+        from gear.runtime import console
+
+        # Before the payload can ask for it; later changes are the proxy's to follow.
+        process["consoleSize"] = console.size() or process.get("consoleSize")
     if request.console_socket and not terminal:
         raise Failure("--console-socket is for a container with process.terminal")
 
@@ -126,6 +131,9 @@ def _create(container: Container, config: dict[str, Any], request: Request) -> i
     start.start_socket = listener.fileno()
     try:
         pid = engine.create(config, events, start)
+    except BaseException:
+        events.undo()
+        raise
     finally:
         listener.close()
     container.data["status"] = "created"
