@@ -49,6 +49,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     args.names = [name]
     _, options = options_of(args, tuple(words) if args.words else None)
+    if not args.detach:
+        running.protect(options)
     with Manager() as manager:
         install.require_unit_directory(manager, context.layout)
         if args.detach:
