@@ -24,8 +24,8 @@ RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
 _WRAPPER = b'#!/bin/sh\nPYTHONPATH=/opt/gear exec /usr/bin/python3 -m gear "$@"\n'
 
 
-# Runs a program on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared, and
-# tells how it ended: arguments are the command, standard input has [[wait for, type], ...] in JSON.
+# Runs a program on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared,
+# and tells how it ended: arguments are the command, standard input has [[wait for, type], ...] in JSON.
 TYPIST = b"""
 import fcntl, json, os, pty, select, struct, sys, termios, time
 steps = json.load(sys.stdin)

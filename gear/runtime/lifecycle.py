@@ -101,7 +101,9 @@ def _complete(config: dict[str, Any]) -> None:
 
 def _check_terminal(config: dict[str, Any], request: Request) -> None:
     process = config.get("process")
-    terminal = isinstance(process, dict) and process.get("terminal")
+    if not isinstance(process, dict):
+        process = {}
+    terminal = process.get("terminal")
     if terminal and request.detached and not request.console_socket:
         raise Failure("nobody would have the terminal that process.terminal asks for: use --console-socket")
     if terminal and not request.console_socket:

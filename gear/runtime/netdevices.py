@@ -80,7 +80,9 @@ def give_back(moved: list[tuple[str, str]], namespace: int, log: Log) -> None:
     try:
         with NetNS(f"/proc/{os.getpid()}/fd/{namespace}", flags=0) as inside:
             _move_back(inside, moved)
-    except Exception as error:  # pyroute2 raises what it likes; the failure that led here is the one to be told
+    except (
+        Exception
+    ) as error:  # pyroute2 raises what it likes; the failure that led here is the one to be told
         log.warn(f"can't give the container's network devices back: {error}")
 
 

@@ -35,7 +35,12 @@ def provide(container: Container, config: dict[str, Any], path: str) -> None:
     directory = f"{container.directory}/{_DIRECTORY}"
     os.mkdir(directory, 0o755)
     inside = path if path.startswith("/") else _INSIDE
-    bind = {"destination": inside, "type": "bind", "source": directory, "options": ["bind", "nosuid", "nodev"]}
+    bind = {
+        "destination": inside,
+        "type": "bind",
+        "source": directory,
+        "options": ["bind", "nosuid", "nodev"],
+    }
     config["mounts"] = [*(config.get("mounts") or ()), bind]
     process = config.get("process")
     if process:

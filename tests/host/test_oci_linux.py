@@ -6,31 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from gearhost import TOP, GearHost
-from test_oci import OCI, WAIT, bundle, detached, fails, status
-from test_oci_spec import facts, namespaces
+from bundles import OCI, WAIT, bind, bundle, detached, facts, fails, mounted, namespaces, status
+from gearhost import GearHost
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def oci(booted: GearHost) -> GearHost:
-    booted.sh("mkdir -p /opt/gear/contrib")
-    booted.host.copy([TOP / "contrib" / "gear-oci"], "/opt/gear/contrib")
-    return booted
-
-
-def mounted(host: GearHost, name: str, script: str, *mounts: dict[str, Any], **members: Any) -> str:
-    """What a shell script prints in a container with further mounts."""
-    place = bundle(host, name, script, **members)
-    config = host.json_file(f"{place}/config.json")
-    config["mounts"] += mounts
-    host.write(f"{place}/config.json", json.dumps(config).encode())
-    return host.out(OCI, "run", "--bundle", place, name)
-
-
-def bind(source: str, where: str, *options: str, **members: Any) -> dict[str, Any]:
-    return {"destination": where, "source": source, "type": "bind", "options": list(options), **members}
 
 
 # ---- mounts
@@ -40,9 +19,7 @@ def test_mounts_propagate_as_they_are_told(oci: GearHost) -> None:
     oci.sh("mkdir -p /srv/volume && mount -t tmpfs -o size=1m volume /srv/volume && mount --make-rshared /srv/volume; "
            "mkdir -p /srv/volume/below /srv/volume/late")  # fmt: skip
     make = "mount -t tmpfs -o size=1m made /data/below && echo done"
-    capable = {
-        name: ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"] for name in ("bounding", "effective", "permitted")
-    }
+    capable = {name: ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"] for name in ("bounding", "effective", "permitted")}
 
     def run(option: str) -> bool:
         """Whether what is mounted in the container is seen on the host."""
@@ -76,7 +53,9 @@ def test_mounts_propagate_as_they_are_told(oci: GearHost) -> None:
     oci.sh("umount /srv/volume")
 
 
-@pytest.mark.parametrize("kind", ["shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable"])
+@pytest.mark.parametrize(
+    "kind", ["shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable"]
+)
 def test_the_roots_propagation(oci: GearHost, kind: str) -> None:
     show = "sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* [/] [^ ]* \\(.*\\)- .*/\\1/p' /proc/self/mountinfo"
     shown = mounted(oci, "propagation", show, linux={"rootfsPropagation": kind})
@@ -94,7 +73,10 @@ def test_ids_of_a_mount_are_mapped(oci: GearHost) -> None:
         "gidMappings": [{"containerID": 0, "hostID": 2000, "size": 10}],
     }
     shown = mounted(
-        oci, "mapped", "stat -c %u:%g /data/zero /data/five", bind("/var/ids", "/data", "bind", "idmap", **maps)
+        oci,
+        "mapped",
+        "stat -c %u:%g /data/zero /data/five",
+        bind("/var/ids", "/data", "bind", "idmap", **maps),
     )
     assert shown.split() == ["1000:2000", "1005:2006"]
     linux = {
@@ -120,15 +102,20 @@ def _refused(host: GearHost, *, mounts: list[dict[str, Any]] | None = None, **me
     config = host.json_file(f"{place}/config.json")
     config["mounts"] += mounts or []
     host.write(f"{place}/config.json", json.dumps(config).encode())
-    error = fails(host, "create", "--bundle", place, "refused")
+    error: str = fails(host, "create", "--bundle", place, "refused")
     assert "refused" not in host.out(OCI, "list", "--quiet")
     return error
 
 
 def test_options_of_whole_trees(oci: GearHost) -> None:
-    oci.sh("mkdir -p /srv/tree; mount -t tmpfs outer /srv/tree; mkdir /srv/tree/inner; mount -t tmpfs inner /srv/tree/inner")
+    oci.sh(
+        "mkdir -p /srv/tree; mount -t tmpfs outer /srv/tree; "
+        "mkdir /srv/tree/inner; mount -t tmpfs inner /srv/tree/inner"
+    )
     show = "grep ' /data' /proc/self/mounts | cut -d' ' -f4"
-    outer, inner = mounted(oci, "tree", show, bind("/srv/tree", "/data", "rbind", "ro", "rnosuid", "rnoexec")).split()
+    outer, inner = mounted(
+        oci, "tree", show, bind("/srv/tree", "/data", "rbind", "ro", "rnosuid", "rnoexec")
+    ).split()
     oci.sh("umount -R /srv/tree")
     assert {"ro", "nosuid", "noexec"} <= set(outer.split(","))
     assert {"rw", "nosuid", "noexec"} <= set(inner.split(","))
@@ -143,14 +130,13 @@ def test_namespaces_are_joined_by_path_and_no_others(oci: GearHost) -> None:
     pid = json.loads(oci.out(OCI, "state", "first"))["pid"]
     files = {"pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup", "time": "time"}
     show = "for kind in pid net ipc uts cgroup time mnt; do readlink /proc/self/ns/$kind; done"
-    theirs = dict(
-        zip([*files, "mount"], oci.sh(f"cd /proc/{pid}/ns; for k in pid net ipc uts cgroup time mnt; do readlink $k; done").split(),
-            strict=True)
-    )  # fmt: skip
+    theirs = dict(zip([*files, "mount"], oci.sh(show.replace("self", str(pid))).split(), strict=True))
     for kind, file in files.items():
         joined = namespaces(kind, **{kind: f"/proc/{pid}/ns/{file}"})
         place = bundle(oci, "second", show, linux={"namespaces": joined})
-        ours = dict(zip([*files, "mount"], oci.out(OCI, "run", "--bundle", place, "second").split(), strict=True))
+        ours = dict(
+            zip([*files, "mount"], oci.out(OCI, "run", "--bundle", place, "second").split(), strict=True)
+        )
         assert ours[kind] == theirs[kind] and ours["mount"] != theirs["mount"], kind
         wrong = {kind: f"/proc/{pid}/ns/{'ipc' if kind != 'ipc' else 'uts'}"}
         place = bundle(oci, "second", show, linux={"namespaces": namespaces(kind, **wrong)})
@@ -172,9 +158,10 @@ def test_network_devices_move_with_their_addresses(oci: GearHost) -> None:
     )
     code = """
 import subprocess
-found["links"] = {link["ifname"]: link["flags"] for link in json.loads(subprocess.run(["/bin/ip", "-j", "link"], capture_output=True).stdout)}
-found["addresses"] = [a["local"] + "/" + str(a["prefixlen"]) for link in json.loads(subprocess.run(["/bin/ip", "-j", "addr"],
-    capture_output=True).stdout) if link["ifname"] == "eth0" for a in link["addr_info"] if a["scope"] == "global"]
+links = json.loads(subprocess.run(["/bin/ip", "-j", "addr"], capture_output=True).stdout)
+found["links"] = {link["ifname"]: link["flags"] for link in links}
+found["addresses"] = [f"{address['local']}/{address['prefixlen']}" for link in links if link["ifname"] == "eth0"
+                      for address in link["addr_info"] if address["scope"] == "global"]
 """
     found = facts(oci, "network", code, linux={"netDevices": {"moved": {"name": "eth0"}, "veth-b": {}}})
     assert set(found["links"]) >= {"lo", "eth0", "veth-b"} and "stays" not in found["links"]
@@ -225,7 +212,8 @@ os.chdir(directory)
 server = socket.socket(socket.AF_UNIX)
 server.bind("socket")
 server.listen(1)
-subprocess.run(["{OCI}", "create", "--console-socket", directory + "/socket", "--bundle", "{place}", "handed"], check=True)
+create = ["{OCI}", "create", "--console-socket", directory + "/socket", "--bundle", "{place}", "handed"]
+subprocess.run(create, check=True)
 _, fds, _, _ = socket.recv_fds(server.accept()[0], 4096, 4)
 subprocess.run(["{OCI}", "start", "handed"], check=True)
 os.write(fds[0], b"word\\n")

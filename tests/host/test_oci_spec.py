@@ -9,36 +9,12 @@ import json
 from typing import Any
 
 import pytest
-from gearhost import TOP, GearHost
-from test_oci import OCI, WAIT, bundle, detached, fails, status
+from bundles import OCI, WAIT, bundle, detached, facts, fails, namespaces, status
+from gearhost import GearHost
 
 pytestmark = pytest.mark.host
 
 ALL = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-
-
-@pytest.fixture(scope="module")
-def oci(booted: GearHost) -> GearHost:
-    booted.sh("mkdir -p /opt/gear/contrib")
-    booted.host.copy([TOP / "contrib" / "gear-oci"], "/opt/gear/contrib")
-    return booted
-
-
-def facts(host: GearHost, name: str, code: str, *, process: Any = None, **members: Any) -> Any:
-    """What the Python *code* puts into `found` as the process of a container."""
-    place = bundle(host, name, "", **members)
-    config = host.json_file(f"{place}/config.json")
-    program = f"import json, os\nfound = {{}}\n{code}\nprint(json.dumps(found))"
-    config["process"].update({"args": ["/usr/bin/python3", "-ISc", program], **(process or {})})
-    config["root"]["readonly"] = members.get("root", {}).get("readonly", False)
-    host.write(f"{place}/config.json", json.dumps(config).encode())
-    return json.loads(host.out(OCI, "run", "--bundle", place, name))
-
-
-def namespaces(*left_out: str, **paths: str) -> list[dict[str, str]]:
-    kinds = ("pid", "network", "ipc", "uts", "mount", "cgroup")
-    made = [{"type": kind} for kind in kinds if kind not in left_out and kind not in paths]
-    return [*made, *({"type": kind, "path": path} for kind, path in paths.items())]
 
 
 # ---- operations
@@ -105,7 +81,7 @@ def test_the_signal_that_is_asked_for_arrives(oci: GearHost, name: str) -> None:
 
 
 def test_hooks_run_in_their_order_and_places(oci: GearHost) -> None:
-    note = "echo $0 $(readlink /proc/self/ns/mnt) $(sed 's/.*\"status\": \"\\([a-z]*\\)\".*/\\1/') >>/log"
+    note = 'echo $0 $(readlink /proc/self/ns/mnt) $(sed \'s/.*"status": "\\([a-z]*\\)".*/\\1/\') >>/log'
     hooks = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", note, kind]}] for kind in ALL}
     place = bundle(oci, "ordered", "echo payload >>/log", hooks=hooks)
     oci.sh(f"rm -f /log {place}/rootfs/log; touch /log {place}/rootfs/log")
@@ -143,7 +119,9 @@ def test_a_hook_that_fails_ends_the_container(oci: GearHost, kind: str) -> None:
 
 def test_hooks_that_do_not_read_get_their_state_or_their_timeout(oci: GearHost) -> None:
     annotations = {f"key{number}": "x" * 1000 for number in range(300)}
-    code = "import json, sys, time; time.sleep(0.3); sys.exit(len(json.load(sys.stdin)['annotations']) != 300)"
+    code = (
+        "import json, sys, time; time.sleep(0.3); sys.exit(len(json.load(sys.stdin)['annotations']) != 300)"
+    )
     hooks = {
         "createRuntime": [
             {"path": "/bin/true"},
@@ -239,7 +217,13 @@ found["clock"] = open("/proc/uptime").read().split()[0]
         "timeOffsets": {"boottime": {"secs": 1000000, "nanosecs": 5}},
     }
     found = facts(
-        oci, "named", code, hostname="inside", domainname="example", linux=linux, root={"path": "rootfs", "readonly": True}
+        oci,
+        "named",
+        code,
+        hostname="inside",
+        domainname="example",
+        linux=linux,
+        root={"path": "rootfs", "readonly": True},
     )
     assert found["write"] == 30 and found["readonly"] == 30
     assert found["names"] == ["inside", "example"] and found["sysctl"] == ["1", "12345"]
@@ -263,9 +247,7 @@ def test_exec_affinity_and_options(oci: GearHost) -> None:
     }  # fmt: skip
     oci.write("/root/process.json", json.dumps(process).encode())
     assert oci.out(OCI, "exec", "--process", "/root/process.json", "joined") == "{1} 3 /usr"
-    oci.sh(
-        f"{OCI} exec --detach --pid-file /run/joined.pid --cwd /usr joined /bin/sh -c 'exec sleep 900' </dev/null >/dev/null 2>&1"
-    )
-    assert oci.sh("tr '\\0' ' ' </proc/$(cat /run/joined.pid)/cmdline").split()[-2:] == ["sleep", "900"]
+    detached(oci, "exec", "--detach", "--pid-file", "/run/joined.pid", "joined", "/usr/bin/sleep", "900")
+    assert oci.sh("tr '\\0' ' ' </proc/$(cat /run/joined.pid)/cmdline").split()[-2:] == ["/usr/bin/sleep", "900"]
     oci.run(OCI, "delete", "--force", "joined")
     assert oci.sh("ls -d /proc/$(cat /run/joined.pid) 2>/dev/null || :") == ""
