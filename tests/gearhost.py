@@ -30,14 +30,14 @@ sys.exit(program())
 """
 
 
-# Runs gear on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared, and
-# tells how gear ended: arguments are gear's, standard input has [[wait for, type], ...] in JSON.
+# Runs a program on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared,
+# and tells how it ended: arguments are the command, standard input has [[wait for, type], ...] in JSON.
 TYPIST = b"""
 import fcntl, json, os, pty, select, struct, sys, termios, time
 steps = json.load(sys.stdin)
 pid, master = pty.fork()
 if pid == 0:
-    os.execvp("gear", ["gear", *sys.argv[1:]])
+    os.execvp(sys.argv[1], sys.argv[1:])
 fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
 before = termios.tcgetattr(master)
 seen, deadline = b"", time.monotonic() + 30
@@ -109,8 +109,9 @@ class GearHost:
         )
         return error
 
-    def typed(self, steps: list[list[str]], *arguments: str) -> str:
+    def typed(self, steps: list[list[str]], *arguments: str, program: str = "gear") -> str:
         """What a person sees who runs gear on a terminal and types *steps*: [wait for, type], or `resize ROWS`."""
+        arguments = (program, *arguments)
         self.write("/root/typist", TYPIST)
         done = self.run("/usr/bin/python3", "/root/typist", *arguments, input=json.dumps(steps).encode())
         return done.stdout.decode()

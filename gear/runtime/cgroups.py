@@ -89,7 +89,7 @@ def make(path: str) -> dict[str, Any]:
 def _make_unified(mount: str, path: str) -> str:
     directory = mount
     for part in filter(None, path.split("/")):
-        _enable_controllers(directory)
+        enable_controllers(directory)
         directory = f"{directory}/{part}"
         _mkdir(directory)
     return directory
@@ -102,7 +102,7 @@ def _mkdir(directory: str) -> None:
         pass
 
 
-def _enable_controllers(directory: str) -> None:
+def enable_controllers(directory: str) -> None:
     """Let groups below *directory* have its controllers, as far as the kernel allows; what is missing and wanted
     shows when its file is written."""
     enabled = _read(f"{directory}/cgroup.subtree_control").split()

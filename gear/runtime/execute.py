@@ -103,6 +103,8 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
     console_socket, detached = options.get("console-socket"), options.flag("detach")
     if process.get("terminal") and detached and not console_socket:
         raise Failure("a terminal needs --console-socket here, since nobody else would have it")
+    if process.get("terminal") and not console_socket:
+        process["consoleSize"] = console.size() or process.get("consoleSize")
     masters: list[int] = []
 
     def terminal(descriptor: int) -> None:
