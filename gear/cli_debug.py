@@ -29,6 +29,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     elif not words:
         args.interactive = True
     target = joining.find(context.layout, args.name)
+    joining.protect(target)
     print(f"the files of {args.name} are in {debugging.CONTAINER}", file=sys.stderr)
     return attended(args, lambda streams: debugging.run(context.layout, target, args.image, words, streams))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gear import containers, files, host, install, lifecycle, store
 from gear.cli_plan import show_plans
-from gear.cli_spec import options_of, spec_options
+from gear.cli_spec import have_image, options_of, spec_options
 from gear.command import Context, Verb, add_output_option
 from gear.errors import GearError
 from gear.model import container_name
@@ -35,6 +35,7 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
         return show_plans(context, args, names, options)
     host.require_root("install containers")
     host.require_isolation()
+    args.image = have_image(args, context)
     status, reports, done = 0, [], []
     with Manager() as manager:
         install.require_unit_directory(manager, context.layout)

@@ -7,10 +7,14 @@ import getpass
 import os
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gear import host
 from gear.command import Context, Verb, add_output_option, for_each, printable
 from gear.errors import GearError, UsageError
+
+if TYPE_CHECKING:
+    from gear.registries import Registries
 
 # The modules that know the network are imported by the verbs: `gear image list` need not pay for them.
 
@@ -27,7 +31,7 @@ def _quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
-def _settings(args: argparse.Namespace, context: Context) -> object:
+def _settings(args: argparse.Namespace, context: Context) -> Registries:
     from gear import registries
 
     settings = registries.load(context.layout)
@@ -72,7 +76,7 @@ def _pull(args: argparse.Namespace, context: Context) -> int:
 
     def one(name: str) -> None:
         with progress.shown(quiet=args.quiet) as shown:
-            done = pulling.pull(context.layout, name, settings=settings, platform=platform, progress=shown)  # type: ignore[arg-type]
+            done = pulling.pull(context.layout, name, settings=settings, platform=platform, progress=shown)
         if args.output == "json":
             reports.append(
                 {"reference": done.reference, "digest": done.image.digest, "changed": done.changed}
@@ -105,7 +109,7 @@ def _push(args: argparse.Namespace, context: Context) -> int:
     host.require_root("push images")
     settings = _settings(args, context)
     with progress.shown(quiet=args.quiet) as shown:
-        done = pushing.push(context.layout, args.image, args.destination, settings=settings, progress=shown)  # type: ignore[arg-type]
+        done = pushing.push(context.layout, args.image, args.destination, settings=settings, progress=shown)
     if args.output == "json":
         context.report_json({"reference": done.reference, "digest": done.digest})
     else:

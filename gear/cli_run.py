@@ -8,7 +8,7 @@ import sys
 
 from gear import host, install, running, terminal
 from gear.cli_exec import exec_options
-from gear.cli_spec import options_of, spec_options
+from gear.cli_spec import have_image, options_of, spec_options
 from gear.command import Context, Verb
 from gear.errors import UsageError
 from gear.model import container_name
@@ -49,6 +49,9 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     args.names = [name]
     _, options = options_of(args, tuple(words) if args.words else None)
+    if not args.detach:
+        running.protect(options)
+    args.image = have_image(args, context)
     with Manager() as manager:
         install.require_unit_directory(manager, context.layout)
         if args.detach:

@@ -8,9 +8,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import files, spec
+from gear import containers, files, spec
 from gear.cli_isolation import isolation_of, isolation_options
-from gear.errors import UsageError
+from gear.command import Context
+from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
 
 _ENV_FILE_LIMIT = 1 << 20  # bytes
@@ -18,6 +19,12 @@ _ENV_FILE_LIMIT = 1 << 20  # bytes
 
 def spec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    add(
+        "--pull",
+        choices=("missing", "always", "never", "newer"),
+        default="missing",
+        help="when the image is pulled from its registry; gear plan never does",
+    )
     add("--entrypoint", metavar="COMMAND", help="run this instead of the image's entrypoint; empty for none")
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
@@ -98,6 +105,23 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+
+
+def have_image(args: argparse.Namespace, context: Context) -> str:
+    """What to call the image that the command line names, after pulling it where --pull wants that."""
+    if args.pull in ("missing", "never"):
+        try:
+            containers.resolve(context.layout, args.image)
+            return str(args.image)
+        except NotFoundError:
+            if args.pull == "never":
+                raise
+    # Imported here: what is not pulled need not pay for the network's modules.
+    from gear import progress, pulling
+
+    with progress.shown() as shown:
+        name = pulling.ensure(context.layout, args.image, args.pull, progress=shown, warn=context.warn)
+    return name
 
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:

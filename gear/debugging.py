@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import groups, inroot, store
+from gear import containers, groups, inroot
 from gear.errors import GearError
 from gear.helper import container, enter, rights, rootfs, syscalls
 from gear.helper import devices as _devices  # noqa: F401 (before its files are out of reach)
@@ -46,8 +46,8 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
     step = Step()
     layers = None
     if image is not None:
-        found = store.resolve(layout, image)
-        layers = [str(store.layer_root(layout, diff_id)) for diff_id in reversed(found.layers)]
+        found = containers.resolve(layout, image)
+        layers = [str(path) for path in reversed(containers.roots(layout, found))]
     try:
         mounts = _tools(layout, target, layers, step)
         document: dict[str, Any] = {
@@ -64,11 +64,11 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        like = groups.of_process(target.pid)
+        membership = groups.Membership(target.pid)
         entry = enter.Entry(
             kinds=_KINDS,
             mounts=mounts,
-            cgroup=lambda pid: groups.join(pid, like),
+            membership=membership,
             terminal=streams.take_master,
         )
         with streams.in_place(), no_imports(terminal=streams.terminal):

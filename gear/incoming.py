@@ -24,9 +24,10 @@ from gear.document import parse_digest
 from gear.errors import GearError, IntegrityError, RemoteError
 from gear.growing import Growing
 from gear.model import Layout
+from gear.netfailure import Cancelled, Lost
 from gear.oci import Descriptor
 from gear.registry import Repository
-from gear.transport import Cancelled, Lost, Response
+from gear.transport import Response
 
 CHUNK = 256 << 10
 # A registry that sends less than this in a second is taken for one that hangs.

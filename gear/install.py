@@ -68,7 +68,7 @@ def prepare_run(
             raise GearError(
                 f"There is a container {name} already.", hint=f"Choose another --name, or: gear delete {name}"
             )
-        image = store.resolve(layout, image_text)
+        image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)

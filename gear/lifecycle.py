@@ -74,7 +74,8 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
     results = manager.stop(wanted.values())
     for name, unit in wanted.items():
         settle(manager, unit)
-        done = results[unit] == "done"
+        # A scope is gone with its last process, perhaps before it could be asked to stop.
+        done = results[unit] == "done" or (unit.endswith(".scope") and _is_over(manager, unit))
         outcome[name] = (
             None if done else GearError(f"{name} could not be stopped: {results[unit].rstrip('.')}.")
         )
@@ -88,6 +89,10 @@ def _kill_if_deaf(manager: Manager, unit: str) -> None:
     pid = groups.payload(group) if group else None
     if pid is not None and not groups.can_hear(pid, number):
         os.kill(pid, signal.SIGKILL)
+
+
+def _is_over(manager: Manager, unit: str) -> bool:
+    return manager.get(unit, "ActiveState", "s") in ("inactive", "failed")
 
 
 def settle(manager: Manager, unit: str) -> None:

@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from gear import files, garbage, images, registries, registry, store
+from gear import files, garbage, images, registries, store
 from gear.containers import is_directory
 from gear.document import parse_document
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError, UsageError
 from gear.incoming import Layer, Syncer
 from gear.model import Layout
+from gear.netfailure import Cancelled
 from gear.oci import (
     INDEXES,
     OCI_CONFIG,
@@ -33,7 +34,6 @@ from gear.oci import (
 from gear.reference import Remote, meant
 from gear.registries import Registries
 from gear.registry import Denied, Document, Repository
-from gear.transport import Cancelled
 
 NESTING_LIMIT = 3
 POLICIES = ("missing", "always", "never", "newer")
@@ -99,7 +99,7 @@ def pull(
 def _pull(
     layout: Layout, remote: Remote, settings: Registries, platform: Platform, progress: Progress
 ) -> Pulled:
-    sources = [registry.opened(endpoint, settings) for endpoint in settings.endpoints(remote)]
+    sources = [Repository.opened(endpoint, settings) for endpoint in settings.endpoints(remote)]
     store.prepare(layout)
     garbage.sweep(layout)
     reference = str(remote)
@@ -310,7 +310,7 @@ def ensure(
 def _is_newer(text: str, here: Image, settings: Registries) -> bool:
     """Whether a registry may have another image than *here* under the name; asks without fetching anything."""
     remote = meant(text, settings.search, settings.aliases)[0]
-    source = registry.opened(settings.target(remote), settings)
+    source = Repository.opened(settings.target(remote), settings)
     try:
         return source.head(remote.wanted) != here.digest
     finally:

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import IO
 from urllib.parse import urlsplit
 
-from gear import files, registries, registry, registry_auth, store
+from gear import files, registries, registry_auth, store
 from gear.errors import GearError, IntegrityError, RemoteError, UsageError
 from gear.model import Layout
+from gear.netfailure import Lost
 from gear.oci import Descriptor, Manifest
 from gear.pulling import Progress, Silent
 from gear.reference import Remote, meant
 from gear.registries import Endpoint, Registries
 from gear.registry import Repository
 from gear.registry_auth import Credentials
-from gear.transport import Lost, Transport
+from gear.transport import Transport
+from gear.upload import Target
 
 # A blob beyond this is sent in pieces of this size, so that a broken connection costs one piece only.
 PIECE = 64 << 20
@@ -55,7 +57,7 @@ def push(
         manifest = Manifest.from_node(node)
         kind = manifest.media_type
         endpoint = settings.target(remote)
-        repository = registry.opened(endpoint, settings, actions="pull,push")
+        repository = Target.opened(endpoint, settings, actions="pull,push")
         pushing = _Pushing(layout, repository, _origins(layout, remote), progress or Silent())
         try:
             for blob in {blob.digest: blob for blob in (*manifest.layers, manifest.config)}.values():
@@ -88,7 +90,7 @@ class _Pushing:
     """The blobs of one image on their way to one repository."""
 
     def __init__(
-        self, layout: Layout, repository: Repository, origins: Mapping[str, str], progress: Progress
+        self, layout: Layout, repository: Target, origins: Mapping[str, str], progress: Progress
     ) -> None:
         self._layout, self._repository, self._origins, self._progress = layout, repository, origins, progress
 
@@ -182,7 +184,7 @@ def search_tags(layout: Layout, text: str, limit: int) -> tuple[str, list[str]]:
     """The full name of a repository, and its tags."""
     settings = registries.load(layout)
     remote = meant(text, settings.search, settings.aliases)[0]
-    repository = registry.opened(settings.target(remote), settings)
+    repository = Repository.opened(settings.target(remote), settings)
     try:
         return remote.name, list(repository.tags(limit))
     finally:

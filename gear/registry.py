@@ -14,17 +14,18 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote, urlencode, urljoin
 
 from gear import registry_auth
 from gear.addresses import split_url
 from gear.document import DIGEST, DOCUMENT_LIMIT, parse_digest, parse_document, parse_json
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
+from gear.netfailure import Lost
 from gear.oci import INDEXES, MANIFESTS, Descriptor
 from gear.registries import Endpoint, Registries
 from gear.registry_auth import Credentials
-from gear.transport import Body, Lost, Response, Transport
+from gear.transport import Body, Response, Transport
 
 ACCEPTED = (*MANIFESTS, *INDEXES)
 # What registries send when they know nothing about a document; then it has to say itself what it is.
@@ -70,12 +71,24 @@ class Repository:
         actions: str = "pull",
     ) -> None:
         self.transport, self._credentials = transport, credentials
-        self._endpoint = transport.endpoint
-        self.name = self._endpoint.repository
-        self.what = f"{self._endpoint.registry}/{self.name}" if self.name else self._endpoint.registry
+        self.endpoint = transport.endpoint
+        self.name = self.endpoint.repository
+        self.what = f"{self.endpoint.registry}/{self.name}" if self.name else self.endpoint.registry
         self._scopes = [f"repository:{self.name}:{actions}"] if self.name else []
         self._lock = threading.Lock()
         self._authorization: str | None = None
+
+    @classmethod
+    def opened(cls, endpoint: Endpoint, settings: Registries, *, actions: str = "pull") -> Self:
+        """The repository at *endpoint*, with the credentials that are on this host for it."""
+        found: list[Credentials | None] = []
+
+        def credentials() -> Credentials | None:
+            if not found:
+                found.append(registry_auth.find(endpoint.registry, endpoint.repository, os.environ))
+            return found[0]
+
+        return cls(Transport(endpoint, settings), credentials, actions=actions)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -84,10 +97,10 @@ class Repository:
         what = f"The manifest {wanted} of {self.what}"
 
         def attempt() -> Document:
-            with self._get(f"manifests/{wanted}", {"Accept": ", ".join(ACCEPTED)}) as response:
+            with self.get(f"manifests/{wanted}", {"Accept": ", ".join(ACCEPTED)}) as response:
                 if response.status == 404:
                     raise NotFoundError(f"{self.what} has no image {wanted}.")
-                self._expect(response, 200)
+                self.expect(response, 200)
                 return self._document(response, what, wanted if DIGEST.fullmatch(wanted) else None)
 
         document = self._again(attempt)
@@ -122,23 +135,23 @@ class Repository:
     def head(self, wanted: str) -> str:
         """The digest that a tag stands for; "" when the registry does not say, NotFoundError when there is none."""
         headers = {"Accept": ", ".join(ACCEPTED)}
-        with self._get(f"manifests/{wanted}", headers, method="HEAD") as response:
+        with self.get(f"manifests/{wanted}", headers, method="HEAD") as response:
             if response.status == 404:
                 raise NotFoundError(f"{self.what} has no image {wanted}.")
-            self._expect(response, 200)
+            self.expect(response, 200)
             digest = response.headers.get("Docker-Content-Digest") or ""
         return digest if DIGEST.fullmatch(digest) else ""
 
     def blob(self, digest: str, offset: int = 0) -> Response:
         """The content of a blob from *offset* on, if the registry can do that; the caller looks and closes."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = self._get(f"blobs/{digest}", headers)
+        response = self.get(f"blobs/{digest}", headers)
         if response.status == 404:
             response.close()
             raise IntegrityError(f"{self.what} lacks the blob {digest} of its own image.")
         if response.status not in (200, 206, 416):
             with response:
-                self._expect(response, 200)
+                self.expect(response, 200)
         return response
 
     def small_blob(self, blob: Descriptor) -> bytes:
@@ -161,10 +174,10 @@ class Repository:
         path = f"tags/list?n={min(limit, 1000)}"
         count = 0
         for _ in range(PAGES):
-            with self._get(path, {}) as response:
+            with self.get(path, {}) as response:
                 if response.status == 404:
                     raise NotFoundError(f"There is no repository {self.what}.")
-                self._expect(response, 200)
+                self.expect(response, 200)
                 what = f"The list of tags of {self.what}"
                 names = parse_json(response.document(), what)
                 following = _LINK.search(response.headers.get("Link") or "")
@@ -187,72 +200,9 @@ class Repository:
     def ping(self) -> None:
         """Ask whether the registry is one and takes the credentials."""
         with self.transport.persist(
-            lambda: self._authorized("GET", f"{self.transport.base()}/v2/", {})
+            lambda: self.authorized("GET", f"{self.transport.base()}/v2/", {})
         ) as response:
-            self._expect(response, 200)
-
-    # -- writing ---------------------------------------------------------------------------------------------
-
-    def has_blob(self, blob: Descriptor) -> bool:
-        """Whether the registry has a blob already."""
-        with self._get(f"blobs/{blob.digest}", {}, method="HEAD") as response:
-            if response.status == 404:
-                return False
-            self._expect(response, 200)
-            if response.length not in (None, blob.size):
-                raise IntegrityError(
-                    f"{self.what} has the blob {blob.digest} with {response.length} bytes instead of {blob.size}."
-                )
-            return True
-
-    def begin_upload(self, mount: str = "", origin: str = "") -> str | None:
-        """Begin to send a blob; returns where to, or None when *mount* could be taken from the repository *origin*."""
-        if origin:
-            with contextlib.suppress(GearError):
-                self._also(f"repository:{origin}:pull")
-        query = f"?{urlencode({'mount': mount, 'from': origin})}" if origin else ""
-        with self._call("POST", f"blobs/uploads/{query}", {"Content-Length": "0"}) as response:
-            if response.status == 201 and origin:
-                return None
-            self._expect(response, 202)
-            return self._location(response)
-
-    def send(
-        self,
-        method: str,
-        url: str,
-        body: bytes | Body,
-        headers: Mapping[str, str],
-        *,
-        accept: tuple[int, ...],
-    ) -> str:
-        """PATCH or PUT a piece of an upload; returns where the next one goes."""
-        response = self._authorized(method, url, headers, body, patience=10 * self.transport.timeout)
-        with response:
-            if response.status in (429, 500, 502, 503, 504):
-                raise Lost(f"{self._endpoint.host} failed with status {response.status}.")
-            self._expect(response, *accept)
-            return self._location(response) if response.headers.get("Location") else url
-
-    def upload_offset(self, url: str) -> int:
-        """How much of an upload the registry has."""
-        with self._authorized("GET", url, {}) as response:
-            self._expect(response, 204)
-            match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,19})", response.headers.get("Range") or "")
-            return int(match[1]) + 1 if match and match[1] != "0" else 0
-
-    def put_manifest(self, wanted: str, data: bytes, media_type: str) -> str:
-        """Store a manifest under a tag or digest; returns the digest that the registry computed, or ""."""
-        with self._call("PUT", f"manifests/{wanted}", {"Content-Type": media_type}, data) as response:
-            self._expect(response, 201)
-            return response.headers.get("Docker-Content-Digest") or ""
-
-    def _location(self, response: Response) -> str:
-        location = response.headers.get("Location") or ""
-        response.document()
-        if not location:
-            raise RemoteError(f"{self.what} does not say where a blob is to be sent.")
-        return urljoin(response.url, location)
+            self.expect(response, 200)
 
     # -- asking ----------------------------------------------------------------------------------------------
 
@@ -261,13 +211,11 @@ class Repository:
             return path
         return f"{self.transport.base()}/v2/{quote(self.name)}/{path}"
 
-    def _get(self, path: str, headers: Mapping[str, str], *, method: str = "GET") -> Response:
-        return self._call(method, path, headers)
+    def get(self, path: str, headers: Mapping[str, str], *, method: str = "GET") -> Response:
+        return self.call(method, path, headers)
 
-    def _call(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> Response:
-        return self.transport.persist(lambda: self._authorized(method, self._url(path), headers, body))
+    def call(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
+        return self.transport.persist(lambda: self.authorized(method, self._url(path), headers, body))
 
     def _again(self, attempt: Callable[[], T]) -> T:
         """Repeat what reads a document when the connection breaks in the middle of it."""
@@ -280,7 +228,7 @@ class Repository:
                 self.transport.pause(number, None)
         raise AssertionError("unreachable")
 
-    def _authorized(
+    def authorized(
         self,
         method: str,
         url: str,
@@ -311,7 +259,7 @@ class Repository:
             method, url, {**headers, "Authorization": self._authorization or ""}, body, patience
         )
 
-    def _also(self, scope: str) -> None:
+    def also(self, scope: str) -> None:
         """Ask for one more right; the next challenge asks for both."""
         with self._lock:
             if scope not in self._scopes:
@@ -329,7 +277,7 @@ class Repository:
                     raise self._refused("wants a name and a password")
                 return credentials.basic()
         raise RemoteError(
-            f"{self._endpoint.host} refuses, and asks for credentials of no kind that gear knows."
+            f"{self.endpoint.host} refuses, and asks for credentials of no kind that gear knows."
         )
 
     def _token(self, challenge: registry_auth.Challenge) -> str:
@@ -337,7 +285,7 @@ class Repository:
         realm = challenge.parameters.get("realm", "")
         credentials = self._credentials()
         home = self.transport.home()
-        rule = self._endpoint.rule
+        rule = self.endpoint.rule
         registry_auth.check_realm(realm, str(home), secure=home.secure, trusted=rule.token_servers)
         fields = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         scopes = self._scopes or ([challenge.parameters["scope"]] if "scope" in challenge.parameters else [])
@@ -359,19 +307,19 @@ class Repository:
                 raise self._refused(
                     "refuses the name or the password" if credentials else "gives nothing without a login"
                 )
-            self._expect(response, 200)
+            self.expect(response, 200)
             answer = parse_document(
-                response.document(), f"The answer of the token server of {self._endpoint.host}"
+                response.document(), f"The answer of the token server of {self.endpoint.host}"
             )
         token = answer.text("token") or answer.text("access_token")
         if not _TOKEN.fullmatch(token):
-            raise RemoteError(f"The token server of {self._endpoint.host} sent no token.")
+            raise RemoteError(f"The token server of {self.endpoint.host} sent no token.")
         return token
 
     def _refused(self, why: str) -> Denied:
-        return Denied(f"{self._endpoint.registry} {why}.", hint=f"gear image login {self._endpoint.registry}")
+        return Denied(f"{self.endpoint.registry} {why}.", hint=f"gear image login {self.endpoint.registry}")
 
-    def _expect(self, response: Response, *statuses: int) -> None:
+    def expect(self, response: Response, *statuses: int) -> None:
         """Raise the error for an answer of another status."""
         if response.status in statuses:
             return
@@ -387,16 +335,4 @@ class Repository:
             raise self._refused(f"does not allow this for {self.name or 'itself'}{words}")
         if response.status == 404:
             raise NotFoundError(f"{self.what} does not have what was asked for{words}.")
-        raise RemoteError(f"{self._endpoint.host} answers with status {response.status}{words}.")
-
-
-def opened(endpoint: Endpoint, settings: Registries, *, actions: str = "pull") -> Repository:
-    """The repository at *endpoint*, with the credentials that are on this host for it."""
-    found: list[Credentials | None] = []
-
-    def credentials() -> Credentials | None:
-        if not found:
-            found.append(registry_auth.find(endpoint.registry, endpoint.repository, os.environ))
-        return found[0]
-
-    return Repository(Transport(endpoint, settings), credentials, actions=actions)
+        raise RemoteError(f"{self.endpoint.host} answers with status {response.status}{words}.")

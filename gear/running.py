@@ -21,6 +21,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     devices,
     hooks,
     idmaps,
+    interpreter,
     lowports,
     payload,
     rootfs,
@@ -53,6 +54,12 @@ def free_name(layout: Layout) -> str:
         if not containers.exists(layout, name):
             return name
     return f"run-{os.getpid()}"
+
+
+def protect(options: Mapping[str, Any]) -> None:
+    """Keep the interpreter from a payload whose root is the host's; may start this program again."""
+    if options["isolation"].userns == "host":
+        interpreter.protect()
 
 
 def in_background(
@@ -88,28 +95,25 @@ def in_terminal(
     install.publish_static_units(layout)
     owner = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(owner, fcntl.LOCK_EX)  # `gear clean` leaves it alone
-    status = None
     try:
-        pid = _create(manager, layout, spec, found, streams)
+        try:
+            pid = _create(manager, layout, spec, found, streams)
+        except BaseException:
+            remove.remove_run(layout, name)  # nobody has had anything of it yet
+            raise
         status = streams.relay(pid, keys)
     finally:
         os.close(owner)
-        # What did not start is removed as well, and what was left by its detach keys goes on.
-        if (remove_it and status is not None) or (status is None and not _is_active(manager, layout, name)):
-            remove.remove_run(layout, name)
     if status is None:
         terminal.drain(streams.master)
         raise Detached(name)
+    if remove_it:
+        remove.remove_run(layout, name)
     return terminal.exit_status(status)
 
 
 class Detached(Exception):
     """The detach keys were typed; the container goes on."""
-
-
-def _is_active(manager: Manager, layout: Layout, name: str) -> bool:
-    state = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
-    return str(state) in ("active", "activating")
 
 
 class _Scope(container.Events):

@@ -115,11 +115,20 @@ class Manager:
 
     def stop(self, units: Iterable[str]) -> dict[str, str]:
         """Stop *units* at once and wait; the result of each job by unit."""
-        return self._jobs("StopUnit", units)
+        return self._jobs("StopUnit", self._thawed(units))
 
     def restart(self, units: Iterable[str]) -> dict[str, str]:
         """Restart *units* at once and wait; the result of each job by unit."""
-        return self._jobs("RestartUnit", units)
+        return self._jobs("RestartUnit", self._thawed(units))
+
+    def _thawed(self, units: Iterable[str]) -> list[str]:
+        """*units*, none of them frozen any more: systemd refuses to stop those (252 and 257)."""
+        wanted = list(units)
+        for unit in wanted:
+            with suppress(UnitError):
+                if self.is_frozen(unit):
+                    self.thaw(unit)
+        return wanted
 
     def _jobs(self, method: str, units: Iterable[str]) -> dict[str, str]:
         self._subscribe()

@@ -14,38 +14,22 @@ import random
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from urllib.parse import urljoin, urlsplit
 
 from gear import __version__, registries
 from gear.addresses import Address, is_loopback, proxy_for, split_url
 from gear.document import DOCUMENT_LIMIT
 from gear.errors import GearError, IntegrityError, RemoteError, UsageError
+from gear.netfailure import Cancelled, Lost, explained, hanging, overloaded, retry_after, speaks_no_tls
 from gear.registries import Endpoint, Registries
 
 REDIRECTS = 5
 BACKOFF_S = 0.5
 # The longest that is waited because a registry says so.
 RETRY_AFTER_S = 60.0
-# TLS libraries say one of these when the other side speaks HTTP.
-_NOT_TLS = (
-    "WRONG_VERSION_NUMBER",
-    "HTTP_REQUEST",
-    "UNKNOWN_PROTOCOL",
-    "RECORD_LAYER_FAILURE",
-    "PACKET_LENGTH_TOO_LONG",
-)
 _TRY_AGAIN = (429, 500, 502, 503, 504)
-
-
-class Lost(RemoteError):
-    """The connection broke, or the registry asks to come again."""
-
-
-class Cancelled(RemoteError):
-    """Another part of the same work has failed, so this one stopped."""
 
 
 @runtime_checkable
@@ -167,42 +151,18 @@ class Transport:
             yield
         except GearError as error:
             if late.is_set():
-                raise self._hanging(seconds) from error
+                raise hanging(self.endpoint.host, seconds) from error
             raise
         finally:
             timer.cancel()
         if late.is_set():
-            raise self._hanging(seconds)
-
-    def _hanging(self, seconds: float) -> RemoteError:
-        return RemoteError(f"{self.endpoint.host} did not answer within {seconds:g} seconds.")
+            raise hanging(self.endpoint.host, seconds)
 
     @contextlib.contextmanager
     def explained(self, address: Address) -> Iterator[None]:
-        """What sockets, TLS and http.client raise, as sentences."""
-        try:
+        """Failures of sockets, TLS and http.client as sentences."""
+        with explained(address, self.timeout, self.check):
             yield
-        except ssl.SSLCertVerificationError as error:
-            raise RemoteError(
-                f"The certificate of {address} can't be trusted: {error.verify_message}.",
-                hint="Name its authority as `ca` in registries.yaml, or put it into /etc/containers/certs.d.",
-            ) from error
-        except TimeoutError as error:
-            self.check()
-            raise self._hanging(self.timeout) from error
-        except ssl.SSLError as error:
-            self.check()
-            raise Lost(f"{address} can't be spoken to over TLS: {error.reason or error}.") from error
-        except socket.gaierror as error:
-            raise RemoteError(f"The name {address.host} can't be resolved: {error.strerror}.") from error
-        except (OSError, EOFError) as error:
-            self.check()
-            raise Lost(
-                f"The connection to {address} failed: {getattr(error, 'strerror', None) or error}."
-            ) from error
-        except http.client.HTTPException as error:
-            self.check()
-            raise Lost(f"{address} does not speak HTTP as it should: {type(error).__name__}.") from error
 
     def stop(self) -> None:
         """Make every thread that uses this transport end soon."""
@@ -228,8 +188,8 @@ class Transport:
                     connection = self._connect(secure)
                 except RemoteError as error:
                     plain = Address(False, self._host, self._port or 80)
-                    if not (self._plain_allowed and _speaks_no_tls(error, self._port is None)):
-                        if _speaks_no_tls(error, False) and not self._plain_allowed:
+                    if not (self._plain_allowed and speaks_no_tls(error, self._port is None)):
+                        if speaks_no_tls(error, False) and not self._plain_allowed:
                             raise RemoteError(
                                 f"{secure} speaks no TLS.",
                                 hint=f"If that is meant to be, set `insecure: true` for {secure} in registries.yaml.",
@@ -392,9 +352,10 @@ class Transport:
                 response = attempt()
                 if response.status not in _TRY_AGAIN:
                     return response
-                delay = _retry_after(response)
+                delay = retry_after(response.headers.get("Retry-After") or "")
                 if last or (delay or 0) > RETRY_AFTER_S:
-                    raise _overloaded(self.endpoint.host, response, delay)
+                    response.close()
+                    raise overloaded(self.endpoint.host, response.status, delay)
                 response.close()
                 self.pause(number, delay)
             except Lost as error:
@@ -416,37 +377,3 @@ def _shut(connection: http.client.HTTPConnection) -> None:
     sock = connection.sock
     with contextlib.suppress(OSError, AttributeError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _speaks_no_tls(error: RemoteError, other_port: bool) -> bool:
-    """Whether plain HTTP is worth a try after *error*."""
-    cause: Any = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return False
-    if isinstance(cause, ssl.SSLError):
-        return (cause.reason or "") in _NOT_TLS or isinstance(cause, ssl.SSLEOFError)
-    return isinstance(cause, ConnectionResetError) or (other_port and isinstance(cause, ConnectionError))
-
-
-def _retry_after(response: Response) -> float | None:
-    """Seconds that the answer asks to wait; a date of HTTP counts from now."""
-    text = (response.headers.get("Retry-After") or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    if text:
-        from email.utils import parsedate_to_datetime  # here: nearly every registry sends seconds
-
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return None
-
-
-def _overloaded(host: str, response: Response, delay: float | None) -> RemoteError:
-    response.close()
-    if response.status == 429:
-        more = f" It asks to come again in {delay:.0f} seconds." if delay else ""
-        return RemoteError(
-            f"{host} refuses more requests for now (429).{more}",
-            hint="Many registries allow more after a login.",
-        )
-    return RemoteError(f"{host} failed with status {response.status}.")

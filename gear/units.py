@@ -120,23 +120,27 @@ def render(
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
     if remove:
-        # PID 1 removes it, whatever has become of gear by then.
-        path = str(layout.transient_units / spec.unit)
-        volumes = sorted(declared_volumes(spec, image))
-        command = [SHELL, f"{helper}/remove", str(layout.state), spec.name, path, *volumes]
-        service.append(("ExecStopPost", unitfile.command(command)))
+        service.append(_removal(spec, image, layout))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
 
 
+def _removal(spec: Spec, image: Image, layout: Layout) -> tuple[str, str]:
+    """PID 1 removes the container when it has ended, whatever has become of gear by then."""
+    path = str(layout.transient_units / spec.unit)
+    program = [SHELL, f"{helper_directory(layout)}/remove", str(layout.state), spec.name, path]
+    return ("ExecStopPost", unitfile.command([*program, *sorted(declared_volumes(spec, image))]))
+
+
 def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
     """The same for a container that is run as a scope, as properties of StartTransientUnit."""
+    system = is_system(spec, image)
     return [
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
-        ("KillSignal", _stop_signal(spec, image)),
-        ("TimeoutStopUSec", max(round(spec.stop_timeout * 1e6), 1000)),
+        ("KillSignal", _stop_signal(spec, image, system=system)),
+        ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *properties(resources(spec)),
     ]
 

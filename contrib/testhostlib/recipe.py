@@ -21,7 +21,7 @@ PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps",
     "python3", "python3-pystemd", "python3-dbus-next", "python3-pyroute2", "python3-yaml",
     "python3-seccomp",
-    "iproute2", "nftables", "curl", "busybox-static", "strace", "openssh-server",
+    "iproute2", "nftables", "curl", "busybox-static", "strace", "openssh-server", "catatonit",
 )  # fmt: skip
 
 # What a host may have besides, by the name of the set: programs that tests hold gear against.
