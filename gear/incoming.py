@@ -134,8 +134,10 @@ class Layer:
                     return
                 except Cancelled:
                     raise
-                except GearError:
+                except GearError as error:
                     if number == len(sources) - 1:
+                        if isinstance(error, IntegrityError):
+                            os.unlink(self._path)
                         raise
 
     def _from(self, source: Repository, descriptor: int) -> None:
@@ -148,7 +150,6 @@ class Layer:
                 # What an earlier pull left may be damaged; then all of it is to come again.
                 os.ftruncate(descriptor, 0)
                 if again or not resumed:
-                    os.unlink(self._path)
                     raise
 
     def _once(self, source: Repository, descriptor: int) -> None:

@@ -155,8 +155,11 @@ def _fetch(
     layout: Layout, sources: list[Repository], manifest: Manifest, settings: Registries, progress: Progress
 ) -> None:
     """Put config and layers into the store."""
-    data = _first(sources, lambda source: source.small_blob(manifest.config))
     what = f"The image config {manifest.config.digest}"
+    if store.is_here(layout, manifest.config):
+        data, _ = store.read_document(layout, manifest.config.digest, "the image config")
+    else:
+        data = _first(sources, lambda source: source.small_blob(manifest.config))
     config = ImageConfig.from_mapping(parse_document(data, what).value, what)
     if config.os not in ("", "linux"):
         raise IntegrityError(f"{what} is for {config.os[:40]!r}, not for Linux.")

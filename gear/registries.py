@@ -182,7 +182,8 @@ class _Members:
         return text
 
     def number(self, name: str, default: float, least: float, most: float) -> float:
-        value = self.get(name, object, default, "")
+        self._asked.add(name)
+        value = default if self.value.get(name) is None else self.value[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise self.wrong(name, f"is not a number from {least:g} to {most:g}")
         return float(value)

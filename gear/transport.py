@@ -92,10 +92,11 @@ class Response:
             return
         connection, self._connection = self._connection, None  # type: ignore[assignment]
         whole = self._inner.isclosed() or self._inner.length == 0
-        if not whole or self._inner.will_close:
+        will_close = self._inner.will_close
+        self._inner.close()
+        if not whole or will_close:
             self._transport.drop(connection)
         else:
-            self._inner.close()
             self._transport.keep(self._address, connection)
 
 
@@ -129,7 +130,7 @@ class Transport:
     def drop(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             self._open.discard(connection)
-        connection.close()
+        _close(connection)
 
     def check(self) -> None:
         if self.cancelled.is_set():
@@ -167,15 +168,17 @@ class Transport:
     def stop(self) -> None:
         """Make every thread that uses this transport end soon."""
         self.cancelled.set()
-        self.close()
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            _shut(connection)
 
     def close(self) -> None:
+        """End all connections; no thread uses them any more."""
         with self._lock:
             connections, self._open, self._idle = list(self._open), set(), {}
         for connection in connections:
-            _shut(connection)
-            if not self.cancelled.is_set():
-                connection.close()
+            _close(connection)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -370,6 +373,14 @@ class Transport:
             delay = BACKOFF_S * 2**number * (0.75 + random.random() / 2)
         self.cancelled.wait(delay)
         self.check()
+
+
+def _close(connection: http.client.HTTPConnection) -> None:
+    """Close a connection with its answer, which may have taken the socket over (HTTPConnection.getresponse())."""
+    answer = getattr(connection, "response", None)
+    if answer is not None:
+        answer.close()
+    connection.close()
 
 
 def _shut(connection: http.client.HTTPConnection) -> None:
