@@ -218,6 +218,9 @@ JSON = {
     "spec.json": ("spec", "to_mapping"),
     "clean": ("cli_remove", "_run_clean"),
     "image load and import": ("cli_image", "_report"),
+    "image pull": ("cli_registry", "_pull"),
+    "image push": ("cli_registry", "_push"),
+    "image search-tags": ("cli_registry", "_tags"),
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }

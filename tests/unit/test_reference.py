@@ -89,7 +89,8 @@ def test_yaml_has_no_surprises() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b"a: 1\na: 2", b"a: &x 1\nb: *x", b"a: !!python/name:os.system 1", b"a: [", b"1: 2", b"\xff\xfe\x00", b"[" * 1000,
+        b"a: 1\na: 2", b"a: &x 1\nb: *x", b"a: !!python/name:os.system 1", b"a: [", b"1: 2",
+        b"\xff\xfe\x00", b"[" * 1000,
         b"a: 1\n---\nb: 2", b"a: " + b"x" * yamlfile.LIMIT,
     ],
 )  # fmt: skip

@@ -1,0 +1,258 @@
+"""Debian's registry on the loopback: pulling, pushing, logging in, resuming; skopeo is the witness."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gearhost import GearHost, demo_image, start_host  # noqa: E402
+
+# bcrypt of `geheim`, which is all that this registry takes.
+HTPASSWD = b"me:$2b$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n"
+PLAIN = """version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/plain}, delete: {enabled: true}}
+http: {addr: "127.0.0.1:5000"}
+"""
+SAFE = """version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/safe}}
+http: {addr: "127.0.0.1:5443", tls: {certificate: /root/tls/cert.pem, key: /root/tls/key.pem}}
+auth: {htpasswd: {realm: r, path: /root/tls/htpasswd}}
+"""
+MAKE_CERTIFICATE = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout /root/tls/key.pem -out /root/tls/cert.pem \\
+    -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
+    """A host with two registries: without TLS on port 5000, with TLS and a password on port 5443."""
+    machine = start_host(extra="registry")
+    try:
+        machine.sh(
+            "systemctl disable --now -q docker-registry; mkdir -p /root/tls /var/lib/plain /var/lib/safe"
+        )
+        machine.write("/root/plain.yml", PLAIN.encode())
+        machine.write("/root/safe.yml", SAFE.encode())
+        machine.write("/root/tls/htpasswd", HTPASSWD)
+        machine.sh(MAKE_CERTIFICATE)
+        for name in ("plain", "safe"):
+            machine.run(
+                "systemd-run", "-q", f"--unit={name}", "docker-registry", "serve", f"/root/{name}.yml"
+            )
+        for port in (5000, 5443):
+            machine.wait(lambda port=port: listens(machine, port), f"the registry on port {port}")  # type: ignore[misc]
+        machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
+        copy(machine, "oci:/root/hello:hello", "docker://localhost:5000/hello:1")
+        yield machine
+    finally:
+        machine.host.stop()
+
+
+def listens(machine: GearHost, port: int) -> bool:
+    return bool(machine.out("ss", "-Hltn", f"sport = :{port}"))
+
+
+def copy(machine: GearHost, source: str, target: str, *options: str) -> None:
+    machine.run("skopeo", "copy", "-q", "--dest-tls-verify=false", *options, source, target)
+
+
+def raw(machine: GearHost, reference: str) -> bytes:
+    """The manifest that the registry has, byte for byte."""
+    return machine.run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}").stdout
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@pytest.mark.parametrize("options", [(), ("--format=v2s2",), ("--dest-compress-format=zstd", "--format=oci")])
+def test_what_skopeo_pushed_goes_through_gear_byte_for_byte(
+    registry: GearHost, options: tuple[str, ...]
+) -> None:
+    name = f"localhost:5000/by-skopeo:{len(options)}{'z' if len(options) > 1 else ''}"
+    copy(registry, "oci:/root/hello:hello", f"docker://{name}", *options)
+    manifest = raw(registry, name)
+    assert registry.gear("image", "pull", name) == f"{name} {digest_of(manifest)}\n"
+    (there,) = registry.json("image", "pull", name)
+    assert there == {"reference": name, "digest": digest_of(manifest), "changed": False}
+    target = name.replace("by-skopeo", "by-gear")
+    assert registry.gear("image", "push", name, target) == f"{target} {digest_of(manifest)}\n"
+    assert raw(registry, target) == manifest
+    copy(registry, f"docker://{target}", "dir:/root/copied", "--src-tls-verify=false")
+    registry.gear("image", "rm", name)
+
+
+def test_what_is_there_is_not_sent_again(registry: GearHost) -> None:
+    registry.gear("image", "pull", "localhost:5000/hello:1")
+    error = registry.run("gear", "image", "push", "localhost:5000/hello:1").stderr.decode()
+    assert error.count("already there") == 2
+    error = registry.run(
+        "gear", "image", "push", "localhost:5000/hello:1", "localhost:5000/other/name"
+    ).stderr.decode()
+    assert "mounted" in error
+    assert registry.gear("image", "search-tags", "localhost:5000/hello") == "localhost:5000/hello:1\n"
+
+
+def test_a_registry_with_tls_and_a_password(registry: GearHost) -> None:
+    options = ("--dest-creds=me:geheim",)
+    copy(registry, "oci:/root/hello:hello", "docker://localhost:5443/hello:1", *options)
+    name = "localhost:5443/hello:1"
+    assert "can't be trusted" in registry.fails(1, "image", "pull", name)
+    registry.write("/etc/gear/registries.yaml", b"registries: {localhost:5443: {ca: /root/tls/cert.pem}}\n")
+    assert "hint: gear image login localhost:5443" in registry.fails(1, "image", "pull", name)
+    login = ("gear", "image", "login", "localhost:5443", "--username", "me", "--password-stdin")
+    assert registry.run(*login, input=b"falsch\n", check=False).returncode == 1
+    assert "geheim" not in registry.run(*login, input=b"geheim\n").stdout.decode()
+    assert registry.out("stat", "-c", "%a", "/root/.docker/config.json") == "600"
+    assert registry.gear("image", "pull", name).startswith(name)
+    registry.gear("image", "push", name, "localhost:5443/again:2")
+    auth = ("--authfile=/root/.docker/config.json", "--tls-verify=false")
+    assert registry.run("skopeo", "inspect", "--raw", *auth, "docker://localhost:5443/again:2").stdout == raw(
+        registry, "localhost:5000/hello:1"
+    )
+    registry.gear("image", "logout", "localhost:5443")
+    registry.fails(1, "image", "pull", "localhost:5443/again:2")
+    registry.fails(1, "image", "logout", "localhost:5443")
+
+
+def test_install_pulls_by_policy(registry: GearHost) -> None:
+    copy(registry, "oci:/root/hello:hello", "docker://localhost:5000/policy:1")
+    name = "localhost:5000/policy:1"
+    assert "no image" in registry.fails(1, "install", "--pull", "never", name, "pulled")
+    registry.gear("install", name, "pulled", "--start")
+    assert registry.json("inspect", "pulled")[0]["image"]["reference"] == name
+    registry.run("systemctl", "stop", "plain")
+    registry.gear("install", "--pull", "newer", name, "pulled")
+    registry.fails(1, "install", "--pull", "always", name, "pulled")
+    registry.run("systemd-run", "-q", "--unit=plain", "docker-registry", "serve", "/root/plain.yml")
+    registry.wait(lambda: listens(registry, 5000), "the registry")
+    registry.gear("install", "--pull", "always", name, "pulled")
+    registry.gear("delete", "pulled")
+
+
+LARGE = """
+import hashlib, io, json, os, tarfile
+out = "/root/large/"
+os.makedirs(out + "blobs/sha256", exist_ok=True)
+def blob(data, kind):
+    digest = hashlib.sha256(data).hexdigest()
+    open(out + "blobs/sha256/" + digest, "wb").write(data)
+    return {"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(data)}
+layers, diffs = [], []
+for number in range(3):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        info = tarfile.TarInfo(f"file{number}")
+        info.size = 80 << 20
+        archive.addfile(info, io.BytesIO(os.urandom(info.size)))
+    layers.append(blob(raw.getvalue(), "layer.v1.tar"))
+    diffs.append(layers[-1]["digest"])
+config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diffs}}
+manifest = {"schemaVersion": 2, "config": blob(json.dumps(config).encode(), "config.v1+json"), "layers": layers}
+entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
+entry["annotations"] = {"org.opencontainers.image.ref.name": "large"}
+json.dump({"schemaVersion": 2, "manifests": [entry]}, open(out + "index.json", "w"))
+open(out + "oci-layout", "w").write('{"imageLayoutVersion": "1.0.0"}')
+"""
+# Stops the registry as soon as something of a layer is there, then ends gear without a chance to tidy up.
+INTERRUPT = """
+gear image pull -q localhost:5000/large:1 >/dev/null 2>&1 &
+while :; do
+    for file in /var/lib/gear/images/downloads/sha256/*; do
+        [ "$(stat -c %s "$file" 2>/dev/null || echo 0)" -gt 1000000 ] && break 2
+    done
+done
+systemctl kill -s STOP plain
+kill -KILL $!
+systemctl kill -s CONT plain
+stat -c %s /var/lib/gear/images/downloads/sha256/*
+"""
+
+
+def test_sigkill_in_the_middle_and_the_next_pull_goes_on(registry: GearHost) -> None:
+    registry.run("python3", "-c", LARGE)
+    copy(
+        registry,
+        "oci:/root/large:large",
+        "docker://localhost:5000/large:1",
+        "--dest-oci-accept-uncompressed-layers",
+    )
+    sizes = [int(line) for line in registry.sh(INTERRUPT).split()]
+    assert sizes and max(sizes) > 1_000_000
+    assert "localhost:5000/large" not in registry.gear("image", "list")
+    assert registry.gear("image", "pull", "localhost:5000/large:1").startswith(
+        "localhost:5000/large:1 sha256:"
+    )
+    log = registry.out("journalctl", "-u", "plain", "-o", "cat")
+    assert "http.response.status=206" in log, "nothing was taken up"
+    assert registry.sh("ls /var/lib/gear/images/downloads/sha256") == ""
+    assert registry.leftovers() == []
+
+
+def test_two_pulls_and_a_removal_at_once(registry: GearHost) -> None:
+    registry.sh("gear image rm localhost:5000/large:1 >/dev/null 2>&1; gear clean >/dev/null", check=False)
+    done = registry.sh(
+        "for i in 1 2; do gear image pull -q localhost:5000/large:1 & done; gear clean >/dev/null; wait\n"
+        "gear image list --output json"
+    )
+    assert done.count("localhost:5000/large:1 sha256:") == 2
+    rows = json.loads(done[done.index("[") :])
+    assert [row["size"] for row in rows if row["reference"] == "localhost:5000/large:1"] == [240 << 20]
+    assert registry.leftovers() == []
+
+
+MEASURE = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seconds = time.monotonic() - began
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+"""
+
+
+def test_a_pull_takes_no_longer_than_podmans(registry: GearHost) -> None:
+    """The best of three each, of 300 MB of a Debian tree in three layers, into stores that are new."""
+    registry.sh(
+        "mkdir -p /root/tree; cd /root/tree; for part in lib bin share; do\n"
+        "tar -C / -cf - usr/$part | gzip -1 >$part.tar.gz; done"
+    )
+    registry.run(
+        "python3",
+        "-c",
+        LARGE.replace("/root/large/", "/root/real/")
+        .replace("range(3)", "range(0)")
+        .replace(
+            "config = {",
+            "import gzip\n"
+            "for part in ('lib', 'bin', 'share'):\n"
+            "    data = open(f'/root/tree/{part}.tar.gz', 'rb').read()\n"
+            "    layers.append(blob(data, 'layer.v1.tar+gzip'))\n"
+            "    diffs.append('sha256:' + hashlib.sha256(gzip.decompress(data)).hexdigest())\n"
+            "config = {",
+        ),
+    )
+    copy(registry, "oci:/root/real:large", "docker://localhost:5000/real:1")
+    times: dict[str, list[float]] = {"gear": [], "podman": []}
+    for number in range(3):
+        registry.sh("rm -rf /var/speed; mkdir /var/speed; sync")
+        podman = ("podman", "--root", f"/var/speed/p{number}", "--runroot", f"/run/speed{number}")
+        for name, command in (
+            ("podman", (*podman, "pull", "-q", "--tls-verify=false", "localhost:5000/real:1")),
+            (
+                "gear",
+                ("gear", "--state-dir", f"/var/speed/g{number}", "image", "pull", "localhost:5000/real:1"),
+            ),
+        ):
+            seconds, memory = json.loads(registry.out("python3", "-c", MEASURE, *command))
+            times[name].append(seconds)
+            assert name == "podman" or memory < 150, f"{memory} MiB"
+    registry.sh("rm -rf /var/speed")
+    assert min(times["gear"]) <= min(times["podman"]), times
