@@ -203,8 +203,9 @@ def _become(flags: int, process: dict, entry: Entry, channel: Channel, procfs: i
         try:
             _prepare(flags, process, entry, channel, step)
             environment = execute.variables(process)
-            rights.prepare_exec(step, entry.keep)
-            payload.become(process, environment, step, entry.filter, procfs, channel)
+            rights.label(process, step, procfs)
+            rights.prepare_exec(step, entry.keep, channel.fileno())
+            payload.become(process, environment, step, entry.filter, channel)
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:

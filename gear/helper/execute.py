@@ -60,7 +60,10 @@ def _home(uid: int) -> bytes:
     """The home directory of *uid* in /etc/passwd of this root; `/` when there is none."""
     try:
         # Never a FIFO or a device, and never more than a bounded piece of a file that an image has made.
-        file = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        file = syscalls.openat2(
+            syscalls.AT_FDCWD, "/etc/passwd", flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS
+        )
         try:
             content = os.read(file, _MOST_PASSWD) if S_ISREG(os.fstat(file).st_mode) else b""
         finally:
