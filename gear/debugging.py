@@ -176,6 +176,8 @@ def _dev(root: Root) -> None:
         name: syscalls.open_tree(syscalls.AT_FDCWD, f"/dev/{name}", syscalls.OPEN_TREE_CLONE)
         for name in _NODES
     }
+    for node in nodes.values():  # the host's own, whose mode is not for the container's root to change
+        syscalls.mount_setattr(node, syscalls.MOUNT_ATTR_RDONLY)
     dev = syscalls.new_mount("tmpfs", ("mode=755", "size=64k"), syscalls.MOUNT_ATTR_NOSUID)
     syscalls.move_mount(dev, root.destination("dev"))
     for name, node in nodes.items():

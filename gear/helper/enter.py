@@ -202,6 +202,7 @@ def _become(flags: int, process: dict, entry: Entry, channel: Channel, procfs: i
     try:
         try:
             _prepare(flags, process, entry, channel, step)
+            execute.own_null()
             environment = execute.variables(process)
             rights.label(process, step, procfs)
             rights.prepare_exec(step, entry.keep, channel.fileno())

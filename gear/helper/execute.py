@@ -6,7 +6,7 @@ Everything named here is looked up inside the container, by a process whose root
 from __future__ import annotations
 
 import posix as os
-from _stat import S_ISDIR, S_ISREG
+from _stat import S_ISCHR, S_ISDIR, S_ISREG
 
 from gear.helper import syscalls
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
@@ -45,6 +45,28 @@ def change_directory(cwd: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise Failure(f"can't change to the working directory {cwd}: {reason}", EXIT_CHDIR) from error
+
+
+def own_null() -> None:
+    """Replace the host's /dev/null as a standard stream by the container's: whose root has the host's ids could
+    change the mode and owner of the host's."""
+    for number in range(3):
+        try:
+            if not _is_null(os.fstat(number)):
+                continue
+            flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
+            null = syscalls.openat2(
+                syscalls.AT_FDCWD, "/dev/null", flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS
+            )
+        except OSError:
+            continue  # not open at all, or there is none inside
+        if _is_null(os.fstat(null)):
+            os.dup2(null, number)
+        os.close(null)
+
+
+def _is_null(status: os.stat_result) -> bool:
+    return S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
 
 
 def variables(process: dict) -> dict[bytes, bytes]:  # type: ignore[type-arg]

@@ -265,6 +265,7 @@ class _Payload:
 
             self.step.doing = "take the terminal"
             terminal.control(self._terminal)
+        execute.own_null()
         environment = execute.variables(process)
         rights.label(process, self.step, self._procfs)
         rights.prepare_exec(self.step, self._start.keep, self.channel.fileno())
