@@ -115,6 +115,8 @@ def process(
         capabilities = {"bounding": capabilities.get("bounding", []), "effective": held, "permitted": held}
     result["capabilities"] = capabilities
     result["rlimits"] = _limits(target.pid)
+    if (score := _oom_score(target.pid)) != _oom_score("self"):
+        result["oomScoreAdj"] = score
     environment.update(wanted.env)
     result["env"] = [f"{key}={value}" for key, value in environment.items()]
     return result, identity
@@ -137,6 +139,11 @@ def _accounts_file(root: int, path: str, user: str) -> bytes | None:
         if not user.replace(":", "").isdigit():
             raise
         return None
+
+
+def _oom_score(process: int | str) -> int:
+    with open(f"/proc/{process}/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
 
 
 def _limits(pid: int) -> list[dict[str, Any]]:
