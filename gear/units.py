@@ -135,12 +135,14 @@ def _removal(spec: Spec, image: Image, layout: Layout) -> tuple[str, str]:
 def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
     """The same for a container that is run as a scope, as properties of StartTransientUnit."""
     system = is_system(spec, image)
+    delegated = system or spec.isolation.privileged
     return [
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
         ("KillSignal", _stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
+        *((("Delegate", True),) if delegated else ()),
         *properties(resources(spec)),
     ]
 
