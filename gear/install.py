@@ -77,7 +77,12 @@ def prepare_run(
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)
         try:
-            document = files.dump_json({"kind": run.kind, "remove": run.remove})
+            volumes = [
+                volume
+                for volume in sorted(units.declared_volumes(spec, image))
+                if not (layout.volumes / volume).exists()
+            ]
+            document = files.dump_json({"kind": run.kind, "remove": run.remove, "volumes": volumes})
             files.write_atomic(containers.run_path(layout, name), document, 0o600)
             spec = apply(layout, spec, image).spec
             owner = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -6,6 +6,7 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gear import confinement, unitfile
@@ -65,9 +66,15 @@ def resources(spec: Spec) -> dict[str, Any]:
 
 
 def render(
-    spec: Spec, image: Image, layout: Layout, *, transient: bool = False, remove: bool = False
+    spec: Spec,
+    image: Image,
+    layout: Layout,
+    *,
+    transient: bool = False,
+    remove: Sequence[str] | None = None,
 ) -> bytes:
-    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* leaves nothing when it ends."""
+    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* (the volumes that go with it)
+    leaves nothing when it ends."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
     system = is_system(spec, image)
@@ -119,17 +126,17 @@ def render(
     sections = [("Unit", unit), ("Service", service)]
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
-    if remove:
-        service.append(_removal(spec, image, layout))
+    if remove is not None:
+        service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
 
 
-def _removal(spec: Spec, image: Image, layout: Layout) -> tuple[str, str]:
+def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:
     """PID 1 removes the container when it has ended, whatever has become of gear by then."""
     path = str(layout.transient_units / spec.unit)
     program = [SHELL, f"{helper_directory(layout)}/remove", str(layout.state), spec.name, path]
-    return ("ExecStopPost", unitfile.command([*program, *sorted(declared_volumes(spec, image))]))
+    return ("ExecStopPost", unitfile.command([*program, *volumes]))
 
 
 def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:

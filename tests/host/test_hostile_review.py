@@ -111,3 +111,45 @@ def test_who_is_interrupted_while_it_starts_leaves_nothing(host: GearHost) -> No
     host.gear("clean")
     assert host.leftovers() == []
     assert host.sh("ls /var/lib/gear/containers /var/lib/gear/uids | grep cut || :") == ""
+
+
+def test_a_run_removes_no_volume_that_was_there(host: GearHost) -> None:
+    """What gear delete keeps, or another container uses, is not taken away by a run of the same name."""
+    _busybox_of_the_host(host, "/root/keeps/bin")
+    host.gear("image", "import", "/root/keeps", "keeps", "--volume", "/data", "--cmd", '["/bin/sh"]')
+    volumes = "ls /var/lib/gear/volumes"
+    write = ("keeps", "sh", "-c", "echo precious > /data/file")
+    try:
+        host.gear("run", "--name", "db", "--user", "0", *write)
+        host.gear("delete", "db")
+        assert host.sh(volumes) == "db.data"
+        read = (
+            "--rm",
+            "--name",
+            "db",
+            "--user",
+            "0",
+            "keeps",
+            "sh",
+            "-c",
+            "read line < /data/file; echo $line",
+        )
+        assert host.gear("run", *read) == "precious\n"
+        host.gear("run", "-d", *read)
+        host.wait(lambda: "db" not in host.sh("ls /var/lib/gear/containers"), "the removal")
+        assert host.sh(volumes) == "db.data"
+        # One that was made for the run goes with it, but not from under another container.
+        host.gear("run", "--rm", "--name", "new", "--user", "0", *write)
+        assert host.sh(volumes) == "db.data"
+        host.gear(
+            "run", "-d", "--rm", "--name", "new", "--user", "0", "keeps", "sh", "-c", "sleep 1000 & wait"
+        )
+        host.gear("install", "hello", "reader", "-v", "new.data:/data")
+        host.gear("kill", "-s", "KILL", "new")
+        host.wait(lambda: "new" not in host.sh("ls /var/lib/gear/containers"), "the removal")
+        assert host.sh(volumes).split() == ["db.data", "new.data"]
+    finally:
+        host.gear("delete", "--volumes", "reader")
+        host.gear("clean", "--volumes")
+        host.gear("image", "rm", "keeps")
+        host.sh("rm -r /root/keeps")
