@@ -20,7 +20,7 @@ from gear.helper import terminal as _terminal  # noqa: F401
 from gear.helper.channel import pair
 from gear.helper.failure import Failure, Step
 from gear.helper.mounts import Root
-from gear.joining import Target, no_imports
+from gear.joining import Target, confirm, no_imports, places
 from gear.model import Layout
 from gear.terminal import Streams
 
@@ -64,12 +64,13 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        like = groups.of_process(target.pid)
+        like = places(target)
         entry = enter.Entry(
             kinds=_KINDS,
             mounts=mounts,
             cgroup=lambda pid: groups.join(pid, like),
             terminal=streams.take_master,
+            confirm=lambda: confirm(target),
         )
         with streams.in_place(), no_imports(terminal=streams.terminal):
             return enter.enter(target.pid, document, entry)

@@ -45,6 +45,7 @@ class Target:
 
     name: str
     pid: int
+    group: str  # the control group of its unit
     config: dict[str, Any]
     start: dict[str, Any]
 
@@ -75,7 +76,21 @@ def find(layout: Layout, name: str) -> Target:
         config, start = load_json(f"{directory}/config.json"), load_json(f"{directory}/start.json")
     except (OSError, Failure) as error:
         raise GearError(f"The files of {name} can't be read: {error}.", hint=f"gear apply {name}") from error
-    return Target(name, pid, config, start)
+    return Target(name, pid, group, config, start)
+
+
+def confirm(target: Target) -> None:
+    """Raise Failure when the payload has ended: its number may be that of a process of the host by now."""
+    if not groups.contains(target.pid, target.group):
+        raise Failure(f"{target.name} has ended meanwhile")
+
+
+def places(target: Target) -> list[tuple[str, str]]:
+    """The control groups of the payload, for groups.join(); raises GearError when it has ended."""
+    try:
+        return groups.of_process(target.pid)
+    except OSError:
+        raise GearError(f"{target.name} has ended meanwhile.") from None
 
 
 def _ask_systemd(layout: Layout, name: str) -> tuple[int, str]:
@@ -170,9 +185,12 @@ def protect(target: Target) -> None:
 
 def run(target: Target, wanted: Wanted, streams: Streams) -> int:
     """Make the process and return its pid, a child of ours, once it has executed its program; raises GearError."""
-    document, _ = process(target, wanted, terminal=streams.terminal)
+    try:
+        document, _ = process(target, wanted, terminal=streams.terminal)
+    except (FileNotFoundError, ProcessLookupError):
+        raise GearError(f"{target.name} has ended meanwhile.") from None
     filter_ = None if wanted.privileged else _filter(target)
-    like = groups.of_process(target.pid)
+    like = places(target)
     uid, gid = (
         _outside(target, document["user"][key], kind) for key, kind in (("uid", "uid"), ("gid", "gid"))
     )
@@ -181,6 +199,7 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         filter_=filter_,
         cgroup=lambda pid: groups.join(pid, like),
         terminal=streams.take_master,
+        confirm=lambda: confirm(target),
     )
     try:
         with streams.in_place(), no_imports(terminal=streams.terminal):

@@ -34,6 +34,7 @@ class Entry:
         terminal: Callable[[int], None] | None = None,
         listener: Callable[[int], None] | None = None,
         keyring: bool = True,
+        confirm: Callable[[], None] | None = None,
     ) -> None:
         self.filter = filter_  # the compiled seccomp filter
         self.keep = keep  # descriptors from 3 on that the program gets
@@ -43,6 +44,8 @@ class Entry:
         self.terminal = terminal  # gets the master when the process wants a terminal; closed afterwards
         self.listener = listener  # gets the descriptor of seccomp notifications; closed afterwards
         self.keyring = keyring  # a new session keyring
+        # Raises Failure when the pid is not the container's any more; called when it can't become another's.
+        self.confirm = confirm
 
 
 def enter(pid: int, process: dict, entry: Entry) -> int:  # type: ignore[type-arg]
@@ -56,6 +59,8 @@ def enter(pid: int, process: dict, entry: Entry) -> int:  # type: ignore[type-ar
         step.doing = f"find the container's process {pid}"
         target = syscalls.pidfd_open(pid)
         try:
+            if entry.confirm is not None:
+                entry.confirm()
             flags = _different(pid, entry.kinds)
             # The descriptor stands for the process that was looked at only if that is still there.
             syscalls.pidfd_send_signal(target, 0)
