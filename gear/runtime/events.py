@@ -42,7 +42,7 @@ class Creation(Events):
         container.remember(pid)
         group = container.data["group"]
         try:
-            placement.place(self._manager, container.name, self._config, pid, group)
+            placement.place(self._manager, container.name, self._config, pid, group, container.save)
         finally:
             container.save()
         devices = (self._config.get("linux") or {}).get("netDevices") or {}
