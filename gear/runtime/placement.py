@@ -23,7 +23,12 @@ _UNIT = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_."
 
 
 def place(
-    manager: str, name: str, config: dict[str, Any], pid: int, description: dict[str, Any], note: Callable[[], None]
+    manager: str,
+    name: str,
+    config: dict[str, Any],
+    pid: int,
+    description: dict[str, Any],
+    note: Callable[[], None],
 ) -> None:
     """Make the group of container *name*, limit it, and put *pid* there.
 

@@ -248,6 +248,9 @@ def test_exec_affinity_and_options(oci: GearHost) -> None:
     oci.write("/root/process.json", json.dumps(process).encode())
     assert oci.out(OCI, "exec", "--process", "/root/process.json", "joined") == "{1} 3 /usr"
     detached(oci, "exec", "--detach", "--pid-file", "/run/joined.pid", "joined", "/usr/bin/sleep", "900")
-    assert oci.sh("tr '\\0' ' ' </proc/$(cat /run/joined.pid)/cmdline").split()[-2:] == ["/usr/bin/sleep", "900"]
+    assert oci.sh("tr '\\0' ' ' </proc/$(cat /run/joined.pid)/cmdline").split()[-2:] == [
+        "/usr/bin/sleep",
+        "900",
+    ]
     oci.run(OCI, "delete", "--force", "joined")
     assert oci.sh("ls -d /proc/$(cat /run/joined.pid) 2>/dev/null || :") == ""

@@ -13,7 +13,9 @@ from gearhost import TOP, GearHost
 
 def test_crun(machine: GearHost) -> None:
     program = TOP / "contrib/conformance"
-    prepared = subprocess.run([program, "--prepare"], check=True, capture_output=True, text=True).stdout.strip()
+    prepared = subprocess.run(
+        [program, "--prepare"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     machine.sh("mkdir -p /opt/gear/contrib /opt/gear/tests")
     contrib = [TOP / "contrib" / name for name in ("gear-oci", "conformance", "conformancelib")]
     machine.host.copy(contrib, "/opt/gear/contrib")
