@@ -92,6 +92,12 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
     theirs.close()
     child = 0
     try:
+        affinity = process.get("execCPUAffinity") or {}
+        if affinity.get("initial"):
+            from gear.helper.tasks import set_affinity
+
+            step.doing = "set the processors to begin on"
+            set_affinity(between, affinity["initial"])
         if entry.cgroup is not None:
             step.doing = "put the process into the container's control group"
             entry.cgroup(between)

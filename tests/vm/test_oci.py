@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from bundles import OCI, WAIT, bundle, detached, facts, fails, namespaces
@@ -76,7 +77,7 @@ except OSError as error:
     assert oci.sh("find /sys/fs/cgroup -name '*gear-oci-owner*'; chmod 700 /root") == ""
 
 
-def writable_cgroup(host: GearHost, cgroup: dict[str, object]) -> list[object]:
+def writable_cgroup(host: GearHost, cgroup: Any) -> list[Any]:
     """The mounts of a bundle as `spec` makes them, with *cgroup* in the place of the read-only one."""
     mounts = host.json_file(f"{bundle(host, 'template', 'true')}/config.json")["mounts"]
     return [cgroup if mount["type"] == "cgroup" else mount for mount in mounts]
