@@ -21,7 +21,13 @@ from testhostlib import Host, boot  # noqa: E402 (its directory is put on the pa
 
 RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
 
-_WRAPPER = b'#!/bin/sh\nPYTHONPATH=/opt/gear exec /usr/bin/python3 -m gear "$@"\n'
+# As pip makes one of an entry point.
+_PROGRAM = b"""#!/usr/bin/python3
+import sys
+sys.path.insert(0, "/opt/gear")
+from gear.cli import program
+sys.exit(program())
+"""
 
 
 # Runs a program on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared,
@@ -69,7 +75,7 @@ class GearHost:
         self.patience_s = 30.0 if host.kind == "nested" else 300.0
         self.sh("mkdir -p /opt/gear")
         host.copy([TOP / "gear", TOP / "units"], "/opt/gear")
-        self.write("/usr/local/bin/gear", _WRAPPER, mode="755")
+        self.write("/usr/local/bin/gear", _PROGRAM, mode="755")
 
     def run(
         self, *argv: str, check: bool = True, input: bytes | None = None, env: dict[str, str] | None = None

@@ -114,14 +114,11 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
         else:
             masters.append(os.dup(descriptor))
 
-    def join_group(pid: int) -> None:
-        cgroups.attach(below(container.data.get("group") or {}, options.get("cgroup")), pid)
-
     first = container.pidfd()  # also: it is still the container's, and no other process of that number
     entry = engine.Entry(
         filter_=lifecycle.seccomp(config, os.path.dirname(container.directory)),
         keep=kept(options),
-        cgroup=join_group,
+        membership=cgroups.Membership(below(container.data.get("group") or {}, options.get("cgroup"))),
         terminal=terminal,
         listener=Creation(container, config, "", log).listener,
     )
