@@ -99,6 +99,12 @@ def _different(pid: int, kinds: tuple[str, ...] | None) -> int:
 
 def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> int:  # type: ignore[type-arg]
     ours, theirs = pair()
+    affinity = process.get("execCPUAffinity") or {}
+    if affinity.get("initial"):
+        from gear.helper.tasks import set_affinity
+
+        step.doing = "set the processors to begin on"
+        set_affinity(0, affinity["initial"])  # inherited; what has to be final is set later
     step.doing = "make a process"
     between, created_inside = _create(entry)
     if between == 0:

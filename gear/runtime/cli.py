@@ -360,9 +360,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if type(error).__module__ != "gear.errors":
+        if type(error).__module__ == "gear.errors":
+            log.write("error", str(error).rstrip("."))
+            return 1
+        if log.verbose:
             raise
-        log.write("error", str(error).rstrip("."))
+        log.write("error", f"gear-oci failed, which is a fault of its own: {error!r}; --debug shows where")
         return 1
 
 

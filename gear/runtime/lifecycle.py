@@ -94,6 +94,8 @@ def _complete(config: dict[str, Any]) -> None:
     for device in linux.get("devices") or ():
         device["path"] = os.path.normpath(device["path"])
     process = config.get("process")
+    if process:
+        process["user"] = {"uid": 0, "gid": 0, **(process.get("user") or {})}
     if process and os.environ.get("LISTEN_FDS", "").isdigit():  # sd_listen_fds(3)
         listening = ["LISTEN_FDS=" + os.environ["LISTEN_FDS"], "LISTEN_PID=1"]
         process["env"] = [*(process.get("env") or ()), *listening]
