@@ -275,6 +275,23 @@ def unit_settings(spec: Spec, python: str, *, system: bool) -> list[tuple[str, s
     return settings
 
 
+def process_settings(spec: Spec) -> dict[str, Any]:
+    """The limits and the score of that section as members of OCI's `process`: a scope has none of its own."""
+    settings: dict[str, Any] = {}
+    if spec.isolation.ulimits:
+        settings["rlimits"] = [
+            {"type": f"RLIMIT_{name.upper()}", "soft": _limit(soft), "hard": _limit(hard)}
+            for name, (soft, hard) in sorted((n, v.split(":")) for n, v in spec.isolation.ulimits.items())
+        ]
+    if spec.isolation.oom_score_adj is not None:
+        settings["oomScoreAdj"] = spec.isolation.oom_score_adj
+    return settings
+
+
+def _limit(text: str) -> int:
+    return (1 << 64) - 1 if text == "infinity" else int(text)
+
+
 def require_consistent(spec: Spec) -> None:
     """Raise UsageError for requests that contradict each other."""
     isolation = spec.isolation

@@ -12,12 +12,13 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gear import containers, install, lifecycle, remove, terminal, units
+from gear import confinement, containers, install, lifecycle, remove, terminal, units
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
     container,
     copyup,
+    delegation,
     devices,
     hooks,
     idmaps,
@@ -145,14 +146,17 @@ class _Scope(container.Events):
 def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams) -> int:
     """Make the container; returns the pid of its payload, a child of this process."""
     unit, wanted_of_scope = containers.unit_of(layout, spec.name), units.scope(spec, image)
-
-    def start_scope(pid: int) -> None:
-        manager.start_transient(unit, [("PIDs", [pid]), *wanted_of_scope])
-
     bundle = str(layout.containers / spec.name)
     try:
         config, extra = load_json(f"{bundle}/config.json"), load_json(f"{bundle}/start.json")
-        config["process"]["terminal"] = streams.terminal
+
+        def start_scope(pid: int) -> None:
+            manager.start_transient(unit, [("PIDs", [pid]), *wanted_of_scope])
+            start.allow_low_ports(config, str(pid))
+            if delegation.is_wanted(config):
+                delegation.delegate(delegation.group_of(str(pid)), config["linux"])
+
+        config["process"] |= {"terminal": streams.terminal, **confinement.process_settings(spec)}
         if streams.terminal:
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())

@@ -141,6 +141,7 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("CollectMode", "inactive-or-failed"),
         ("KillSignal", _stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
+        *([("Delegate", True)] if system or spec.isolation.privileged else []),
         *properties(resources(spec)),
     ]
 

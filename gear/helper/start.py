@@ -47,7 +47,7 @@ class Unit(container.Events):
                 from gear.helper import delegation
 
                 if delegation.is_wanted(self._config):
-                    delegation.delegate(delegation.own_group(), self._config["linux"])
+                    delegation.delegate(delegation.group_of("self"), self._config["linux"])
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
@@ -68,8 +68,7 @@ def start(bundle: str) -> int:
         filter_ = read_filter(extra, step)
     except OSError as error:
         raise step.failure(error) from error
-    if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
-        _allow_low_ports()
+    allow_low_ports(config, "self")
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
     return container.create(config, Unit(bundle, config, extra["root"]), wanted, clone_parent=True)
 
@@ -92,11 +91,14 @@ def has_cgroup2() -> bool:
     return _exists("/sys/fs/cgroup/cgroup.procs") or _exists("/sys/fs/cgroup/unified/cgroup.procs")
 
 
-def _allow_low_ports() -> None:
-    from gear.helper import lowports
+def allow_low_ports(config: dict, pid: str) -> None:  # type: ignore[type-arg]
+    """On the host's network the unit that process *pid* is in may use ports below 1024; warns where it can't."""
+    if any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
+        return
+    from gear.helper import delegation, lowports
 
     try:
-        lowports.allow()
+        lowports.allow(delegation.group_of(pid))
     except (OSError, ValueError) as error:
         print(f"gear: this container can't use ports below 1024: {error}", file=sys.stderr, flush=True)
 
