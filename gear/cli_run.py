@@ -24,13 +24,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     spec_options(parser)
     # Docker's default: what is run once is not started again.
     parser.set_defaults(restart="no")
-    add("image", metavar="IMAGE", help="a reference or digest that gear image list shows")
+    add("image", metavar="IMAGE", help="what gear image list shows, or a directory as host:/PATH")
     add(
         "words",
         metavar="COMMAND",
         nargs=argparse.REMAINDER,
         help="instead of the image's, with its arguments",
-    )
+    ).required = False
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
