@@ -64,11 +64,11 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        like = groups.of_process(target.pid)
+        membership = groups.Membership(target.pid)
         entry = enter.Entry(
             kinds=_KINDS,
             mounts=mounts,
-            cgroup=lambda pid: groups.join(pid, like),
+            membership=membership,
             terminal=streams.take_master,
         )
         with streams.in_place(), no_imports(terminal=streams.terminal):

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
-from gear import accounts, groups, inroot
+from gear import groups
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.helper import enter, interpreter, rights
 from gear.helper import tasks as _tasks  # noqa: F401 (the engine imports it later, when that is too late)
 from gear.helper.bundle import load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
-from gear.model import Layout
-from gear.terminal import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from gear.accounts import Identity
+    from gear.model import Layout
+    from gear.terminal import Streams
 
 CANNOT_RUN = 126  # as a shell and docker exec say it
 NOT_FOUND = 127
@@ -28,30 +32,37 @@ _INFINITY = (1 << 64) - 1
 _LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"]
 
 
-@dataclass(frozen=True)
 class Wanted:
     """What is to be run, and what differs from the container's own program; None: nothing differs."""
 
-    arguments: Sequence[str]
-    user: str | None = None
-    workdir: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    privileged: bool = False
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        user: str | None,
+        workdir: str | None,
+        env: Mapping[str, str],
+        privileged: bool,
+    ) -> None:
+        self.arguments = arguments
+        self.user = user
+        self.workdir = workdir
+        self.env = env
+        self.privileged = privileged
 
 
-@dataclass(frozen=True)
 class Target:
-    """The container as it was found: its payload, control groups, and what it was started with."""
+    """The container as it was found: its payload, and what it was started with."""
 
-    name: str
-    pid: int
-    config: dict[str, Any]
-    start: dict[str, Any]
+    def __init__(self, name: str, pid: int, config: dict[str, Any], start: dict[str, Any]) -> None:
+        self.name = name
+        self.pid = pid
+        self.config = config
+        self.start = start
 
 
 def find(layout: Layout, name: str) -> Target:
     """The running container *name*; raises GearError when it does not run."""
-    directory = layout.containers / name
+    directory = layout.container(name)
     try:
         spec = load_json(f"{directory}/spec.json")
     except FileNotFoundError:
@@ -87,9 +98,7 @@ def _ask_systemd(layout: Layout, name: str) -> tuple[int, str]:
         return found.pid, found.group
 
 
-def process(
-    target: Target, wanted: Wanted, *, terminal: bool
-) -> tuple[dict[str, Any], accounts.Identity | None]:
+def process(target: Target, wanted: Wanted, *, terminal: bool) -> tuple[dict[str, Any], Identity | None]:
     """The OCI process object for *wanted*, and who it is when that is not the container's own user."""
     own = target.config["process"]
     result = {key: own[key] for key in ("noNewPrivileges", "apparmorProfile", "selinuxLabel") if key in own}
@@ -120,8 +129,10 @@ def process(
     return result, identity
 
 
-def _identity(target: Target, user: str) -> accounts.Identity:
+def _identity(target: Target, user: str) -> Identity:
     """Who *user* is, by the container's own files as they are now."""
+    from gear import accounts, inroot
+
     try:
         with inroot.opened(inroot.root_of(target.pid)) as root:
             return accounts.lookup(lambda path: _accounts_file(root, path, user), user, "container")
@@ -131,6 +142,8 @@ def _identity(target: Target, user: str) -> accounts.Identity:
 
 def _accounts_file(root: int, path: str, user: str) -> bytes | None:
     """A file of accounts; for numbers, which are valid without, none that can't be used."""
+    from gear import inroot
+
     try:
         return inroot.read_file(root, path)
     except GearError:
@@ -165,14 +178,14 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
     """Make the process and return its pid, a child of ours, once it has executed its program; raises GearError."""
     document, _ = process(target, wanted, terminal=streams.terminal)
     filter_ = None if wanted.privileged else _filter(target)
-    like = groups.of_process(target.pid)
+    membership = groups.Membership(target.pid)
     uid, gid = (
         _outside(target, document["user"][key], kind) for key, kind in (("uid", "uid"), ("gid", "gid"))
     )
     streams.give_to(uid, gid)
     entry = enter.Entry(
         filter_=filter_,
-        cgroup=lambda pid: groups.join(pid, like),
+        membership=membership,
         terminal=streams.take_master,
     )
     try:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MANAGERS = ("cgroupfs", "systemd", "disabled")
 DEFAULT_SLICE = "container.slice"
+# The container's group below its scope, on version 2; clients of crun look for this name.
+_INNER = "container"
 _UNIT = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_."
 
 
@@ -106,7 +108,33 @@ def _place_in_scope(
     with Manager() as manager:
         manager.start_transient(scope, properties)
     description.update(_own_groups(pid, scope))
+    if description.get("unified") and not description.get("controllers"):
+        _enter_inner(description, pid, resources)
     _write_leftovers(description, mapping.leftovers(resources))
+
+
+def _enter_inner(description: dict[str, Any], pid: int, resources: dict[str, Any]) -> None:
+    """Put *pid* into a group of its own below the scope, and show it the limits there.
+
+    The scope's group is systemd's, and is removed in the moment in which it is empty; whoever watches the container's
+    events, as conmon does to know of an OOM kill, has until then only because the removal begins with this one.
+    """
+    above = description["unified"]
+    inner = f"{above}/{_INNER}"
+    try:
+        os.mkdir(inner, 0o755)
+        cgroups.attach({"unified": inner}, pid)
+        description["unified"] = inner
+        cgroups.enable_controllers(above)
+    except OSError as error:
+        raise Failure(f"can't make the control group {inner}: {error.strerror}") from error
+    _show_limits(description, resources)
+
+
+def _show_limits(description: dict[str, Any], resources: dict[str, Any]) -> None:
+    """The scope's limits as the container sees them in its own group."""
+    shown = {name: value for name, value in resources.items() if name not in ("devices", "blockIO")}
+    cgroups.apply(description, shown)
 
 
 def _own_groups(pid: int, scope: str) -> dict[str, Any]:
@@ -142,6 +170,8 @@ def update(description: dict[str, Any], resources: dict[str, Any]) -> None:
 
     with Manager() as manager:
         manager.set_properties(description["scope"], mapping.properties(resources))
+    if description.get("unified", "").endswith(f".scope/{_INNER}"):
+        _show_limits(description, resources)
     _write_leftovers(description, mapping.leftovers(resources))
 
 

@@ -35,8 +35,8 @@ def tree(attacker: Attacker) -> str:
     """Places of the host where a mount point, file or directory could have landed."""
     return attacker.host.sh(
         "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/lib/gear "
-        "-o -path /var/log -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd -o -name __pycache__ \\) -prune"
-        " -o -printf '%p %y %i\\n' | sort; ls /srv /run /tmp"
+        "-o -path /var/log -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd "
+        "-o -name __pycache__ \\) -prune -o -printf '%p %y %i\\n' | sort; ls /srv /run /tmp"
     )
 
 
