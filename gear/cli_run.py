@@ -42,7 +42,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         raise UsageError("A container in the background can have neither input nor a terminal.")
     if args.restart != "no" and (args.rm or not args.detach):
         raise UsageError(
-            "What is run in a terminal or removed in the end is not restarted.", hint="gear install"
+            "What is run in a terminal or removed in the end is not restarted.",
+            hint="Leave --restart out, or use gear install.",
         )
     keys = terminal.detach_keys(args.detach_keys)
     name = args.name or running.free_name(context.layout)

@@ -40,6 +40,7 @@ def test_foreground_is_a_scope(host: GearHost) -> None:
     assert host.json("status", "adhoc")[0]["active_state"] == "active"
     assert host.gear("exec", "adhoc", "cat", "/proc/1/comm") == "sleep\n"
     assert host.json("top", "adhoc")[0]["command"] == "sleep 1000"
+    assert "adhoc can't be attached to" in host.fails(1, "attach", "adhoc")
     assert "There is a container adhoc already" in host.fails(1, "run", "--name", "adhoc", "hello", "true")
     assert host.leftovers() == []
     # Not waited for, since the payload has no handler for SIGTERM.
