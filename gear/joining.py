@@ -224,6 +224,8 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         if failure.status == EXIT_EXEC:
             missing = "no such program" in failure.message or "there is no such file" in failure.message
             error.exit_status = NOT_FOUND if missing else CANNOT_RUN
+            if wanted.arguments[0].startswith("-"):
+                error.hint = f"Options stand before {target.name}."
         elif failure.status == EXIT_CHDIR:
             error.exit_status = CANNOT_RUN
         raise error from failure
