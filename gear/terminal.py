@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from gear.errors import UsageError
+from gear.errors import GearError, UsageError
 
 _CHUNK = 1 << 16
 # asm-generic/ioctls.h; nothing is imported while a process is being made (gear/joining.py).
@@ -131,11 +131,15 @@ class Streams:
         pidfd = os.pidfd_open(pid)
         try:
             with _forwarding(pidfd, self), _raw(self.terminal and self.interactive):
-                if not _Relay(self, pidfd, keys).run():
+                relay = _Relay(self, pidfd, keys)
+                if not relay.run():
                     return None
-            return os.waitpid(pid, 0)[1]
+            status = os.waitpid(pid, 0)[1]
         finally:
             os.close(pidfd)
+        if relay.loss is not None:
+            raise GearError(f"Not all that was written could be passed on: {relay.loss.strerror}.")
+        return status
 
 
 class _Relay:
@@ -146,6 +150,7 @@ class _Relay:
         self._half_close = not streams.terminal
         self._reading = streams.interactive
         self._pending = b""
+        self.loss: OSError | None = None  # why a standard stream could not be written to
 
     def run(self) -> bool:
         """Copy until the process has ended; False when the detach keys were typed."""
@@ -189,7 +194,9 @@ class _Relay:
                 return
             try:
                 _write_all(self._from[descriptor], data)
-            except BrokenPipeError:  # the process has to hear that nobody reads
+            except OSError as error:  # the process has to hear that nobody reads
+                if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a terminal that is gone
+                    self.loss = error
                 self._forget(descriptor)
                 return
             if not to_end:
@@ -271,7 +278,8 @@ def _raw(wanted: bool) -> Iterator[None]:
         tty.setraw(0, termios.TCSANOW)
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def drain(master: int) -> None:

@@ -153,3 +153,15 @@ def test_a_run_removes_no_volume_that_was_there(host: GearHost) -> None:
         host.gear("clean", "--volumes")
         host.gear("image", "rm", "keeps")
         host.sh("rm -r /root/keeps")
+
+
+def test_output_that_can_not_be_written_is_told(host: GearHost) -> None:
+    host.gear("install", "hello", "web", "--start")
+    for verb in (
+        "exec web -- sh -c 'echo out; exit 3'",
+        "run --rm --entrypoint sh hello -c 'echo out; exit 3'",
+    ):
+        done = host.run("sh", "-c", f"gear {verb} > /dev/full", check=False)
+        assert done.returncode == 1 and b"Traceback" not in done.stderr
+        assert b"Not all that was written could be passed on: No space left on device." in done.stderr
+    assert host.sh("ls /var/lib/gear/containers") == "web"
