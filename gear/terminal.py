@@ -294,6 +294,9 @@ def drain(master: int) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(null, number)
+        # Whoever waits for the end of something that gear has inherited is not to wait for the container's.
+        os.closerange(3, master)
+        os.closerange(master + 1, os.sysconf("SC_OPEN_MAX"))
         os.set_blocking(master, True)
         with suppress(OSError):
             while os.read(master, _CHUNK):

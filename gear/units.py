@@ -79,14 +79,7 @@ def render(
     helper = helper_directory(layout)
     system = is_system(spec, image)
     stop_signal = _stop_signal(spec, image, system=system)
-    paths = [str(directory)]
-    if spec.image.directory is not None:
-        paths.append(spec.image.directory)
-    for mount in effective_mounts(spec, image):
-        if mount.kind == "bind":
-            paths.append(mount.source)
-        elif mount.kind == "volume":
-            paths.append(str(volume_directory(layout, mount.source)))
+    paths = [str(directory), *_places(spec, image, layout)]
     unit = [
         ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
         # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
@@ -130,6 +123,17 @@ def render(
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _places(spec: Spec, image: Image, layout: Layout) -> list[str]:
+    """What of the host's files the container needs, beside its own directory."""
+    paths = [] if spec.image.directory is None else [spec.image.directory]
+    for mount in effective_mounts(spec, image):
+        if mount.kind == "bind":
+            paths.append(mount.source)
+        elif mount.kind == "volume":
+            paths.append(str(volume_directory(layout, mount.source)))
+    return paths
 
 
 def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:
