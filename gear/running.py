@@ -110,7 +110,12 @@ def in_terminal(
             _end_all(manager, containers.unit_of(layout, name))
             remove.remove_run(layout, name)  # nobody has had anything of it yet
             raise
-        status = streams.relay(pid, keys)
+        try:
+            status = streams.relay(pid, keys)
+        except GearError:
+            if remove_it:
+                remove.remove_run(layout, name)
+            raise
         if status is not None and spec.isolation.pid == "host":
             # They don't end with the first one here, and have user ids that somebody else may get now.
             _end_all(manager, containers.unit_of(layout, name))

@@ -126,7 +126,7 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
         os.waitpid(between, 0)
         between = 0
         _follow(ours, entry, early)
-    except (OSError, Failure):
+    except BaseException:  # an interrupt, too: nobody would know of what is left
         for pid in (between, child):
             if pid:
                 os.kill(pid, SIGKILL)

@@ -153,3 +153,31 @@ def test_a_run_removes_no_volume_that_was_there(host: GearHost) -> None:
         host.gear("clean", "--volumes")
         host.gear("image", "rm", "keeps")
         host.sh("rm -r /root/keeps")
+
+
+def test_output_that_can_not_be_written_is_told(host: GearHost) -> None:
+    host.gear("install", "hello", "web", "--start")
+    for verb in (
+        "exec web -- sh -c 'echo out; exit 3'",
+        "run --rm --entrypoint sh hello -c 'echo out; exit 3'",
+    ):
+        done = host.run("sh", "-c", f"gear {verb} > /dev/full", check=False)
+        assert done.returncode == 1 and b"Traceback" not in done.stderr
+        assert b"Not all that was written could be passed on: No space left on device." in done.stderr
+    assert host.sh("ls /var/lib/gear/containers") == "web"
+
+
+def test_a_hook_that_reads_nothing_is_ended_in_time(host: GearHost) -> None:
+    """A state that no pipe holds, of a bundle with long annotations."""
+    script = (
+        "import sys; sys.path.insert(0, '/opt/gear')\n"
+        "from gear.helper import hooks\n"
+        "from gear.helper.failure import Failure\n"
+        "state = b'x' * 300000\n"
+        "hooks.run({'path': '/bin/sh', 'args': ['sh', '-c', 'test $(wc -c) = 300000']}, state)\n"
+        "try:\n"
+        "    hooks.run({'path': '/bin/sleep', 'args': ['sleep', '1000'], 'timeout': 1}, state)\n"
+        "except Failure as failure:\n"
+        "    print(failure.message)\n"
+    )
+    assert "did not end within 1 s" in host.out("timeout", "20", "/usr/bin/python3", "-c", script)
