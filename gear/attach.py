@@ -38,7 +38,8 @@ def attach(
     found = inside.running(manager, layout, name)
     if found.unit.endswith(".scope"):
         raise GearError(
-            f"{name} runs in a terminal, and what it writes goes there.", hint=f"gear exec -it {name} -- sh"
+            f"{name} can't be attached to: it was run in a terminal, and what it writes goes there.",
+            hint=f"A shell beside it: gear exec -it {name} -- sh",
         )
     invocation = bytes(manager.properties(found.unit).get("InvocationID") or b"").hex()
     try:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from gear import __version__
 from gear.command import Context, Verb, discard_output, write_output
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 # Verb -> module that has it in VERBS, in the order of the help.  `image VERB` is a group of its own.
 TABLE = {
@@ -186,3 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; nothing is left to tell.
         discard_output()
         return 1
+
+
+def program() -> NoReturn:
+    """Run gear as a program."""
+    status = main()
+    # main() has written all output.  Without the interpreter's own farewell, which takes up to a fifth of gear exec;
+    # nothing of gear waits for it.
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    os._exit(status)

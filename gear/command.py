@@ -5,26 +5,31 @@ Not the table of verbs (gear/cli.py) and not what they do (gear/containers.py, g
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from gear.errors import GearError
-from gear.model import Layout
+
+# What every verb imports is paid for by every verb: for types alone, nothing is imported.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from gear.model import Layout
 
 
-@dataclass(frozen=True)
 class Context:
     """What every verb gets: where gear's files are, and how to report."""
 
-    layout: Layout
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
 
     def report_json(self, document: Any) -> None:
         """Print *document* as JSON on standard output."""
+        import json
+
         write_output(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
     def report(self, line: str) -> None:
@@ -76,21 +81,31 @@ def discard_output() -> None:
     os.close(null)
 
 
-@dataclass(frozen=True)
 class Verb:
     """One verb: its name, what it says of itself, its arguments, and the function that runs it.
 
     *run* returns the exit status; it raises GearError for what stops the whole verb.
     """
 
-    name: str
-    summary: str
-    description: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Context], int]
-    takes_command: bool = False  # whether `-- COMMAND...` may follow
-    # Whether everything after the first argument that is no option is the command's, with -- or without.
-    command_last: bool = False
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        description: str,
+        arguments: Callable[[argparse.ArgumentParser], None],
+        run: Callable[[argparse.Namespace, Context], int],
+        *,
+        takes_command: bool = False,
+        command_last: bool = False,
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.description = description
+        self.arguments = arguments
+        self.run = run
+        self.takes_command = takes_command  # whether `-- COMMAND...` may follow
+        # Whether everything after the first argument that is no option is the command's, with -- or without.
+        self.command_last = command_last
 
 
 def add_output_option(parser: argparse.ArgumentParser) -> None:

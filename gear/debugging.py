@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, groups, inroot
+from gear import containers, inroot
 from gear.errors import GearError
 from gear.helper import container, enter, rights, rootfs, syscalls
 from gear.helper import devices as _devices  # noqa: F401 (before its files are out of reach)
@@ -20,7 +20,7 @@ from gear.helper import terminal as _terminal  # noqa: F401
 from gear.helper.channel import pair
 from gear.helper.failure import Failure, Step
 from gear.helper.mounts import Root
-from gear.joining import Target, confirm, no_imports, places
+from gear.joining import Target, confirm, membership_of, no_imports
 from gear.model import Layout
 from gear.terminal import Streams
 
@@ -64,11 +64,11 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        like = places(target)
+        membership = membership_of(target)
         entry = enter.Entry(
             kinds=_KINDS,
             mounts=mounts,
-            cgroup=lambda pid: groups.join(pid, like),
+            membership=membership,
             terminal=streams.take_master,
             confirm=lambda: confirm(target),
         )

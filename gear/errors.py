@@ -14,7 +14,9 @@ journal.  The hint, when there is one, says what to do about it and is shown on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class GearError(Exception):

@@ -92,21 +92,42 @@ def contains(pid: int, group: str) -> bool:
         return False
 
 
-def join(pid: int, like: list[tuple[str, str]]) -> None:
-    """Put *pid* into the groups *like*, those of another process; raises OSError when none could be joined."""
-    refusal: OSError | None = None
-    joined = False
-    for controllers, path in like:
-        names = [controllers.removeprefix("name=")] if controllers else ["unified", ""]
-        for name in names:
-            try:
-                with open(f"{_MOUNTS}/{name}{path}/cgroup.procs", "wb", buffering=0) as file:
-                    file.write(b"%d" % pid)
-                joined = True
-            except FileNotFoundError:
+class Membership:
+    """The control groups of process *pid*, for a process that is made to be in the same."""
+
+    def __init__(self, pid: int) -> None:
+        self._like = of_process(pid)
+        self.descriptor: int | None = None
+        for controllers, path in self._like:
+            for mounted in ("/unified", "") if not controllers else ():
+                try:
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                    self.descriptor = os.open(f"{_MOUNTS}{mounted}{path}", flags)
+                    return
+                except OSError:
+                    continue
+
+    def join(self, *, created_inside: bool) -> None:
+        """Put the calling process into them; raises OSError when none could be joined."""
+        refusal: OSError | None = None
+        joined = created_inside
+        for controllers, path in self._like:
+            if not controllers and created_inside:
                 continue
-            except OSError as error:  # a hierarchy that somebody else manages, as in a nested host
-                refusal = error
-            break
-    if not joined:
-        raise refusal or FileNotFoundError(2, "there are no control groups")
+            # The calling thread, its process's only one, may move itself without the grace period of moving another.
+            file = "tasks" if controllers else "cgroup.procs"
+            for name in [controllers.removeprefix("name=")] if controllers else ["unified", ""]:
+                try:
+                    descriptor = os.open(f"{_MOUNTS}/{name}{path}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+                    try:
+                        os.write(descriptor, b"0")
+                    finally:
+                        os.close(descriptor)
+                    joined = True
+                except FileNotFoundError:
+                    continue
+                except OSError as error:  # a hierarchy that somebody else manages, as in a nested host
+                    refusal = error
+                break
+        if not joined:
+            raise refusal or FileNotFoundError(2, "there are no control groups")

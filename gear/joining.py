@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
-from gear import accounts, groups, inroot
+from gear import groups
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.helper import enter, interpreter, rights
 from gear.helper import tasks as _tasks  # noqa: F401 (the engine imports it later, when that is too late)
 from gear.helper.bundle import load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
-from gear.model import Layout
-from gear.terminal import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from gear.accounts import Identity
+    from gear.model import Layout
+    from gear.terminal import Streams
 
 CANNOT_RUN = 126  # as a shell and docker exec say it
 NOT_FOUND = 127
@@ -28,31 +32,40 @@ _INFINITY = (1 << 64) - 1
 _LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"]
 
 
-@dataclass(frozen=True)
 class Wanted:
     """What is to be run, and what differs from the container's own program; None: nothing differs."""
 
-    arguments: Sequence[str]
-    user: str | None = None
-    workdir: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    privileged: bool = False
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        user: str | None,
+        workdir: str | None,
+        env: Mapping[str, str],
+        privileged: bool,
+    ) -> None:
+        self.arguments = arguments
+        self.user = user
+        self.workdir = workdir
+        self.env = env
+        self.privileged = privileged
 
 
-@dataclass(frozen=True)
 class Target:
-    """The container as it was found: its payload, control groups, and what it was started with."""
+    """The container as it was found: its payload, and what it was started with."""
 
-    name: str
-    pid: int
-    group: str  # the control group of its unit
-    config: dict[str, Any]
-    start: dict[str, Any]
+    def __init__(
+        self, name: str, pid: int, group: str, config: dict[str, Any], start: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.group = group  # the control group of its unit
+        self.config = config
+        self.start = start
 
 
 def find(layout: Layout, name: str) -> Target:
     """The running container *name*; raises GearError when it does not run."""
-    directory = layout.containers / name
+    directory = layout.container(name)
     try:
         spec = load_json(f"{directory}/spec.json")
     except FileNotFoundError:
@@ -85,10 +98,10 @@ def confirm(target: Target) -> None:
         raise Failure(f"{target.name} has ended meanwhile")
 
 
-def places(target: Target) -> list[tuple[str, str]]:
-    """The control groups of the payload, for groups.join(); raises GearError when it has ended."""
+def membership_of(target: Target) -> groups.Membership:
+    """The control groups of the payload; raises GearError when it has ended."""
     try:
-        return groups.of_process(target.pid)
+        return groups.Membership(target.pid)
     except OSError:
         raise GearError(f"{target.name} has ended meanwhile.") from None
 
@@ -102,9 +115,7 @@ def _ask_systemd(layout: Layout, name: str) -> tuple[int, str]:
         return found.pid, found.group
 
 
-def process(
-    target: Target, wanted: Wanted, *, terminal: bool
-) -> tuple[dict[str, Any], accounts.Identity | None]:
+def process(target: Target, wanted: Wanted, *, terminal: bool) -> tuple[dict[str, Any], Identity | None]:
     """The OCI process object for *wanted*, and who it is when that is not the container's own user."""
     own = target.config["process"]
     result = {key: own[key] for key in ("noNewPrivileges", "apparmorProfile", "selinuxLabel") if key in own}
@@ -137,8 +148,10 @@ def process(
     return result, identity
 
 
-def _identity(target: Target, user: str) -> accounts.Identity:
+def _identity(target: Target, user: str) -> Identity:
     """Who *user* is, by the container's own files as they are now."""
+    from gear import accounts, inroot
+
     try:
         with inroot.opened(inroot.root_of(target.pid)) as root:
             return accounts.lookup(lambda path: _accounts_file(root, path, user), user, "container")
@@ -148,6 +161,8 @@ def _identity(target: Target, user: str) -> accounts.Identity:
 
 def _accounts_file(root: int, path: str, user: str) -> bytes | None:
     """A file of accounts; for numbers, which are valid without, none that can't be used."""
+    from gear import inroot
+
     try:
         return inroot.read_file(root, path)
     except GearError:
@@ -190,14 +205,14 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise GearError(f"{target.name} has ended meanwhile.") from None
     filter_ = None if wanted.privileged else _filter(target)
-    like = places(target)
+    membership = membership_of(target)
     uid, gid = (
         _outside(target, document["user"][key], kind) for key, kind in (("uid", "uid"), ("gid", "gid"))
     )
     streams.give_to(uid, gid)
     entry = enter.Entry(
         filter_=filter_,
-        cgroup=lambda pid: groups.join(pid, like),
+        membership=membership,
         terminal=streams.take_master,
         confirm=lambda: confirm(target),
     )
@@ -209,6 +224,8 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         if failure.status == EXIT_EXEC:
             missing = "no such program" in failure.message or "there is no such file" in failure.message
             error.exit_status = NOT_FOUND if missing else CANNOT_RUN
+            if wanted.arguments[0].startswith("-"):
+                error.hint = f"Options stand before {target.name}."
         elif failure.status == EXIT_CHDIR:
             error.exit_status = CANNOT_RUN
         raise error from failure

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gear.errors import UsageError
 
+# `typing` and `pathlib` take longer to import than gear exec needs for all that it does with them.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
-@dataclass(frozen=True)
+
 class Layout:
     """Every directory gear owns.  Options or the environment move each of them, so tests touch none of the
     real ones."""
 
-    state: Path = Path("/var/lib/gear")
-    # Below the administrator's own directory /etc/systemd/system, so that `systemctl mask` and full
-    # replacement by a file of the same name work (systemd.unit(5), "Unit File Load Path").
-    units: Path = Path("/usr/local/lib/systemd/system")
-
-    # Of containers that are run and not installed; systemd forgets it at the next boot.
-    transient_units: Path = Path("/run/systemd/system")
-
+    DEFAULT = {
+        "state": "/var/lib/gear",
+        # Below the administrator's own directory /etc/systemd/system, so that `systemctl mask` and full
+        # replacement by a file of the same name work (systemd.unit(5), "Unit File Load Path").
+        "units": "/usr/local/lib/systemd/system",
+        # Of containers that are run and not installed; systemd forgets it at the next boot.
+        "transient_units": "/run/systemd/system",
+    }
     ENVIRONMENT = {
         "state": "GEAR_STATE_DIR",
         "units": "GEAR_UNIT_DIR",
@@ -41,14 +43,50 @@ class Layout:
                 moved[field] = absolute_path(value, variable)
         return cls(**moved)
 
+    def __init__(self, state: Path | None = None, units: Path | None = None) -> None:
+        given = {"state": state, "units": units}
+        self._places = self.DEFAULT | {field: str(path) for field, path in given.items() if path is not None}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._places == other._places
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._places.items()))
+
     def moved(self, field: str, path: Path) -> Layout:
         """The same layout with one of its directories elsewhere."""
-        return replace(self, **{field: path})
+        there = Layout()
+        there._places = self._places | {field: str(path)}
+        return there
+
+    def _path(self, field: str) -> Path:
+        from pathlib import Path
+
+        return Path(self._places[field])
+
+    @property
+    def state(self) -> Path:
+        """Everything but unit files."""
+        return self._path("state")
+
+    @property
+    def units(self) -> Path:
+        """Where unit files are written."""
+        return self._path("units")
+
+    @property
+    def transient_units(self) -> Path:
+        """Where those of containers are written that are not installed."""
+        return self._path("transient_units")
 
     @property
     def containers(self) -> Path:
         """One directory per installed container."""
         return self.state / "containers"
+
+    def container(self, name: str) -> str:
+        """The directory of one container."""
+        return f"{self._places['state']}/containers/{name}"
 
     @property
     def volumes(self) -> Path:
@@ -70,6 +108,8 @@ def absolute_path(text: str, what: str) -> Path:
     """*text* as an absolute, normal path; raises UsageError naming *what*."""
     if not text.startswith("/") or "\0" in text or "\n" in text:
         raise UsageError(f"{what} must be an absolute path, not {text!r}.")
+    from pathlib import Path
+
     return Path(os.path.normpath(text))
 
 

@@ -209,17 +209,19 @@ def _tasks(limit: int | None) -> list[_Setting]:
 
 
 def _memory(node: Node) -> list[_Setting]:
-    """0 is "not set" for all of them, as for runc: nothing runs in no memory."""
+    """0 is "not set", as for runc: nothing runs in no memory.  Of swap it is none at all, as for crun."""
     most = (1 << 63) - 1
     limit = _number(node, "limit", -1, most) or 0
-    swap = _number(node, "swap", -1, most) or 0
+    swap = _number(node, "swap", -1, most)
     reservation = _number(node, "reservation", -1, most) or 0
     found = []
     if reservation:
         found.append(_plain("MemoryLow", INFINITY if reservation < 0 else reservation))
     if limit:
         found.append(_plain("MemoryMax", INFINITY if limit < 0 else limit))
-    if swap < 0 or (limit < 0 and not swap):
+    if swap == 0:
+        found.append(_plain("MemorySwapMax", 0))
+    elif (swap or 0) < 0 or (limit < 0 and swap is None):
         found.append(_plain("MemorySwapMax", INFINITY))
     elif swap:
         # Version 1 limits memory and swap together, version 2 swap alone.

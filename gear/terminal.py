@@ -12,11 +12,14 @@ import os
 import select
 import signal
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from gear.errors import GearError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 _CHUNK = 1 << 16
 # asm-generic/ioctls.h; nothing is imported while a process is being made (gear/joining.py).
@@ -287,6 +290,8 @@ def drain(master: int) -> None:
 
     Without a reader the process would be hung up, which is not what detaching means.
     """
+    # The end of this program, if it leads the session, hangs up all that is in it; the child is at first.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if os.fork():
         return
     try:

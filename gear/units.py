@@ -79,16 +79,7 @@ def render(
     helper = helper_directory(layout)
     system = is_system(spec, image)
     stop_signal = _stop_signal(spec, image, system=system)
-    paths = [str(directory), *_places(spec, image, layout)]
-    unit = [
-        ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
-        # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
-        # `systemctl stop container.target` stops every container.
-        ("PartOf", "container.target"),
-        ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
-    ]
-    if spec.net == "host":
-        unit.append(("After", "network.target"))
+    unit = _unit_section(spec, image, layout)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
@@ -125,15 +116,25 @@ def render(
     return unitfile.render(header, sections).encode()
 
 
-def _places(spec: Spec, image: Image, layout: Layout) -> list[str]:
-    """What of the host's files the container needs, beside its own directory."""
-    paths = [] if spec.image.directory is None else [spec.image.directory]
+def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, str]]:
+    paths = [str(layout.containers / spec.name)]
+    if spec.image.directory is not None:
+        paths.append(spec.image.directory)
     for mount in effective_mounts(spec, image):
         if mount.kind == "bind":
             paths.append(mount.source)
         elif mount.kind == "volume":
             paths.append(str(volume_directory(layout, mount.source)))
-    return paths
+    unit = [
+        ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
+        # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
+        # `systemctl stop container.target` stops every container.
+        ("PartOf", "container.target"),
+        ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
+    ]
+    if spec.net == "host":
+        unit.append(("After", "network.target"))
+    return unit
 
 
 def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:

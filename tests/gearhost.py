@@ -21,17 +21,23 @@ from testhostlib import Host, boot  # noqa: E402 (its directory is put on the pa
 
 RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
 
-_WRAPPER = b'#!/bin/sh\nPYTHONPATH=/opt/gear exec /usr/bin/python3 -m gear "$@"\n'
+# As pip makes one of an entry point.
+_PROGRAM = b"""#!/usr/bin/python3
+import sys
+sys.path.insert(0, "/opt/gear")
+from gear.cli import program
+sys.exit(program())
+"""
 
 
-# Runs gear on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared, and
-# tells how gear ended: arguments are gear's, standard input has [[wait for, type], ...] in JSON.
+# Runs a program on a terminal of 33 rows and 77 columns, types what it is given when the text before it has appeared,
+# and tells how it ended: arguments are the command, standard input has [[wait for, type], ...] in JSON.
 TYPIST = b"""
 import fcntl, json, os, pty, select, struct, sys, termios, time
 steps = json.load(sys.stdin)
 pid, master = pty.fork()
 if pid == 0:
-    os.execvp("gear", ["gear", *sys.argv[1:]])
+    os.execvp(sys.argv[1], sys.argv[1:])
 fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
 before = termios.tcgetattr(master)
 seen, deadline = b"", time.monotonic() + 30
@@ -69,7 +75,7 @@ class GearHost:
         self.patience_s = 30.0 if host.kind == "nested" else 300.0
         self.sh("mkdir -p /opt/gear")
         host.copy([TOP / "gear", TOP / "units"], "/opt/gear")
-        self.write("/usr/local/bin/gear", _WRAPPER, mode="755")
+        self.write("/usr/local/bin/gear", _PROGRAM, mode="755")
 
     def run(
         self, *argv: str, check: bool = True, input: bytes | None = None, env: dict[str, str] | None = None
@@ -103,8 +109,9 @@ class GearHost:
         )
         return error
 
-    def typed(self, steps: list[list[str]], *arguments: str) -> str:
+    def typed(self, steps: list[list[str]], *arguments: str, program: str = "gear") -> str:
         """What a person sees who runs gear on a terminal and types *steps*: [wait for, type], or `resize ROWS`."""
+        arguments = (program, *arguments)
         self.write("/root/typist", TYPIST)
         done = self.run("/usr/bin/python3", "/root/typist", *arguments, input=json.dumps(steps).encode())
         return done.stdout.decode()

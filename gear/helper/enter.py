@@ -11,13 +11,23 @@ from _signal import SIGKILL
 
 from gear.helper import execute, payload, rights, syscalls
 from gear.helper.bundle import NAMESPACES
-from gear.helper.channel import EXEC, FAILED, GO, LISTENER, PID, TERMINAL, Channel, pair
+from gear.helper.channel import EXEC, FAILED, LISTENER, PID, TERMINAL, Channel, pair
 from gear.helper.container import NS_FILES, raise_failed
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Membership(Protocol):
+        """The control groups that a joining process is to be in."""
+
+        # A directory of the version 2 hierarchy in which the process is created; None: no such group.
+        descriptor: int | None
+
+        def join(self, *, created_inside: bool) -> None:
+            """Put the calling process, which has the host's rights still, into the groups that it is not in yet."""
 
 
 class Entry:
@@ -30,7 +40,7 @@ class Entry:
         keep: int = 0,
         kinds: tuple[str, ...] | None = None,
         mounts: int | None = None,
-        cgroup: Callable[[int], None] | None = None,
+        membership: Membership | None = None,
         terminal: Callable[[int], None] | None = None,
         listener: Callable[[int], None] | None = None,
         keyring: bool = True,
@@ -40,7 +50,7 @@ class Entry:
         self.keep = keep  # descriptors from 3 on that the program gets
         self.kinds = kinds  # the namespaces to join, by the specification's names; None: all
         self.mounts = mounts  # a descriptor of a mount namespace to join, when that is not among *kinds*
-        self.cgroup = cgroup  # puts a pid into the container's control group
+        self.membership = membership  # the control groups to be in; None: the caller's
         self.terminal = terminal  # gets the master when the process wants a terminal; closed afterwards
         self.listener = listener  # gets the descriptor of seccomp notifications; closed afterwards
         self.keyring = keyring  # a new session keyring
@@ -89,19 +99,20 @@ def _different(pid: int, kinds: tuple[str, ...] | None) -> int:
 
 def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> int:  # type: ignore[type-arg]
     ours, theirs = pair()
+    affinity = process.get("execCPUAffinity") or {}
+    if affinity.get("initial"):
+        from gear.helper.tasks import set_affinity
+
+        step.doing = "set the processors to begin on"
+        set_affinity(0, affinity["initial"])  # inherited; what has to be final is set later
     step.doing = "make a process"
-    between = os.fork()
+    between, created_inside = _create(entry)
     if between == 0:
         ours.close()
-        _between(target, flags, process, entry, theirs)
+        _between(target, flags, process, entry, theirs, created_inside)
     theirs.close()
     child = 0
     try:
-        if entry.cgroup is not None:
-            step.doing = "put the process into the container's control group"
-            entry.cgroup(between)
-        _attributes(between, process, step)
-        ours.send(GO)
         step.doing = "follow the process that joins the container"
         early: list[tuple[bytes, list[int]]] = []
         while not child:
@@ -126,30 +137,15 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
     return child
 
 
-def _attributes(pid: int, process: dict, step: Step) -> None:  # type: ignore[type-arg]
-    """What is inherited, and only the host's root may set."""
-    if process.get("oomScoreAdj") is not None:
-        step.doing = "set the score of the OOM killer"
-        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
-            file.write(str(process["oomScoreAdj"]).encode())
-    wanted = [
-        key
-        for key in ("rlimits", "scheduler", "ioPriority", "execCPUAffinity")
-        if process.get(key) is not None
-    ]
-    if not wanted:
-        return
-    from gear.helper import tasks
-
-    step.doing = "set limits and priorities"
-    if "rlimits" in wanted:
-        tasks.set_rlimits(pid, process["rlimits"])
-    if "scheduler" in wanted:
-        tasks.set_scheduler(pid, process["scheduler"])
-    if "ioPriority" in wanted:
-        tasks.set_io_priority(pid, process["ioPriority"])
-    if "execCPUAffinity" in wanted and process["execCPUAffinity"].get("final"):
-        tasks.set_affinity(pid, process["execCPUAffinity"]["final"])
+def _create(entry: Entry) -> tuple[int, bool]:
+    """The pid of a new process, 0 in it, and whether it was created in its control group."""
+    group = None if entry.membership is None else entry.membership.descriptor
+    if group is not None:
+        try:
+            return syscalls.clone_into(group), True
+        except OSError:  # whatever it is, joining the group will tell it with the group's name
+            pass
+    return syscalls.clone(syscalls.SIGCHLD), False
 
 
 def _follow(channel: Channel, entry: Entry, early: list) -> None:  # type: ignore[type-arg]
@@ -172,14 +168,44 @@ def _follow(channel: Channel, entry: Entry, early: list) -> None:  # type: ignor
         raise_failed(failed)
 
 
-def _between(target: int, flags: int, process: dict, entry: Entry, channel: Channel) -> None:  # type: ignore
+def _attributes(process: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """What is inherited, and only the host's root may set; for the calling process, which is in its control groups:
+    joining a cpuset changes the affinity."""
+    if process.get("oomScoreAdj") is not None:
+        step.doing = "set the score of the OOM killer"
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(file, str(process["oomScoreAdj"]).encode())
+        os.close(file)
+    wanted = [
+        key
+        for key in ("rlimits", "scheduler", "ioPriority", "execCPUAffinity")
+        if process.get(key) is not None
+    ]
+    if not wanted:
+        return
+    from gear.helper import tasks
+
+    step.doing = "set limits and priorities"
+    if "rlimits" in wanted:
+        tasks.set_rlimits(0, process["rlimits"])
+    if "scheduler" in wanted:
+        tasks.set_scheduler(0, process["scheduler"])
+    if "ioPriority" in wanted:
+        tasks.set_io_priority(0, process["ioPriority"])
+    if "execCPUAffinity" in wanted and process["execCPUAffinity"].get("final"):
+        tasks.set_affinity(0, process["execCPUAffinity"]["final"])
+
+
+def _between(target, flags: int, process, entry: Entry, channel: Channel, created_inside: bool) -> None:  # type: ignore
     """The process in between: it joins, so that its child is in the pid namespace as well."""
     step = Step()
     try:
         try:
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-            if not channel.receive()[0]:
-                raise ConnectionResetError(104, "the caller has died")
+            if entry.membership is not None:
+                step.doing = "join the container's control group"
+                entry.membership.join(created_inside=created_inside)
+            _attributes(process, step)
             # The host's, for labels: nobody inside has made it.
             procfs = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             if process.get("terminal"):

@@ -15,15 +15,8 @@ from gear.helper.failure import Failure
 
 def run(hook: dict, state: bytes) -> None:  # type: ignore[type-arg]
     """Execute *hook* with *state* (JSON) on its standard input and wait for it; raises Failure when it fails."""
-    import select
-
     path = hook["path"]
-    # No pipe: a hook that does not read a long state would keep this from hearing that its time is over.
-    reading = os.memfd_create("state")
-    with open(reading, "wb", buffering=0, closefd=False) as file:
-        while state:
-            state = state[file.write(state) :]
-    os.lseek(reading, 0, 0)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
@@ -38,22 +31,47 @@ def run(hook: dict, state: bytes) -> None:  # type: ignore[type-arg]
         finally:
             os._exit(127)
     os.close(reading)
-    timeout = hook.get("timeout")
-    if timeout:
-        process = syscalls.pidfd_open(pid)
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        expired = not poll.poll(timeout * 1000)
-        os.close(process)
-        if expired:
-            os.kill(pid, SIGKILL)
-            os.waitpid(pid, 0)
-            raise Failure(f"the hook {path} did not end within {timeout} s")
+    if not _feed(pid, writing, state, hook.get("timeout")):
+        os.kill(pid, SIGKILL)
+        os.waitpid(pid, 0)
+        raise Failure(f"the hook {path} did not end within {hook['timeout']} s")
     _, status = os.waitpid(pid, 0)
     if status:
         code = os.waitstatus_to_exitcode(status)
         why = f"exit status {code}" if code >= 0 else f"signal {-code}"
         raise Failure(f"the hook {path} failed: {why}")
+
+
+def _feed(pid: int, writing: int, state: bytes, timeout: int | None) -> bool:
+    """Write *state* to a hook as it reads it, which it does not have to; whether the hook has ended in time."""
+    import select
+    import time
+
+    deadline = time.monotonic() + timeout if timeout else None
+    process = syscalls.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.register(writing, select.POLLOUT)
+    os.set_blocking(writing, False)
+    view = memoryview(state)
+    try:
+        while True:
+            left = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
+            ready = dict(poll.poll(left))
+            if process in ready or not ready:
+                return bool(ready)
+            try:
+                view = view[os.write(writing, view) :]
+            except BrokenPipeError:  # it has closed it
+                view = view[len(view) :]
+            if not view:
+                poll.unregister(writing)
+                os.close(writing)
+                writing = -1
+    finally:
+        os.close(process)
+        if writing >= 0:
+            os.close(writing)
 
 
 def run_all(hooks: dict, kind: str, state: bytes) -> None:  # type: ignore[type-arg]

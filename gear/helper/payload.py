@@ -176,6 +176,7 @@ class _Payload:
         if (self._config.get("hooks") or {}).get("startContainer"):
             import json  # noqa: F401
             import select  # noqa: F401
+            import time  # noqa: F401
 
             from gear.helper import hooks  # noqa: F401
         if (

@@ -71,6 +71,7 @@ _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
 _PIDFD_OPEN = 434
+_CLONE3 = 435
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
@@ -85,6 +86,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
 SIGCHLD = 17
 
 # linux/mount.h
@@ -191,6 +193,18 @@ def clone(flags: int) -> int:
     """
     # A null stack means a copy of the caller's, as in fork(2).
     return _call("clone", _CLONE, flags, None, None, None, None)
+
+
+def clone_into(group: int) -> int:
+    """clone3(2) like fork, with the child in the control group (version 2) of the directory descriptor *group*.
+
+    Moving a process into a group waits until every processor has taken notice (an RCU grace period, some 10 ms); a
+    process that is created there need not be moved.
+    """
+    # struct clone_args, linux/sched.h: flags, three pointers for ids, the signal, stack and its size, TLS, set_tid and
+    # its size, the group.
+    arguments = _u64(CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, group)
+    return _call("clone3", _CLONE3, arguments, len(arguments))
 
 
 def unshare(flags: int) -> None:

@@ -33,6 +33,7 @@ def make(ptmx: int, process: dict, channel: Channel, step: Step) -> int:  # type
     status = os.fstat(ptmx)
     if not S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(*_PTMX):
         raise Failure("can't make the terminal: the container's /dev/pts/ptmx is not that device")
+    os.set_blocking(ptmx, True)  # as whoever gets the master expects it
     ioctl(ptmx, _TIOCSPTLCK, bytes(4))
     # By the master, not by a name that somebody could have replaced (TIOCGPTPEER, ioctl_tty(2)).
     peer: int = ioctl(ptmx, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)

@@ -67,6 +67,17 @@ def _read(path: str) -> str:
         return file.read()
 
 
+def plan(path: str) -> dict[str, Any]:
+    """The description that make(path) would return at most."""
+    hierarchies = Hierarchies()
+    description: dict[str, Any] = {}
+    if hierarchies.unified:
+        description["unified"] = hierarchies.unified + path
+    if hierarchies.controllers:
+        description["controllers"] = {name: place + path for name, place in hierarchies.controllers.items()}
+    return description
+
+
 def make(path: str) -> dict[str, Any]:
     """Make the group *path*, which is absolute, in every hierarchy; returns its description."""
     hierarchies = Hierarchies()
@@ -89,7 +100,7 @@ def make(path: str) -> dict[str, Any]:
 def _make_unified(mount: str, path: str) -> str:
     directory = mount
     for part in filter(None, path.split("/")):
-        _enable_controllers(directory)
+        enable_controllers(directory)
         directory = f"{directory}/{part}"
         _mkdir(directory)
     return directory
@@ -102,7 +113,7 @@ def _mkdir(directory: str) -> None:
         pass
 
 
-def _enable_controllers(directory: str) -> None:
+def enable_controllers(directory: str) -> None:
     """Let groups below *directory* have its controllers, as far as the kernel allows; what is missing and wanted
     shows when its file is written."""
     enabled = _read(f"{directory}/cgroup.subtree_control").split()
@@ -141,6 +152,33 @@ def attach(description: dict[str, Any], pid: int) -> None:
             raise Failure(
                 f"can't put process {pid} into the control group {directory}: {error.strerror}"
             ) from error
+
+
+class Membership:
+    """A group for a process that joins a container (gear/helper/enter.py): it is created there or goes there itself,
+    which is much faster than to be put there."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self._directories = directories(description)
+        self._unified = description.get("unified")
+        self.descriptor: int | None = None
+        if self._unified:
+            try:
+                self.descriptor = os.open(self._unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                pass  # told when it is joined
+
+    def join(self, *, created_inside: bool) -> None:
+        """Put the calling process there; raises Failure."""
+        for directory in self._directories:
+            if directory == self._unified and created_inside:
+                continue
+            # The calling thread, its process's only one, moves without the wait that moving a process takes.
+            file = "cgroup.procs" if directory == self._unified else "tasks"
+            try:
+                _write(f"{directory}/{file}", "0")
+            except OSError as error:
+                raise Failure(f"can't join the control group {directory}: {error.strerror}") from error
 
 
 def apply(description: dict[str, Any], resources: dict[str, Any], *, update: bool = False) -> None:

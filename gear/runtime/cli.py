@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gear.runtime.state import Container
+
 _HELP = Option("help,h", "", "show this")
 _FORCE = Option("force,f", "", "end it first if it runs; what does not exist is no error")
 _DETACH = Option("detach,d", "", "don't wait for the process")
@@ -68,6 +70,9 @@ _EXEC = (
     Option("ignore-paused", "", "also in a container that is paused"),
 )
 
+# In the form that callers of crun look at.
+_PARTS = "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
+
 
 class Call:
     """One call of the program: the options of the whole, those of the verb, and its words."""
@@ -93,7 +98,7 @@ def _create(call: Call) -> int:
 
 
 def _make(call: Call, *, detached: bool) -> int:
-    from gear.runtime import execute, lifecycle
+    from gear.runtime import execute, lifecycle, notify
 
     request = lifecycle.Request(call.root, call.name, call.options.get("bundle", "."), call.log)
     request.config, request.manager = call.options.get("config"), call.manager
@@ -105,15 +110,36 @@ def _make(call: Call, *, detached: bool) -> int:
     )
     request.keep_fds, request.detached = execute.kept(call.options), detached
     request.new_keyring = not call.options.flag("no-new-keyring")
+    request.notify = notify.outside()
     _, master = lifecycle.create(request)
     return master
 
 
 def _start(call: Call) -> int:
-    from gear.runtime import lifecycle
-
-    lifecycle.start(load(call.root, call.name), call.log)
+    _begin(call, load(call.root, call.name), detached=True)
     return 0
+
+
+def _begin(call: Call, container: Container, *, detached: bool) -> None:
+    """Start a container, and tell the caller when it is ready if that is wanted: at once, or while it runs."""
+    from gear.runtime import lifecycle, notify
+
+    listener = lifecycle.start(container, call.log)
+    path = notify.outside()
+    if listener is None or not path:
+        return
+    try:
+        first = container.pidfd()
+    except Failure:  # it has ended already, and somebody else may have waited for it
+        return
+    if detached:
+        notify.forward(listener, first, path, call.log)
+    elif os.fork() == 0:
+        try:
+            notify.forward(listener, first, path, call.log)
+        finally:
+            os._exit(0)
+    os.close(first)
 
 
 def _run(call: Call) -> int:
@@ -123,7 +149,7 @@ def _run(call: Call) -> int:
     master = _make(call, detached=detached)
     container = load(call.root, call.name)
     try:
-        lifecycle.start(container, call.log)
+        _begin(call, container, detached=detached)
     except Failure:
         lifecycle.delete(call.root, call.name, call.log, force=True)
         raise
@@ -318,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         whole = parse(list(sys.argv[1:] if arguments is None else arguments), GLOBAL, words_before_rest=1)
         if whole.flag("version"):
-            print(f"gear-oci version {__version__}\nspec: {OCI_VERSION}")
+            print(f"gear-oci version {__version__}\nspec: {OCI_VERSION}\n{_PARTS}")
             return 0
         name = whole.words[0] if whole.words else ""
         if whole.flag("help") or name in ("", "help"):
@@ -334,9 +360,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if type(error).__module__ != "gear.errors":
+        if type(error).__module__ == "gear.errors":
+            log.write("error", str(error).rstrip("."))
+            return 1
+        if log.verbose:
             raise
-        log.write("error", str(error).rstrip("."))
+        log.write("error", f"gear-oci failed, which is a fault of its own: {error!r}; --debug shows where")
         return 1
 
 

@@ -31,6 +31,22 @@ def send(path: str, descriptor: int, message: bytes = b"terminal") -> None:
         os.close(directory)
 
 
+def size() -> dict[str, int] | None:
+    """The size of the caller's terminal, as `consoleSize` has it; None when there is none."""
+    import sys
+    from fcntl import ioctl
+    from termios import TIOCGWINSZ
+
+    try:
+        window = ioctl(0, TIOCGWINSZ, bytes(8))
+    except OSError:
+        return None
+    return {
+        "height": int.from_bytes(window[:2], sys.byteorder),
+        "width": int.from_bytes(window[2:4], sys.byteorder),
+    }
+
+
 class Proxy:
     """The caller's terminal connected to a container's: raw while it lasts, as an object with start() and serve()."""
 
@@ -79,32 +95,45 @@ class Proxy:
         """Copy both ways until the process *pidfd* has ended and all of its output is told."""
         import select
 
-        poller = select.poll()
-        for descriptor in (0, self._master, pidfd):
-            poller.register(descriptor, select.POLLIN)
-        ended = False
+        os.set_blocking(self._master, False)  # what is typed faster than it is read must not stop the output
+        typed, listening, ended = b"", True, False
         while True:
+            poller = select.poll()
+            poller.register(self._master, select.POLLIN | (select.POLLOUT if typed else 0))
+            if listening and not typed:  # what can't be passed on yet is not read either
+                poller.register(0, select.POLLIN)
+            if not ended:
+                poller.register(pidfd, select.POLLIN)
             ready = dict(poller.poll(0 if ended else None))
-            if self._master in ready:
-                try:
-                    data = os.read(self._master, 65536)
-                except OSError:  # EIO: nobody has the other side open
-                    data = b""
+            if ready.get(self._master, 0) & ~select.POLLOUT:
+                data = _read(self._master)
                 if not data:
                     return
                 _write_all(1, data)
             elif ended:
                 return
+            if ready.get(self._master, 0) & select.POLLOUT:
+                typed = self._type(typed)
             if 0 in ready:
-                data = os.read(0, 65536)
-                if data:
-                    _write_all(self._master, data)
-                else:
-                    poller.unregister(0)
-                    _write_all(self._master, b"\4")  # end of file, as a terminal says it
-            if pidfd in ready:
-                poller.unregister(pidfd)
-                ended = True
+                data = _read(0)
+                listening = bool(data)
+                typed = self._type(data or b"\4")  # end of file, as a terminal says it
+            ended = ended or pidfd in ready
+
+    def _type(self, data: bytes) -> bytes:
+        """Write to the terminal what it takes; returns the rest."""
+        try:
+            return data[os.write(self._master, data) :]
+        except BlockingIOError:
+            return data
+
+
+def _read(descriptor: int) -> bytes:
+    """What can be read; nothing from a terminal that nobody has the other side of open (EIO)."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -29,6 +29,8 @@ class Creation(Events):
         self._log = log
         self.console_socket = ""
         self.master = -1  # the terminal, when nobody else wants it
+        self._network = -1  # the network namespace that devices of the host were moved to
+        self._moved: list[tuple[str, str]] = []  # their names on the host, and there
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The bundle's root file system with what is mounted below it."""
@@ -40,14 +42,27 @@ class Creation(Events):
         container.remember(pid)
         group = container.data["group"]
         try:
-            placement.place(self._manager, container.name, self._config, pid, group)
+            placement.place(self._manager, container.name, self._config, pid, group, container.save)
         finally:
             container.save()
+        if group.get("unified") and not group.get("controllers"):
+            from gear.helper import delegation
+
+            if delegation.is_wanted(self._config):
+                delegation.delegate(group["unified"], self._config["linux"])
         devices = (self._config.get("linux") or {}).get("netDevices") or {}
         if devices:
             from gear.runtime import netdevices
 
-            netdevices.move(devices, pid)
+            self._network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self._moved = netdevices.move(devices, pid)
+
+    def undo(self) -> None:
+        """The container could not be made: what was the host's is the host's again."""
+        if self._moved:
+            from gear.runtime import netdevices
+
+            netdevices.give_back(self._moved, self._network, self._log)
 
     def runtime_hooks(self, pid: int) -> None:
         """prestart and createRuntime."""

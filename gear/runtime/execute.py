@@ -40,6 +40,7 @@ def process_of(options: Parsed, command: list[str], config: dict[str, Any]) -> d
         process.pop("consoleSize", None)
         _change(process, options)
     validate.check_process(process)
+    process["user"] = {"uid": 0, "gid": 0, **(process.get("user") or {})}
     return process
 
 
@@ -103,6 +104,8 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
     console_socket, detached = options.get("console-socket"), options.flag("detach")
     if process.get("terminal") and detached and not console_socket:
         raise Failure("a terminal needs --console-socket here, since nobody else would have it")
+    if process.get("terminal") and not console_socket:
+        process["consoleSize"] = console.size() or process.get("consoleSize")
     masters: list[int] = []
 
     def terminal(descriptor: int) -> None:
@@ -111,14 +114,11 @@ def execute(container: Container, options: Parsed, command: list[str], log: Log)
         else:
             masters.append(os.dup(descriptor))
 
-    def join_group(pid: int) -> None:
-        cgroups.attach(below(container.data.get("group") or {}, options.get("cgroup")), pid)
-
     first = container.pidfd()  # also: it is still the container's, and no other process of that number
     entry = engine.Entry(
         filter_=lifecycle.seccomp(config, os.path.dirname(container.directory)),
         keep=kept(options),
-        cgroup=join_group,
+        membership=cgroups.Membership(below(container.data.get("group") or {}, options.get("cgroup"))),
         terminal=terminal,
         listener=Creation(container, config, "", log).listener,
     )

@@ -123,7 +123,9 @@ def version2(resources: dict[str, Any]) -> list[tuple[str, str]]:
 def _memory2(memory: dict[str, Any]) -> list[tuple[str, str]]:
     writes = []
     limit, swap = memory.get("limit"), memory.get("swap")
-    if swap is not None and swap != 0:
+    if swap == 0:  # what is no sum that any limit of memory could be in: no swap at all
+        writes.append(("memory.swap.max", "0"))
+    elif swap is not None:
         # The specification's swap is memory and swap together, the file's is swap alone.
         if swap > 0 and (limit is None or limit < 0):
             raise Failure("linux.resources.memory.swap needs a limit of memory: it counts both together")
@@ -158,8 +160,13 @@ def _cpu2(cpu: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def weight_of_shares(shares: int) -> int:
-    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144), on a line between the ends."""
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144): the curve of gear/resources.py, which says why; that
+    module takes longer to import than a container to start."""
+    from math import ceil, log2
+
+    logarithm = log2(min(max(shares, 2), 262144))
+    exponent = (logarithm * logarithm + 125 * logarithm) / 612 - 7 / 34
+    return ceil(round(10**exponent, 6))
 
 
 def _block2(block: dict[str, Any]) -> list[tuple[str, str]]:

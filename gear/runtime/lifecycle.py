@@ -12,7 +12,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from gear.helper import hooks, interpreter
 from gear.helper.failure import Failure
-from gear.runtime import cgroups, placement, validate
+from gear.runtime import cgroups, notify, placement, validate
 from gear.runtime.document import dumps, load_json
 from gear.runtime.state import Container, Lock, load, now, replace
 
@@ -38,6 +38,7 @@ class Request:
         self.keep_fds = 0
         self.new_keyring = True
         self.detached = True
+        self.notify = ""  # the socket of whoever waits for the container to be ready
 
 
 def _config(request: Request) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def create(request: Request) -> tuple[Container, int]:
         container.save()
         try:
             replace(f"{container.directory}/config.json", dumps(config).encode())
+            if request.notify:
+                notify.provide(container, config, request.notify)
             return container, _create(container, config, request)
         except BaseException as error:
             _undo(container, config, request.log)
@@ -91,6 +94,8 @@ def _complete(config: dict[str, Any]) -> None:
     for device in linux.get("devices") or ():
         device["path"] = os.path.normpath(device["path"])
     process = config.get("process")
+    if process:
+        process["user"] = {"uid": 0, "gid": 0, **(process.get("user") or {})}
     if process and os.environ.get("LISTEN_FDS", "").isdigit():  # sd_listen_fds(3)
         listening = ["LISTEN_FDS=" + os.environ["LISTEN_FDS"], "LISTEN_PID=1"]
         process["env"] = [*(process.get("env") or ()), *listening]
@@ -98,9 +103,16 @@ def _complete(config: dict[str, Any]) -> None:
 
 def _check_terminal(config: dict[str, Any], request: Request) -> None:
     process = config.get("process")
-    terminal = isinstance(process, dict) and process.get("terminal")
+    if not isinstance(process, dict):
+        process = {}
+    terminal = process.get("terminal")
     if terminal and request.detached and not request.console_socket:
         raise Failure("nobody would have the terminal that process.terminal asks for: use --console-socket")
+    if terminal and not request.console_socket:
+        from gear.runtime import console
+
+        # Before the payload can ask for it; later changes are the proxy's to follow.
+        process["consoleSize"] = console.size() or process.get("consoleSize")
     if request.console_socket and not terminal:
         raise Failure("--console-socket is for a container with process.terminal")
 
@@ -123,6 +135,9 @@ def _create(container: Container, config: dict[str, Any], request: Request) -> i
     start.start_socket = listener.fileno()
     try:
         pid = engine.create(config, events, start)
+    except BaseException:
+        events.undo()
+        raise
     finally:
         listener.close()
     container.data["status"] = "created"
@@ -212,8 +227,9 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
             log.warn(failure.message)
 
 
-def start(container: Container, log: Log) -> None:
-    """Let a created container's process become what config.json says."""
+def start(container: Container, log: Log) -> socket | None:
+    """Let a created container's process become what config.json says; returns the socket for notify.forward(), if the
+    container has one.  Nobody else has to wait for that: the lock is not held then."""
     from gear.helper.container import begin
     from gear.runtime.events import Creation
 
@@ -225,6 +241,7 @@ def start(container: Container, log: Log) -> None:
         if not config.get("process"):
             raise Failure(f"the config.json of container {container.name} has no process to start")
         events = Creation(container, config, "", log)
+        listener = notify.listen(container)
         directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A path may be longer than an address may be (unix(7)).
@@ -243,6 +260,7 @@ def start(container: Container, log: Log) -> None:
         except Failure:
             _end(container)
             raise
+    return listener
 
 
 def kill(container: Container, number: int, *, everything: bool = False) -> None:

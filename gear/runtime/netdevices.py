@@ -15,12 +15,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gear.runtime.report import Log
+
 _PERMANENT = 0x80  # IFA_F_PERMANENT, linux/if_addr.h
 _GLOBAL = 0  # RT_SCOPE_UNIVERSE, linux/rtnetlink.h
 
 
-def move(devices: dict[str, Any], pid: int) -> None:
-    """Move *devices* into the network namespace of *pid*, rename them, keep their addresses, set them up.
+def move(devices: dict[str, Any], pid: int) -> list[tuple[str, str]]:
+    """Move *devices* into the network namespace of *pid*, rename them, keep their addresses, set them up; returns each
+    one's name on the host and there.
 
     After a failure those that were moved are the host's again, with their names.
     """
@@ -35,17 +38,17 @@ def move(devices: dict[str, Any], pid: int) -> None:
         for name, options in devices.items():
             target = (options or {}).get("name") or name
             try:
-                _move_one(host, inside, pid, name, target)
+                moved.append((name, _move_one(host, inside, pid, name, target)))
             except (NetlinkError, Failure) as error:
                 _move_back(inside, moved)
                 if isinstance(error, Failure):
                     raise
                 reason = os.strerror(error.code)
                 raise Failure(f"can't move the network device {name} into the container: {reason}") from error
-            moved.append((name, target))
+    return moved
 
 
-def _move_one(host: Any, inside: Any, pid: int, name: str, target: str) -> None:
+def _move_one(host: Any, inside: Any, pid: int, name: str, target: str) -> str:
     found = host.link_lookup(ifname=name)
     if not found:
         raise Failure(f"there is no network device {name}")
@@ -65,6 +68,22 @@ def _move_one(host: Any, inside: Any, pid: int, name: str, target: str) -> None:
     for address, length, family in addresses:
         inside.addr("add", index=new, address=address, prefixlen=length, family=family)
     inside.link("set", index=new, state="up")
+    (link,) = inside.get_links(new)
+    return str(link.get_attr("IFLA_IFNAME"))
+
+
+def give_back(moved: list[tuple[str, str]], namespace: int, log: Log) -> None:
+    """Move what is still in the network namespace *namespace*, a descriptor, to the host again, as it was called: with
+    the namespace the kernel would destroy whatever is no hardware."""
+    from pyroute2 import NetNS
+
+    try:
+        with NetNS(f"/proc/{os.getpid()}/fd/{namespace}", flags=0) as inside:
+            _move_back(inside, moved)
+    except (
+        Exception
+    ) as error:  # pyroute2 raises what it likes; the failure that led here is the one to be told
+        log.warn(f"can't give the container's network devices back: {error}")
 
 
 def _move_back(inside: Any, moved: list[tuple[str, str]]) -> None:

@@ -12,29 +12,48 @@ from gear.runtime import cgroups, groupfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MANAGERS = ("cgroupfs", "systemd", "disabled")
 DEFAULT_SLICE = "container.slice"
+# The container's group below its scope, on version 2; clients of crun look for this name.
+_INNER = "container"
 _UNIT = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_."
 
 
-def place(manager: str, name: str, config: dict[str, Any], pid: int, description: dict[str, Any]) -> None:
-    """Make the group of container *name*, limit it, and put *pid* there.  *description* is filled in as the group
-    comes to be, so that whoever cleans up after a failure knows what there is."""
+def place(
+    manager: str,
+    name: str,
+    config: dict[str, Any],
+    pid: int,
+    description: dict[str, Any],
+    note: Callable[[], None],
+) -> None:
+    """Make the group of container *name*, limit it, and put *pid* there.
+
+    *description* says what there is or is about to be, and *note* is called before anything is made, so that whoever
+    cleans up after a crash at any moment knows.
+    """
     linux = config.get("linux") or {}
     path, resources = linux.get("cgroupsPath") or "", linux.get("resources") or {}
     if manager == "disabled":
         return
     if manager == "systemd":
-        _place_in_scope(path, name, resources, pid, description)
+        _place_in_scope(path, name, resources, pid, description, note)
         return
     wanted = group_path(path, name)
     try:
         _refuse_busy(wanted)
-        description.update(cgroups.make(wanted))
+        description.update(cgroups.plan(wanted))
+        note()
+        made = cgroups.make(wanted)
+        description.clear()
+        description.update(made)
     except OSError as error:
         if not path and not resources:  # nobody asked for a group: without one it runs as well
+            cgroups.remove(description)
+            description.clear()
             return
         raise Failure(f"can't make the control group {wanted}: {error.strerror}") from error
     cgroups.apply(description, resources)
@@ -87,7 +106,12 @@ def third_party() -> None:
 
 
 def _place_in_scope(
-    path: str, name: str, resources: dict[str, Any], pid: int, description: dict[str, Any]
+    path: str,
+    name: str,
+    resources: dict[str, Any],
+    pid: int,
+    description: dict[str, Any],
+    note: Callable[[], None],
 ) -> None:
     slice_name, scope = scope_name(path, name)
     if resources.get("devices"):
@@ -103,10 +127,37 @@ def _place_in_scope(
         *mapping.properties(resources),
     ]  # fmt: skip
     description["scope"] = scope
+    note()
     with Manager() as manager:
         manager.start_transient(scope, properties)
     description.update(_own_groups(pid, scope))
+    if description.get("unified") and not description.get("controllers"):
+        _enter_inner(description, pid, resources)
     _write_leftovers(description, mapping.leftovers(resources))
+
+
+def _enter_inner(description: dict[str, Any], pid: int, resources: dict[str, Any]) -> None:
+    """Put *pid* into a group of its own below the scope, and show it the limits there.
+
+    The scope's group is systemd's, and is removed in the moment in which it is empty; whoever watches the container's
+    events, as conmon does to know of an OOM kill, has until then only because the removal begins with this one.
+    """
+    above = description["unified"]
+    inner = f"{above}/{_INNER}"
+    try:
+        os.mkdir(inner, 0o755)
+        cgroups.attach({"unified": inner}, pid)
+        description["unified"] = inner
+        cgroups.enable_controllers(above)
+    except OSError as error:
+        raise Failure(f"can't make the control group {inner}: {error.strerror}") from error
+    _show_limits(description, resources)
+
+
+def _show_limits(description: dict[str, Any], resources: dict[str, Any]) -> None:
+    """The scope's limits as the container sees them in its own group."""
+    shown = {name: value for name, value in resources.items() if name not in ("devices", "blockIO")}
+    cgroups.apply(description, shown)
 
 
 def _own_groups(pid: int, scope: str) -> dict[str, Any]:
@@ -142,6 +193,8 @@ def update(description: dict[str, Any], resources: dict[str, Any]) -> None:
 
     with Manager() as manager:
         manager.set_properties(description["scope"], mapping.properties(resources))
+    if description.get("unified", "").endswith(f".scope/{_INNER}"):
+        _show_limits(description, resources)
     _write_leftovers(description, mapping.leftovers(resources))
 
 

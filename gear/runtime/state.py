@@ -4,6 +4,7 @@
       state.json        replaced by rename; made before anything else of the container is
       config.json       the bundle's, as it was when the container was created
       start             the socket that the first process waits on until `start`
+      notify/           where the payload can say that it is ready, if whoever made it wants to know
       lock              held (fcntl(2)) by whoever changes the container
     ROOT/.cache/        compiled seccomp filters
 
@@ -142,6 +143,11 @@ class Container:
         """Remove the directory; state.json goes last, so what is interrupted can be seen and removed again."""
         names = sorted(os.listdir(self.directory), key=lambda name: (name == "state.json", name == "lock"))
         for name in names:
+            if name == "notify":
+                for inner in os.listdir(f"{self.directory}/notify"):
+                    os.unlink(f"{self.directory}/notify/{inner}")
+                os.rmdir(f"{self.directory}/notify")
+                continue
             os.unlink(f"{self.directory}/{name}")
         os.rmdir(self.directory)
 

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from attacking import Attacker, programs  # noqa: E402
-from gearhost import GearHost, demo_image, start_host  # noqa: E402
+from gearhost import TOP, GearHost, demo_image, start_host  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,14 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
         yield machine
     finally:
         machine.host.stop()
+
+
+@pytest.fixture(scope="session")
+def oci(booted: GearHost) -> GearHost:
+    """The host, with gear-oci on it."""
+    booted.sh("mkdir -p /opt/gear/contrib")
+    booted.host.copy([TOP / "contrib" / "gear-oci"], "/opt/gear/contrib")
+    return booted
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ def tree(attacker: Attacker) -> str:
     """Places of the host where a mount point, file or directory could have landed."""
     return attacker.host.sh(
         "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/lib/gear "
-        "-o -path /var/log -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd \\) -prune"
-        " -o -printf '%p %y %i\\n' | sort; ls /srv /run /tmp"
+        "-o -path /var/log -o -path /var/lib/t -o -path /etc/systemd -o -path /usr/local/lib/systemd "
+        "-o -name __pycache__ \\) -prune -o -printf '%p %y %i\\n' | sort; ls /srv /run /tmp"
     )
 
 
@@ -63,7 +63,8 @@ def test_racers_at_mount_destinations_gain_nothing(attacker: Attacker) -> None:
     script = (
         "good=0 bad=0; for i in $(seq 60); do if systemctl start ctr-victim 2>/dev/null; then good=$((good+1));"
         " cat /proc/$(systemctl show -p MainPID --value ctr-victim)/mountinfo >>/var/lib/t/mountinfo;"
-        " else bad=$((bad+1)); fi; systemctl kill -s KILL ctr-victim 2>/dev/null; systemctl stop ctr-victim; done;"
+        " else bad=$((bad+1)); fi; systemctl kill -s KILL ctr-victim 2>/dev/null; systemctl stop ctr-victim;"
+        " systemctl reset-failed ctr-victim 2>/dev/null; done;"
         " echo $good $bad"
     )
     good, bad = map(int, host.sh(f"rm -f /var/lib/t/mountinfo; {script}").split()[-2:])

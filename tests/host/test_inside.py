@@ -78,16 +78,16 @@ def test_top_runs_nothing_of_the_container_and_prints_no_control_characters(host
 
 def test_attach_follows_to_the_end_and_passes_the_status_on(host: GearHost) -> None:
     script = "trap 'echo last; exit 5' TERM; echo first; while :; do echo line; sleep 0.05; done"
-    host.gear("install", "hello", "talk", "--restart", "no", "--start", "--", "/bin/sh", "-c", script)
-    host.wait(lambda: "first" in host.gear("logs", "talk"), "the handler")
-    attached = host.host.popen(["gear", "attach", "talk"], stdout=subprocess.PIPE)
+    host.gear("install", "hello", "speaker", "--restart", "no", "--start", "--", "/bin/sh", "-c", script)
+    host.wait(lambda: "first" in host.gear("logs", "speaker"), "the handler")
+    attached = host.host.popen(["gear", "attach", "speaker"], stdout=subprocess.PIPE)
     assert attached.stdout is not None
     assert attached.stdout.readline() == b"line\n"
-    host.gear("kill", "-s", "TERM", "talk")
+    host.gear("kill", "-s", "TERM", "speaker")
     out, _ = attached.communicate(timeout=host.patience_s)
     assert attached.returncode == 5
     assert out.endswith(b"last\n") and b"first" not in out
-    assert "talk is not running" in host.fails(1, "attach", "talk")
+    assert "speaker is not running" in host.fails(1, "attach", "speaker")
 
 
 def test_attach_lets_go_at_ctrl_c_and_passes_signals_on_when_asked(host: GearHost) -> None:

@@ -3,63 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from gearhost import TOP, GearHost
+from bundles import OCI, WAIT, bundle, detached, fails, status
+from gearhost import GearHost
 
 pytestmark = pytest.mark.host
-
-OCI = "/opt/gear/contrib/gear-oci"
-# Ends at SIGTERM, which a program without a handler would not hear as the first process.
-WAIT = "trap 'exit 5' TERM; sleep 1000 & wait"
-
-
-@pytest.fixture(scope="module")
-def oci(booted: GearHost) -> GearHost:
-    booted.sh("mkdir -p /opt/gear/contrib")
-    booted.host.copy([TOP / "contrib" / "gear-oci"], "/opt/gear/contrib")
-    return booted
-
-
-def bundle(host: GearHost, name: str, script: str, **members: Any) -> str:
-    """A bundle whose root has the host's /usr; returns its directory."""
-    place = f"/root/{name}"
-    host.sh(
-        f"mkdir -p {place}/rootfs/usr {place}/rootfs/etc; cd {place}/rootfs; "
-        "ln -sfn usr/bin bin; ln -sfn usr/lib lib; ln -sfn usr/lib64 lib64"
-    )
-    host.sh(f"rm -f {place}/config.json; {OCI} spec --bundle {place}")
-    config = json.loads(host.read(f"{place}/config.json"))
-    config["process"].update(terminal=False, args=["/bin/sh", "-c", script])
-    config["root"]["readonly"] = False
-    config["mounts"].append(
-        {"destination": "/usr", "source": "/usr", "type": "bind", "options": ["rbind", "ro"]}
-    )
-    # Controllers are read-only in a nested host; what needs them is tried in a virtual machine.
-    del config["linux"]["resources"]
-    config["linux"].update(members.pop("linux", {}))
-    config.update(members)
-    host.write(f"{place}/config.json", json.dumps(config).encode())
-    return place
-
-
-def detached(host: GearHost, *arguments: str) -> None:
-    """Run gear-oci, whose container keeps the standard streams: none of the test's, which would wait for them."""
-    host.sh(
-        f"{OCI} {' '.join(arguments)} </dev/null >/run/oci.err 2>&1 || {{ cat /run/oci.err >&2; exit 1; }}"
-    )
-
-
-def status(host: GearHost, name: str) -> str:
-    found: str = json.loads(host.out(OCI, "state", name))["status"]
-    return found
-
-
-def fails(host: GearHost, *arguments: str) -> str:
-    done = host.run(OCI, *arguments, check=False)
-    assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
-    return done.stderr.decode()
 
 
 def test_life_of_a_container(oci: GearHost) -> None:
@@ -186,3 +135,37 @@ def test_seccomp_filter_is_compiled_once_and_holds(oci: GearHost) -> None:
     (name,) = oci.out("ls", "/run/gear/oci/.cache").split()
     assert oci.out("stat", "-c", "%a", "/run/gear/oci/.cache") == "700" and len(name) == 64
     oci.sh("rm -r /run/gear/oci/.cache")
+
+
+def test_create_killed_at_any_moment_can_be_removed(oci: GearHost) -> None:
+    """SIGKILL after 5, 10, ... ms: whatever there is by then, `delete --force` removes, and a new create works."""
+    place = bundle(oci, "killed", WAIT)
+    script = f"""
+import os, signal, subprocess, sys, time
+oci = "{OCI}"
+whole = None
+quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+create = [oci, "create", "--bundle", "{place}", "killed"]
+before = time.monotonic()
+subprocess.run(create, check=True, **quiet)
+whole = time.monotonic() - before
+subprocess.run([oci, "delete", "--force", "killed"], check=True)
+points = 25
+for point in range(points):
+    maker = subprocess.Popen(create, **quiet)
+    time.sleep(whole * 1.1 * point / points)
+    maker.send_signal(signal.SIGKILL)
+    maker.wait()
+    removed = subprocess.run([oci, "delete", "--force", "killed"], capture_output=True)
+    assert removed.returncode == 0, (point, removed.stderr)
+    assert os.listdir("/run/gear/oci") == [], point
+    found = subprocess.run("find /sys/fs/cgroup -name '*gear-oci-killed*'", shell=True, capture_output=True).stdout
+    assert found == b"", (point, found)
+print("removed")
+"""
+    oci.write("/root/killer.py", script.encode())
+    before = oci.mount_table()
+    assert oci.out("/usr/bin/python3", "/root/killer.py") == "removed"
+    # Processes that were not yet anybody's end by themselves, since their maker has.
+    oci.wait(lambda: oci.sh("pgrep -f '[g]ear-oci create' || :") == "", "the end of what was begun")
+    assert oci.mount_table() == before

@@ -20,7 +20,7 @@ def test_containers_outlive_the_virtual_environment(host: GearHost, tmp_path: Pa
     host.sh("rm -rf /opt/venv && python3 -m venv --without-pip --system-site-packages /opt/venv")
     packages = host.sh("ls -d /opt/venv/lib/python3.*/site-packages")
     host.host.copy(sorted((tmp_path / "site").iterdir()), packages)
-    script = b"#!/opt/venv/bin/python3\nimport sys\nfrom gear.cli import main\nsys.exit(main())\n"
+    script = b"#!/opt/venv/bin/python3\nimport sys\nfrom gear.cli import program\nsys.exit(program())\n"
     host.write("/opt/venv/bin/gear", script, mode="755")
 
     assert "/opt/venv/" in host.sh("cd / && /opt/venv/bin/python3 -c 'import gear; print(gear.__file__)'")

@@ -6,7 +6,7 @@ import json
 
 from gearhost import GearHost
 
-BOUND = 2.5
+BOUND = 2.2
 ROUNDS = 40
 
 MEASURE = """

@@ -75,6 +75,7 @@ HELPER_ALLOWED = {
     "sys",
     # Inside functions, where a hook has a time limit.
     "select",
+    "time",
     # Inside functions that run only when something has gone wrong, or under TYPE_CHECKING.
     "json",
     "typing",

@@ -65,31 +65,51 @@ def test_every_module_parses_with_the_oldest_python() -> None:
         ast.parse(path.read_bytes(), str(path), feature_version=(3, 11))
 
 
-def test_helper_is_as_small_as_it_claims() -> None:
-    """What the start of every container imports: no module that costs more than all of its work."""
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import gear.helper.start; print(*sorted(sys.modules))"
-    )
+# What takes longer to import than all of the work of a start or of gear exec.
+COSTLY = {
+    "ctypes",
+    "dataclasses",
+    "inspect",
+    "json",
+    "pathlib",
+    "socket",
+    "struct",
+    "subprocess",
+    "typing",
+}
+# What gear exec may import of gear.
+EXEC = {
+    f"gear.{name}"
+    for name in (
+        "cli cli_exec command errors groups joining model terminal helper helper.below helper.bundle helper.channel "
+        "helper.container helper.enter helper.execute helper.failure helper.interpreter helper.mounts helper.options "
+        "helper.payload helper.rights helper.rootfs helper.syscalls helper.tasks"
+    ).split()
+}
+
+
+def loaded(program: str) -> set[str]:
+    """The modules that the system's interpreter has loaded after *program*."""
     python = (
         "/usr/bin/python3"
         if os.path.exists("/usr/bin/python3")
         else tool("python3", "apt-get install python3")
     )
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); {program}; print(*sorted(sys.modules))"
     done = subprocess.run(
         [python, "-I", "-S", "-B", "-c", program, str(TOP)], capture_output=True, text=True, check=True
     )
-    loaded = set(done.stdout.split())
-    costly = {
-        "re",
-        "json",
-        "ctypes",
-        "socket",
-        "typing",
-        "enum",
-        "functools",
-        "subprocess",
-        "pathlib",
-        "argparse",
-        "struct",
-    }
-    assert not loaded & costly
+    return set(done.stdout.split())
+
+
+def test_helper_is_as_small_as_it_claims() -> None:
+    assert not loaded("import gear.helper.start") & (COSTLY | {"re", "enum", "functools", "argparse"})
+
+
+def test_exec_imports_nothing_that_it_does_not_need() -> None:
+    modules = loaded(
+        "from gear import cli; verb = cli.verbs_of('gear.cli_exec')['exec']; "
+        "cli.verb_parser(verb, 'gear exec').parse_args(['-u', 'www', 'web', 'id', '-u'])"
+    )
+    assert {name for name in modules if name.startswith("gear.")} == EXEC
+    assert not modules & COSTLY

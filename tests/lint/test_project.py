@@ -70,7 +70,7 @@ def test_data_files_are_there() -> None:
 
 def test_entry_point_is_there() -> None:
     assert SETUP["options.entry_points"]["console_scripts"].split("\n")[1:] == [
-        "gear = gear.cli:main",
+        "gear = gear.cli:program",
         "gear-oci = gear.runtime.cli:main",
     ]
 

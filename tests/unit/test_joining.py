@@ -36,6 +36,6 @@ def test_a_number_that_is_somebody_elses_is_not_joined(monkeypatch: pytest.Monke
 def test_a_payload_that_is_gone_is_told_in_a_sentence() -> None:
     pid = 1 << 23  # more than any kernel gives out
     with pytest.raises(GearError, match="web has ended meanwhile"):
-        joining.places(target(pid))
+        joining.membership_of(target(pid))
     with pytest.raises(Failure):
         joining.confirm(target(pid))

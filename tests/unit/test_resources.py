@@ -27,8 +27,13 @@ GIB = 1 << 30
         # A real limit: nobody but the first process.
         ({"pids": {"limit": 0}}, {"TasksMax": 1}, "TasksMax=1"),
         ({"memory": {"limit": GIB}}, {"MemoryMax": GIB}, f"MemoryMax={GIB}"),
-        ({"memory": {"limit": 0, "swap": 0, "reservation": 0}}, {}, ""),
-        ({"memory": {"limit": GIB, "swap": 0}}, {"MemoryMax": GIB}, f"MemoryMax={GIB}"),
+        ({"memory": {"limit": 0, "reservation": 0}}, {}, ""),
+        ({"memory": {"swap": 0}}, {"MemorySwapMax": 0}, "MemorySwapMax=0"),
+        (
+            {"memory": {"limit": GIB, "swap": 0}},
+            {"MemoryMax": GIB, "MemorySwapMax": 0},
+            f"MemoryMax={GIB} MemorySwapMax=0",
+        ),
         (
             {"memory": {"limit": -1}},
             {"MemoryMax": MAX, "MemorySwapMax": MAX},

@@ -58,9 +58,9 @@ def booted(machine: GearHost) -> Podman:
     machine.host.copy(build_image("busybox", release=RELEASE), "/root/busybox.tar")
     if RUNTIME.startswith("/opt/gear/"):
         machine.host.copy(TOP / "contrib/gear-oci", "/opt/gear/contrib/")
-    # What podman believes of no runtime but those it knows by name.
+    # What podman believes of no runtime but those that it knows by the last part of their path.
     known = '["gear-oci", "crun"]'
-    conf = f"[engine]\nruntime_supports_json = {known}\nruntime_supports_nocgroups = {known}\n"
+    conf = f"[engine]\nruntime_supports_json = {known}\nruntime_supports_nocgroup = {known}\n"
     machine.write("/etc/containers/containers.conf.d/runtime.conf", conf.encode())
     # The range that --userns=auto takes its ids from.
     machine.sh("echo containers:2000000:1000000 | tee /etc/subuid /etc/subgid")
