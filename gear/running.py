@@ -154,6 +154,7 @@ class _Scope(container.Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         def stack() -> list[int]:
+            rootfs.claim(self._bundle, step)
             return [rootfs.assemble_root(self._bundle, self._root, userns_fd, step)]
 
         (root,) = rootfs.in_private_namespace(stack, 1, step)

@@ -51,6 +51,7 @@ class Unit(container.Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
+        rootfs.claim(self._bundle, step)
         rootfs.own_mount_namespace(step)
         return rootfs.assemble_root(self._bundle, self._root, userns_fd, step)
 

@@ -181,3 +181,21 @@ def test_a_hook_that_reads_nothing_is_ended_in_time(host: GearHost) -> None:
         "    print(failure.message)\n"
     )
     assert "did not end within 1 s" in host.out("timeout", "20", "/usr/bin/python3", "-c", script)
+
+
+def test_layers_are_not_mounted_twice_by_a_copy(host: GearHost) -> None:
+    """A copy into a container that does not run, while it is started or while another copy goes on."""
+    host.gear("install", "hello", "still")
+    place = "/var/lib/gear/containers/still/rootfs"
+    done = host.run("flock", place, "gear", "cp", "/etc/hostname", "still:/tmp", check=False)
+    assert (
+        done.returncode == 1 and b"still is being started, or somebody else copies its files" in done.stderr
+    )
+    host.gear("cp", "/etc/hostname", "still:/tmp")
+    host.gear("cp", "still:/etc", "still:/tmp")
+    script = (
+        f"exec 9<{place}; flock 9; gear start still 9<&- & "
+        'until [ "$(systemctl is-active ctr-still)" = activating ]; do :; done; echo held; exec 9<&-; wait'
+    )
+    assert "held\nstill is running" in host.sh(script)
+    assert host.gear("exec", "still", "ls", "/tmp").split() == ["etc", "hostname"]
