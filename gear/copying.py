@@ -140,8 +140,11 @@ def _child(
         if found is None:
             root, userns = stacking.stack(layout.containers / name, writes=writes)
         else:
-            root = root_of(found.pid)
-            userns = os.open(f"/proc/{found.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                root = root_of(found.pid)
+                userns = os.open(f"/proc/{found.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, ProcessLookupError):
+                raise inside.not_running(name) from None
             if inside.is_gone(found):
                 raise inside.not_running(name)
         _become_root_of(userns)

@@ -47,7 +47,7 @@ class Unit(container.Events):
                 from gear.helper import delegation
 
                 if delegation.is_wanted(self._config):
-                    delegation.delegate(delegation.own_group(), self._config["linux"])
+                    delegation.delegate(delegation.group_of(), self._config["linux"])
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
