@@ -234,9 +234,9 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
             log.warn(failure.message)
 
 
-def start(container: Container, log: Log) -> socket | None:
-    """Let a created container's process become what config.json says; returns the socket for notify.forward(), if the
-    container has one.  Nobody else has to wait for that: the lock is not held then."""
+def start(container: Container, log: Log) -> notify.Readiness | None:
+    """Let a created container's process become what config.json says; returns what notify.forward() waits for, if the
+    container tells it.  Nobody else has to wait for that: the lock is not held then."""
     from gear.helper.container import begin
     from gear.runtime.events import Creation
 
@@ -248,7 +248,7 @@ def start(container: Container, log: Log) -> socket | None:
         if not config.get("process"):
             raise Failure(f"the config.json of container {container.name} has no process to start")
         events = Creation(container, config, "", log)
-        listener = notify.listen(container)
+        readiness = notify.listen(container)
         directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A path may be longer than an address may be (unix(7)).
@@ -267,7 +267,7 @@ def start(container: Container, log: Log) -> socket | None:
         except Failure:
             _end(container)
             raise
-    return listener
+    return readiness
 
 
 def kill(container: Container, number: int, *, everything: bool = False) -> None:
