@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from gear.helper.bundle import is_bind
 from gear.helper.failure import Failure
 from gear.runtime import shapes
 
@@ -115,6 +116,8 @@ def check_process(process: dict[str, Any]) -> None:
 
 def _check_mounts(mounts: Iterable[Any]) -> None:
     for mount in mounts:
+        if is_bind(mount) and not mount.get("source"):
+            raise Failure(f"the bind mount on {mount['destination']} has no source")
         if bool(mount.get("uidMappings")) != bool(mount.get("gidMappings")):
             raise Failure(
                 f"the mount on {mount['destination']} needs both uidMappings and gidMappings, or none"

@@ -72,7 +72,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def judge(config: dict[str, Any], bundle: Path) -> None:
     """What `create` does with config.json before it makes anything."""
     validate.check(config, str(bundle))
-    lifecycle._complete(config)
+    lifecycle._complete(config, str(bundle))
     resources = config["linux"].get("resources") or {}
     groupfiles.version2(resources)
     groupfiles.version1({**resources, "unified": None})
