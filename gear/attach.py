@@ -36,6 +36,11 @@ def attach(
     KeyboardInterrupt ends it earlier, and the container goes on.
     """
     found = inside.running(manager, layout, name)
+    if found.unit.endswith(".scope"):
+        raise GearError(
+            f"{name} can't be attached to: it was run in a terminal, and what it writes goes there.",
+            hint=f"A shell beside it: gear exec -it {name} -- sh",
+        )
     invocation = bytes(manager.properties(found.unit).get("InvocationID") or b"").hex()
     try:
         pidfd = os.pidfd_open(found.pid)

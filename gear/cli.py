@@ -161,8 +161,21 @@ def run(arguments: Sequence[str]) -> int:
     return verb.run(args, context)
 
 
+def _standard_streams() -> None:
+    """Have something open as 0, 1 and 2: what is opened next would be taken for a standard stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this one
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run gear and return the exit status: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    _standard_streams()
     try:
         try:
             return run(sys.argv[1:] if arguments is None else arguments)

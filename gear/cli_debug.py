@@ -18,7 +18,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--image", metavar="IMAGE", help="take the tools of this image, not those of this machine"
     )
     parser.add_argument("name", metavar="NAME", type=container_name, help="a running container")
-    parser.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="instead of a shell")
+    words = parser.add_argument(
+        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="instead of a shell"
+    )
+    words.required = False
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:

@@ -35,6 +35,8 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
         return show_plans(context, args, names, options)
     host.require_root("install containers")
     host.require_isolation()
+    for name in names if len(names) == 1 else ():
+        container_name(name)  # before anything is fetched for it
     args.image = have_image(args, context)
     status, reports, done = 0, [], []
     with Manager() as manager:

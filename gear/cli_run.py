@@ -24,13 +24,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     spec_options(parser)
     # Docker's default: what is run once is not started again.
     parser.set_defaults(restart="no")
-    add("image", metavar="IMAGE", help="a reference or digest that gear image list shows")
+    add("image", metavar="IMAGE", help="what gear image list shows, or a directory as host:/PATH")
     add(
         "words",
         metavar="COMMAND",
         nargs=argparse.REMAINDER,
         help="instead of the image's, with its arguments",
-    )
+    ).required = False
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
@@ -42,7 +42,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         raise UsageError("A container in the background can have neither input nor a terminal.")
     if args.restart != "no" and (args.rm or not args.detach):
         raise UsageError(
-            "What is run in a terminal or removed in the end is not restarted.", hint="gear install"
+            "What is run in a terminal or removed in the end is not restarted.",
+            hint="Leave --restart out, or use gear install.",
         )
     keys = terminal.detach_keys(args.detach_keys)
     name = args.name or running.free_name(context.layout)

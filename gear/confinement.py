@@ -54,6 +54,7 @@ INIT = "/run/gear/init"
 LOCALTIME = "/run/gear/localtime"
 # What an SELinux label is made of when only parts of it are given (containers-common).
 _LABEL = {"user": "system_u", "role": "system_r", "type": "container_t", "level": "s0"}
+_UNLIMITED = (1 << 64) - 1
 _SYSTEM_PROGRAMS = ("/sbin/init", "/usr/sbin/init", "/usr/local/sbin/init")
 _SYSTEM_TMPFS = (("/run", "755"), ("/run/lock", "1777"), ("/tmp", "1777"))
 
@@ -273,6 +274,21 @@ def unit_settings(spec: Spec, python: str, *, system: bool) -> list[tuple[str, s
         # The container's root is the host's, and owns the interpreter that starts it (CVE-2019-5736).
         settings.append(("ReadOnlyPaths", python))
     return settings
+
+
+def scope_process(spec: Spec) -> dict[str, Any]:
+    """What unit_settings() has the service manager do for a service, as members of OCI's `process`: a scope has no
+    such settings."""
+    members: dict[str, Any] = {}
+    if limits := spec.isolation.ulimits:
+        members["rlimits"] = [
+            {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard}
+            for name, value in sorted(limits.items())
+            for soft, hard in [[_UNLIMITED if n == "infinity" else int(n) for n in value.split(":")]]
+        ]
+    if spec.isolation.oom_score_adj is not None:
+        members["oomScoreAdj"] = spec.isolation.oom_score_adj
+    return members
 
 
 def require_consistent(spec: Spec) -> None:

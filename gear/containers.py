@@ -14,7 +14,7 @@ from gear import bundle, confinement, files, seccomp, store, units
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.oci import Identity, Image, ImageConfig
-from gear.spec import HOST_ROOT, ImageRef, Spec, host_path, unit_name
+from gear.spec import HOST_ROOT, ImageRef, Spec, host_path, unit_name, volume_name
 from gear.systemd import Manager
 from gear.view import View
 
@@ -66,10 +66,12 @@ def get(layout: Layout, name: str) -> Spec:
 
 @dataclass(frozen=True)
 class Run:
-    """How a container of `gear run` lives: in a `service` or a `scope`, and whether it is removed when it ends."""
+    """How a container of `gear run` lives: in a `service` or a `scope`, and whether it is removed when it ends, with
+    the volumes that were made for it: one that was there before is somebody's data."""
 
     kind: str
     remove: bool
+    volumes: tuple[str, ...] = ()
 
 
 def run_path(layout: Layout, name: str) -> Path:
@@ -82,7 +84,9 @@ def run_of(layout: Layout, name: str) -> Run | None:
     document = files.read_json(run_path(layout, name))
     if not isinstance(document, dict):
         return None
-    return Run("scope" if document.get("kind") == "scope" else "service", document.get("remove") is True)
+    kind = "scope" if document.get("kind") == "scope" else "service"
+    volumes = tuple(volume_name(str(name)) for name in document.get("volumes") or ())
+    return Run(kind, document.get("remove") is True, volumes)
 
 
 def unit_of(layout: Layout, name: str) -> str:
@@ -140,9 +144,8 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     }
     run = run_of(layout, spec.name)
     if run is None or run.kind == "service":
-        text = units.render(
-            spec, image, layout, transient=run is not None, remove=run is not None and run.remove
-        )
+        remove = run.volumes if run is not None and run.remove else None
+        text = units.render(spec, image, layout, transient=run is not None, remove=remove)
         rendered[unit_path(layout, spec.name)] = text
     return rendered
 

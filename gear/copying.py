@@ -7,6 +7,7 @@ runs nothing of the container.  How trees are read and made safely is in gear/tr
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from gear import containers, inside, reports, stacking
 from gear.errors import GearError, UsageError
-from gear.files import explain
+from gear.files import explain, explained
 from gear.helper import syscalls
 from gear.inroot import find, opened, root_of
 from gear.model import Layout, container_name
@@ -85,12 +86,13 @@ def copy(layout: Layout, source: Place, target: Place, options: Options, warn: W
         _unpack(source, target, root, reader, options, tell)
 
     children = []
+    claimed: set[str] = set()
     mine: GearError | None = None
     try:
         if source.container is not None:
-            children.append(_child(layout, source.container, pack, closing=reader, writes=False))
+            children.append(_child(layout, source.container, pack, claimed, closing=reader, writes=False))
         if target.container is not None:
-            children.append(_child(layout, target.container, unpack, closing=writer, writes=True))
+            children.append(_child(layout, target.container, unpack, claimed, closing=writer, writes=True))
         # This process keeps only the end that it uses itself, so that the other side hears of a child's end.
         if source.container is not None and writer > 2:
             os.close(writer)
@@ -118,21 +120,25 @@ def copy(layout: Layout, source: Place, target: Place, options: Options, warn: W
 
 
 def _child(
-    layout: Layout, name: str, work: Callable[[int, Warn], None], *, closing: int, writes: bool
+    layout: Layout,
+    name: str,
+    work: Callable[[int, Warn], None],
+    claimed: set[str],
+    *,
+    closing: int,
+    writes: bool,
 ) -> reports.Child:
     """A process with the rights of the root of the container *name* that does *work* on its root directory."""
     if not containers.exists(layout, name):
         raise containers.not_found(name)
+    lock = None
     with Manager() as manager:
-        try:
-            found: inside.Running | None = inside.running(manager, layout, name)
-        except GearError:
-            if manager.get(containers.unit_path(layout, name).name, "ActiveState", "s") not in (
-                "inactive",
-                "failed",
-            ):
-                raise
-            found = None
+        found = _running(manager, layout, name)
+        if found is None:
+            if name not in claimed:
+                lock = _claim(layout, name)
+                claimed.add(name)
+            found = _running(manager, layout, name)
 
     def run(tell: Warn) -> None:
         if closing > 2:
@@ -140,14 +146,48 @@ def _child(
         if found is None:
             root, userns = stacking.stack(layout.containers / name, writes=writes)
         else:
-            root = root_of(found.pid)
-            userns = os.open(f"/proc/{found.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                root = root_of(found.pid)
+                userns = os.open(f"/proc/{found.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, ProcessLookupError):
+                raise inside.not_running(name) from None
             if inside.is_gone(found):
                 raise inside.not_running(name)
         _become_root_of(userns)
         work(root, tell)
 
-    return reports.fork(run)
+    try:
+        return reports.fork(run)
+    finally:
+        if lock is not None:
+            os.close(lock)  # the child has it still
+
+
+def _running(manager: Manager, layout: Layout, name: str) -> inside.Running | None:
+    """The container when it runs, None when it does not; raises GearError between the two."""
+    try:
+        return inside.running(manager, layout, name)
+    except GearError:
+        if manager.get(containers.unit_of(layout, name), "ActiveState", "s") not in ("inactive", "failed"):
+            raise
+        return None
+
+
+def _claim(layout: Layout, name: str) -> int:
+    """Keep *name* from being started, and from other copies, while its layers are mounted for this one: a descriptor.
+
+    Not waited for, since two copies could wait for each other.
+    """
+    with explained(f"lock {name}"):
+        lock = os.open(layout.containers / name / "rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise GearError(
+                f"{name} is being started, or somebody else copies its files.", hint="Try again in a moment."
+            ) from None
+    return lock
 
 
 def _become_root_of(userns: int) -> None:

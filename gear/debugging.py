@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, groups, inroot
+from gear import containers, inroot
 from gear.errors import GearError
 from gear.helper import container, enter, rights, rootfs, syscalls
 from gear.helper import devices as _devices  # noqa: F401 (before its files are out of reach)
@@ -20,7 +20,7 @@ from gear.helper import terminal as _terminal  # noqa: F401
 from gear.helper.channel import pair
 from gear.helper.failure import Failure, Step
 from gear.helper.mounts import Root
-from gear.joining import Target, no_imports
+from gear.joining import Target, confirm, membership_of, no_imports
 from gear.model import Layout
 from gear.terminal import Streams
 
@@ -64,12 +64,13 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
         }
         every = [f"CAP_{name}" for name in rights.CAPABILITIES]
         document["capabilities"] = {kind: every for kind in ("bounding", "effective", "permitted")}
-        membership = groups.Membership(target.pid)
+        membership = membership_of(target)
         entry = enter.Entry(
             kinds=_KINDS,
             mounts=mounts,
             membership=membership,
             terminal=streams.take_master,
+            confirm=lambda: confirm(target),
         )
         with streams.in_place(), no_imports(terminal=streams.terminal):
             return enter.enter(target.pid, document, entry)
@@ -176,6 +177,8 @@ def _dev(root: Root) -> None:
         name: syscalls.open_tree(syscalls.AT_FDCWD, f"/dev/{name}", syscalls.OPEN_TREE_CLONE)
         for name in _NODES
     }
+    for node in nodes.values():  # the host's own, whose mode is not for the container's root to change
+        syscalls.mount_setattr(node, syscalls.MOUNT_ATTR_RDONLY)
     dev = syscalls.new_mount("tmpfs", ("mode=755", "size=64k"), syscalls.MOUNT_ATTR_NOSUID)
     syscalls.move_mount(dev, root.destination("dev"))
     for name, node in nodes.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from signal import pidfd_send_signal
 
 from gear import containers, groups
 from gear.errors import GearError
@@ -58,7 +59,18 @@ def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
     """Send *signal* to the payload of *name*."""
     found = running(manager, layout, name)
     if found.unit.endswith(".scope"):
-        os.kill(found.pid, signal)
+        try:
+            pidfd = os.pidfd_open(found.pid)
+        except ProcessLookupError:
+            raise not_running(name) from None
+        try:
+            if is_gone(found):  # the number may be another's by now
+                raise not_running(name)
+            pidfd_send_signal(pidfd, signal)
+        except ProcessLookupError:
+            raise not_running(name) from None
+        finally:
+            os.close(pidfd)
     else:
         manager.kill(found.unit, signal)
 

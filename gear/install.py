@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import os
 import shutil
@@ -61,8 +62,11 @@ def install(layout: Layout, name: str, image_text: str, options: Mapping[str, An
 
 def prepare_run(
     layout: Layout, name: str, image_text: str, options: Mapping[str, Any], run: containers.Run
-) -> tuple[Spec, Image]:
-    """The files of a container that is run and not installed; the name must be free."""
+) -> tuple[Spec, Image, int]:
+    """The files of a container that is run and not installed; the name must be free.
+
+    The last item is a descriptor with a lock, by which `gear clean` knows that somebody looks after it.
+    """
     with files.locked(layout.lock), store.lease(layout):
         if containers.exists(layout, name):
             raise GearError(
@@ -73,9 +77,17 @@ def prepare_run(
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)
         try:
-            document = files.dump_json({"kind": run.kind, "remove": run.remove})
+            volumes = [
+                volume
+                for volume in sorted(units.declared_volumes(spec, image))
+                if not (layout.volumes / volume).exists()
+            ]
+            document = files.dump_json({"kind": run.kind, "remove": run.remove, "volumes": volumes})
             files.write_atomic(containers.run_path(layout, name), document, 0o600)
-            return apply(layout, spec, image).spec, image
+            spec = apply(layout, spec, image).spec
+            owner = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            return spec, image, owner
         except BaseException:
             if not containers.spec_path(layout, name).exists():
                 files.remove_tree(layout.containers / name)

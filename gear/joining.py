@@ -53,9 +53,12 @@ class Wanted:
 class Target:
     """The container as it was found: its payload, and what it was started with."""
 
-    def __init__(self, name: str, pid: int, config: dict[str, Any], start: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, pid: int, group: str, config: dict[str, Any], start: dict[str, Any]
+    ) -> None:
         self.name = name
         self.pid = pid
+        self.group = group  # the control group of its unit
         self.config = config
         self.start = start
 
@@ -86,7 +89,21 @@ def find(layout: Layout, name: str) -> Target:
         config, start = load_json(f"{directory}/config.json"), load_json(f"{directory}/start.json")
     except (OSError, Failure) as error:
         raise GearError(f"The files of {name} can't be read: {error}.", hint=f"gear apply {name}") from error
-    return Target(name, pid, config, start)
+    return Target(name, pid, group, config, start)
+
+
+def confirm(target: Target) -> None:
+    """Raise Failure when the payload has ended: its number may be that of a process of the host by now."""
+    if not groups.contains(target.pid, target.group):
+        raise Failure(f"{target.name} has ended meanwhile")
+
+
+def membership_of(target: Target) -> groups.Membership:
+    """The control groups of the payload; raises GearError when it has ended."""
+    try:
+        return groups.Membership(target.pid)
+    except OSError:
+        raise GearError(f"{target.name} has ended meanwhile.") from None
 
 
 def _ask_systemd(layout: Layout, name: str) -> tuple[int, str]:
@@ -124,6 +141,8 @@ def process(target: Target, wanted: Wanted, *, terminal: bool) -> tuple[dict[str
         capabilities = {"bounding": capabilities.get("bounding", []), "effective": held, "permitted": held}
     result["capabilities"] = capabilities
     result["rlimits"] = _limits(target.pid)
+    if (score := _oom_score(target.pid)) != _oom_score("self"):
+        result["oomScoreAdj"] = score
     environment.update(wanted.env)
     result["env"] = [f"{key}={value}" for key, value in environment.items()]
     return result, identity
@@ -152,6 +171,11 @@ def _accounts_file(root: int, path: str, user: str) -> bytes | None:
         return None
 
 
+def _oom_score(process: int | str) -> int:
+    with open(f"/proc/{process}/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
 def _limits(pid: int) -> list[dict[str, Any]]:
     """The resource limits of the container's program that are not this process's own (prlimit(2))."""
     found = []
@@ -176,9 +200,12 @@ def protect(target: Target) -> None:
 
 def run(target: Target, wanted: Wanted, streams: Streams) -> int:
     """Make the process and return its pid, a child of ours, once it has executed its program; raises GearError."""
-    document, _ = process(target, wanted, terminal=streams.terminal)
+    try:
+        document, _ = process(target, wanted, terminal=streams.terminal)
+    except (FileNotFoundError, ProcessLookupError):
+        raise GearError(f"{target.name} has ended meanwhile.") from None
     filter_ = None if wanted.privileged else _filter(target)
-    membership = groups.Membership(target.pid)
+    membership = membership_of(target)
     uid, gid = (
         _outside(target, document["user"][key], kind) for key, kind in (("uid", "uid"), ("gid", "gid"))
     )
@@ -187,6 +214,7 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         filter_=filter_,
         membership=membership,
         terminal=streams.take_master,
+        confirm=lambda: confirm(target),
     )
     try:
         with streams.in_place(), no_imports(terminal=streams.terminal):
@@ -196,6 +224,8 @@ def run(target: Target, wanted: Wanted, streams: Streams) -> int:
         if failure.status == EXIT_EXEC:
             missing = "no such program" in failure.message or "there is no such file" in failure.message
             error.exit_status = NOT_FOUND if missing else CANNOT_RUN
+            if wanted.arguments[0].startswith("-"):
+                error.hint = f"Options stand before {target.name}."
         elif failure.status == EXIT_CHDIR:
             error.exit_status = CANNOT_RUN
         raise error from failure

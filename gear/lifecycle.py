@@ -139,8 +139,11 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
     lines = journal.tail(spec.name, _TAIL, invocation)
+    hint = f"The whole story: journalctl -u {spec.unit}"
+    if "can't map the ids of" in said and spec.image.reference.startswith("host:"):
+        hint = "--userns host needs no mapping; root of the container is then root of this machine."
     return StartError(
         f"{spec.name} did not start: {reason} (result {result or job}).",
         details=lines,
-        hint=f"The whole story: journalctl -u {spec.unit}",
+        hint=hint,
     )

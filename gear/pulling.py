@@ -291,21 +291,15 @@ def ensure(
         if here is not None and policy == "newer" and not _is_newer(text, here, settings):
             return here.reference
         return pull(layout, text, settings=settings, progress=progress).reference
-    except RemoteError as error:
-        if here is not None and policy == "newer":
+    except (RemoteError, NotFoundError) as error:
+        if here is not None and policy == "newer" and isinstance(error, RemoteError):
             warn(f"{here.reference} is used as it is here: {error.message}")
             return here.reference
         if missing is not None:
             raise type(error)(
-                f"{missing.message} It can't be pulled: {error.message}",
-                hint=error.hint,
+                f"{missing.message.rstrip('.')}, and it can't be pulled: {error.message}",
+                hint=error.hint or missing.hint,
                 details=error.details,
-            ) from error
-        raise
-    except NotFoundError as error:
-        if missing is not None:
-            raise NotFoundError(
-                missing.message.rstrip(".") + f", and it can't be pulled: {error.message}", hint=missing.hint
             ) from error
         raise
 

@@ -25,7 +25,6 @@ from gear import (
     store,
     uids,
     unitfile,
-    units,
 )
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout, container_name
@@ -178,10 +177,13 @@ def _has_owner(layout: Layout, name: str) -> bool:
 
 def _remove_run(layout: Layout, name: str) -> None:
     """Remove a container of gear run; the caller holds the lock."""
-    spec = containers.existing(layout, name)
+    run = containers.run_of(layout, name)
     try:
-        volumes = units.declared_volumes(spec, containers.image_of(layout, spec)) if spec else set()
-    except GearError:  # the image is gone
+        volumes = set(run.volumes if run else ())
+        for other in containers.names(layout) if volumes else ():
+            if other != name:
+                volumes -= set(_mounted(layout, other))
+    except GearError:  # nobody knows what others use
         volumes = set()
     files.remove_file(containers.unit_path(layout, name))
     files.remove_tree(layout.containers / name)

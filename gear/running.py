@@ -6,18 +6,20 @@ who is the parent: gear for a scope, so that it gets the exit status, PID 1 for 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
+import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from gear import containers, install, lifecycle, remove, terminal, units
+from gear import confinement, containers, install, lifecycle, remove, terminal, units
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
     container,
     copyup,
+    delegation,
     devices,
     hooks,
     idmaps,
@@ -31,6 +33,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
 from gear.helper import terminal as _terminal
 from gear.helper.bundle import load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure, Step
+from gear.inroot import opened
 from gear.joining import CANNOT_RUN, NOT_FOUND, no_imports
 from gear.model import Layout
 from gear.oci import Image
@@ -67,14 +70,15 @@ def in_background(
 ) -> Spec:
     """Start a transient service and return when its payload runs; raises GearError."""
     run = containers.Run("service", remove_it)
-    spec, _ = install.prepare_run(layout, name, image, options, run)
-    install.publish_static_units(layout)
-    manager.load(spec.unit)
-    result = manager.start([spec.unit])[spec.unit]
-    if result != "done":
-        error = lifecycle.why(manager, spec, result)
-        remove.remove_run(layout, name)
-        raise error
+    spec, _, owner = install.prepare_run(layout, name, image, options, run)
+    with opened(owner):  # `gear clean` leaves it alone
+        install.publish_static_units(layout)
+        manager.load(spec.unit)
+        result = manager.start([spec.unit])[spec.unit]
+        if result != "done":
+            error = lifecycle.why(manager, spec, result)
+            remove.remove_run(layout, name)
+            raise error
     return spec
 
 
@@ -91,25 +95,43 @@ def in_terminal(
 ) -> int:
     """Run a container as a scope and copy its streams; returns its exit status, or raises GearError."""
     run = containers.Run("scope", remove_it)
-    spec, found = install.prepare_run(layout, name, image, options, run)
-    install.publish_static_units(layout)
-    owner = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(owner, fcntl.LOCK_EX)  # `gear clean` leaves it alone
-    try:
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # as SIGINT, so that nothing is left of what has not started yet
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    spec, found, owner = install.prepare_run(layout, name, image, options, run)
+    with opened(owner):  # `gear clean` leaves it alone
         try:
+            install.publish_static_units(layout)
             pid = _create(manager, layout, spec, found, streams)
         except BaseException:
+            _end_all(manager, containers.unit_of(layout, name))
             remove.remove_run(layout, name)  # nobody has had anything of it yet
             raise
-        status = streams.relay(pid, keys)
-    finally:
-        os.close(owner)
+        try:
+            status = streams.relay(pid, keys)
+        except GearError:
+            if remove_it:
+                remove.remove_run(layout, name)
+            raise
+        if status is not None and spec.isolation.pid == "host":
+            # They don't end with the first one here, and have user ids that somebody else may get now.
+            _end_all(manager, containers.unit_of(layout, name))
     if status is None:
         terminal.drain(streams.master)
         raise Detached(name)
     if remove_it:
         remove.remove_run(layout, name)
     return terminal.exit_status(status)
+
+
+def _end_all(manager: Manager, scope: str) -> None:
+    """Kill what is in *scope*, and wait until it is gone; there may be nothing."""
+    with suppress(UnitError):
+        manager.kill(scope, signal.SIGKILL, "all")
+    manager.stop([scope])
 
 
 class Detached(Exception):
@@ -120,13 +142,19 @@ class _Scope(container.Events):
     """A container in a scope of systemd's, a child of this process."""
 
     def __init__(
-        self, bundle: str, root: dict[str, Any], start_scope: Callable[[int], None], streams: Streams
+        self,
+        bundle: str,
+        config: dict[str, Any],
+        root: dict[str, Any],
+        start_scope: Callable[[int], None],
+        streams: Streams,
     ) -> None:
-        self._bundle, self._root = bundle, root
+        self._bundle, self._config, self._root = bundle, config, root
         self._start_scope, self._streams = start_scope, streams
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         def stack() -> list[int]:
+            rootfs.claim(self._bundle, step)
             return [rootfs.assemble_root(self._bundle, self._root, userns_fd, step)]
 
         (root,) = rootfs.in_private_namespace(stack, 1, step)
@@ -137,6 +165,11 @@ class _Scope(container.Events):
             self._start_scope(pid)
         except UnitError as error:
             raise Failure(error.message.rstrip(".")) from error
+        if delegation.is_wanted(self._config):
+            delegation.delegate(delegation.group_of(pid), self._config["linux"])
+        if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
+            with suppress(OSError):  # then ports below 1024 are not for this container
+                lowports.allow(pid)
 
     def terminal(self, master: int) -> None:
         self._streams.take_master(master)
@@ -152,11 +185,11 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
     bundle = str(layout.containers / spec.name)
     try:
         config, extra = load_json(f"{bundle}/config.json"), load_json(f"{bundle}/start.json")
-        config["process"]["terminal"] = streams.terminal
+        config["process"] |= {"terminal": streams.terminal, **confinement.scope_process(spec)}
         if streams.terminal:
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
-        events = _Scope(bundle, extra["root"], start_scope, streams)
+        events = _Scope(bundle, config, extra["root"], start_scope, streams)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):

@@ -14,7 +14,7 @@ import signal
 import stat
 from contextlib import contextmanager, suppress
 
-from gear.errors import UsageError
+from gear.errors import GearError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,11 +134,15 @@ class Streams:
         pidfd = os.pidfd_open(pid)
         try:
             with _forwarding(pidfd, self), _raw(self.terminal and self.interactive):
-                if not _Relay(self, pidfd, keys).run():
+                relay = _Relay(self, pidfd, keys)
+                if not relay.run():
                     return None
-            return os.waitpid(pid, 0)[1]
+            status = os.waitpid(pid, 0)[1]
         finally:
             os.close(pidfd)
+        if relay.loss is not None:
+            raise GearError(f"Not all that was written could be passed on: {relay.loss.strerror}.")
+        return status
 
 
 class _Relay:
@@ -149,6 +153,7 @@ class _Relay:
         self._half_close = not streams.terminal
         self._reading = streams.interactive
         self._pending = b""
+        self.loss: OSError | None = None  # why a standard stream could not be written to
 
     def run(self) -> bool:
         """Copy until the process has ended; False when the detach keys were typed."""
@@ -192,7 +197,9 @@ class _Relay:
                 return
             try:
                 _write_all(self._from[descriptor], data)
-            except BrokenPipeError:  # the process has to hear that nobody reads
+            except OSError as error:  # the process has to hear that nobody reads
+                if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a terminal that is gone
+                    self.loss = error
                 self._forget(descriptor)
                 return
             if not to_end:
@@ -274,7 +281,8 @@ def _raw(wanted: bool) -> Iterator[None]:
         tty.setraw(0, termios.TCSANOW)
         yield
     finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def drain(master: int) -> None:
@@ -291,6 +299,9 @@ def drain(master: int) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(null, number)
+        # Whoever waits for the end of something that gear has inherited is not to wait for the container's.
+        os.closerange(3, master)
+        os.closerange(master + 1, os.sysconf("SC_OPEN_MAX"))
         os.set_blocking(master, True)
         with suppress(OSError):
             while os.read(master, _CHUNK):

@@ -6,6 +6,7 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gear import confinement, unitfile
@@ -65,30 +66,20 @@ def resources(spec: Spec) -> dict[str, Any]:
 
 
 def render(
-    spec: Spec, image: Image, layout: Layout, *, transient: bool = False, remove: bool = False
+    spec: Spec,
+    image: Image,
+    layout: Layout,
+    *,
+    transient: bool = False,
+    remove: Sequence[str] | None = None,
 ) -> bytes:
-    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* leaves nothing when it ends."""
+    """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* (the volumes that go with it)
+    leaves nothing when it ends."""
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
     system = is_system(spec, image)
     stop_signal = _stop_signal(spec, image, system=system)
-    paths = [str(directory)]
-    if spec.image.directory is not None:
-        paths.append(spec.image.directory)
-    for mount in effective_mounts(spec, image):
-        if mount.kind == "bind":
-            paths.append(mount.source)
-        elif mount.kind == "volume":
-            paths.append(str(volume_directory(layout, mount.source)))
-    unit = [
-        ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
-        # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
-        # `systemctl stop container.target` stops every container.
-        ("PartOf", "container.target"),
-        ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
-    ]
-    if spec.net == "host":
-        unit.append(("After", "network.target"))
+    unit = _unit_section(spec, image, layout)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
@@ -119,28 +110,51 @@ def render(
     sections = [("Unit", unit), ("Service", service)]
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
-    if remove:
-        service.append(_removal(spec, image, layout))
+    if remove is not None:
+        service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
 
 
-def _removal(spec: Spec, image: Image, layout: Layout) -> tuple[str, str]:
+def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, str]]:
+    paths = [str(layout.containers / spec.name)]
+    if spec.image.directory is not None:
+        paths.append(spec.image.directory)
+    for mount in effective_mounts(spec, image):
+        if mount.kind == "bind":
+            paths.append(mount.source)
+        elif mount.kind == "volume":
+            paths.append(str(volume_directory(layout, mount.source)))
+    unit = [
+        ("Description", unitfile.value(f"{spec.name} (container of {spec.image.reference})")),
+        # No Documentation=man:gear(1): `systemd-analyze verify` refuses it where the manual is not installed.
+        # `systemctl stop container.target` stops every container.
+        ("PartOf", "container.target"),
+        ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
+    ]
+    if spec.net == "host":
+        unit.append(("After", "network.target"))
+    return unit
+
+
+def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:
     """PID 1 removes the container when it has ended, whatever has become of gear by then."""
     path = str(layout.transient_units / spec.unit)
     program = [SHELL, f"{helper_directory(layout)}/remove", str(layout.state), spec.name, path]
-    return ("ExecStopPost", unitfile.command([*program, *sorted(declared_volumes(spec, image))]))
+    return ("ExecStopPost", unitfile.command([*program, *volumes]))
 
 
 def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
     """The same for a container that is run as a scope, as properties of StartTransientUnit."""
     system = is_system(spec, image)
+    delegated = system or spec.isolation.privileged
     return [
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
         ("KillSignal", _stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
+        *((("Delegate", True),) if delegated else ()),
         *properties(resources(spec)),
     ]
 

@@ -27,7 +27,8 @@ PACKAGES = (
 # What a host may have besides, by the name of the set: programs that tests hold gear against.
 EXTRAS = {
     "podman": (
-        "podman", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
+        "podman", "buildah", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
+        "apparmor",
     ),
     # A real registry, what puts images into it and looks at them, and what pulls are timed against.
     "registry": (

@@ -98,10 +98,12 @@ def create(config: dict, events: Events, start: payload.Start, *, clone_parent: 
         finally:
             for _, descriptor in joined:
                 os.close(descriptor)
-    except (OSError, Failure) as error:
+    except BaseException as error:  # an interrupt, too
         if pid and ours is not None:
             _end(pid, ours)
-        raise (step.failure(error) if isinstance(error, OSError) else error) from error
+        if isinstance(error, OSError):
+            raise step.failure(error) from error
+        raise
     return pid
 
 

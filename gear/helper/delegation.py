@@ -34,7 +34,7 @@ def delegate(directory: str, linux: dict) -> None:  # type: ignore[type-arg]
         return  # the host's own root has it already
     os.chown(directory, owner, -1)
     try:
-        with open("/sys/kernel/cgroup/delegate", encoding="ascii") as file:
+        with open("/sys/kernel/cgroup/delegate", encoding="utf-8") as file:
             names = file.read().split()
     except FileNotFoundError:  # before Linux 4.15, or hidden
         names = list(_FILES)
@@ -45,14 +45,15 @@ def delegate(directory: str, linux: dict) -> None:  # type: ignore[type-arg]
             pass  # of a controller that is not enabled here
 
 
-def own_group() -> str:
-    """The directory of the control group (of version 2) that this process is in; cgroups(7), "/proc files"."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        (path,) = [line[3:].rstrip("\n") for line in file if line.startswith("0::")]
-    for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-        try:
-            os.stat(f"{root}{path}/cgroup.procs")
-        except OSError:
-            continue
-        return root + path
+def group_of(process: int | str = "self") -> str:
+    """The directory of the control group (of version 2) that a process is in; cgroups(7), "/proc files"."""
+    with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        paths = [line[3:].rstrip("\n") for line in file if line.startswith("0::")]
+    for path in paths:
+        for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+            try:
+                os.stat(f"{root}{path}/cgroup.procs")
+            except OSError:
+                continue
+            return root + path
     raise FileNotFoundError(2, "there is no control group of version 2")

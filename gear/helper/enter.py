@@ -44,6 +44,7 @@ class Entry:
         terminal: Callable[[int], None] | None = None,
         listener: Callable[[int], None] | None = None,
         keyring: bool = True,
+        confirm: Callable[[], None] | None = None,
     ) -> None:
         self.filter = filter_  # the compiled seccomp filter
         self.keep = keep  # descriptors from 3 on that the program gets
@@ -53,6 +54,8 @@ class Entry:
         self.terminal = terminal  # gets the master when the process wants a terminal; closed afterwards
         self.listener = listener  # gets the descriptor of seccomp notifications; closed afterwards
         self.keyring = keyring  # a new session keyring
+        # Raises Failure when the pid is not the container's any more; called when it can't become another's.
+        self.confirm = confirm
 
 
 def enter(pid: int, process: dict, entry: Entry) -> int:  # type: ignore[type-arg]
@@ -66,6 +69,8 @@ def enter(pid: int, process: dict, entry: Entry) -> int:  # type: ignore[type-ar
         step.doing = f"find the container's process {pid}"
         target = syscalls.pidfd_open(pid)
         try:
+            if entry.confirm is not None:
+                entry.confirm()
             flags = _different(pid, entry.kinds)
             # The descriptor stands for the process that was looked at only if that is still there.
             syscalls.pidfd_send_signal(target, 0)
@@ -94,6 +99,12 @@ def _different(pid: int, kinds: tuple[str, ...] | None) -> int:
 
 def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> int:  # type: ignore[type-arg]
     ours, theirs = pair()
+    affinity = process.get("execCPUAffinity") or {}
+    if affinity.get("initial"):
+        from gear.helper.tasks import set_affinity
+
+        step.doing = "set the processors to begin on"
+        set_affinity(0, affinity["initial"])  # inherited; what has to be final is set later
     step.doing = "make a process"
     between, created_inside = _create(entry)
     if between == 0:
@@ -115,7 +126,7 @@ def _join(target: int, flags: int, process: dict, entry: Entry, step: Step) -> i
         os.waitpid(between, 0)
         between = 0
         _follow(ours, entry, early)
-    except (OSError, Failure):
+    except BaseException:  # an interrupt, too: nobody would know of what is left
         for pid in (between, child):
             if pid:
                 os.kill(pid, SIGKILL)
@@ -222,9 +233,11 @@ def _become(flags: int, process: dict, entry: Entry, channel: Channel, procfs: i
     try:
         try:
             _prepare(flags, process, entry, channel, step)
+            execute.own_null()
             environment = execute.variables(process)
-            rights.prepare_exec(step, entry.keep)
-            payload.become(process, environment, step, entry.filter, procfs, channel)
+            rights.label(process, step, procfs)
+            rights.prepare_exec(step, entry.keep, channel.fileno())
+            payload.become(process, environment, step, entry.filter, channel)
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:

@@ -6,7 +6,7 @@ Everything named here is looked up inside the container, by a process whose root
 from __future__ import annotations
 
 import posix as os
-from _stat import S_ISDIR, S_ISREG
+from _stat import S_ISCHR, S_ISDIR, S_ISREG
 
 from gear.helper import syscalls
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
@@ -47,6 +47,28 @@ def change_directory(cwd: str) -> None:
         raise Failure(f"can't change to the working directory {cwd}: {reason}", EXIT_CHDIR) from error
 
 
+def own_null() -> None:
+    """Replace the host's /dev/null as a standard stream by the container's: whose root has the host's ids could
+    change the mode and owner of the host's."""
+    for number in range(3):
+        try:
+            if not _is_null(os.fstat(number)):
+                continue
+            flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
+            null = syscalls.openat2(
+                syscalls.AT_FDCWD, "/dev/null", flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS
+            )
+        except OSError:
+            continue  # not open at all, or there is none inside
+        if _is_null(os.fstat(null)):
+            os.dup2(null, number)
+        os.close(null)
+
+
+def _is_null(status: os.stat_result) -> bool:
+    return S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
 def variables(process: dict) -> dict[bytes, bytes]:  # type: ignore[type-arg]
     """The environment of `process.env`, with HOME from the container's /etc/passwd where it is not given."""
     pairs = [entry.partition("=") for entry in process.get("env", ())]
@@ -60,7 +82,10 @@ def _home(uid: int) -> bytes:
     """The home directory of *uid* in /etc/passwd of this root; `/` when there is none."""
     try:
         # Never a FIFO or a device, and never more than a bounded piece of a file that an image has made.
-        file = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        file = syscalls.openat2(
+            syscalls.AT_FDCWD, "/etc/passwd", flags, resolve=syscalls.RESOLVE_NO_MAGICLINKS
+        )
         try:
             content = os.read(file, _MOST_PASSWD) if S_ISREG(os.fstat(file).st_mode) else b""
         finally:

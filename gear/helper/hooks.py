@@ -21,7 +21,8 @@ def run(hook: dict, state: bytes) -> None:  # type: ignore[type-arg]
     if pid == 0:
         try:
             os.dup2(reading, 0)
-            syscalls.close_on_exec_from(3)
+            # Not only on exec: a hook in the container may be a script, whose interpreter the image chooses.
+            syscalls.close_from(3)
             environment = [entry.partition("=") for entry in hook.get("env", ())]
             variables = {to_bytes(key): to_bytes(value) for key, _, value in environment}
             os.execve(path, [to_bytes(word) for word in hook.get("args") or [path]], variables)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posix as os
 
 from gear.helper import syscalls
-from gear.helper.delegation import own_group
+from gear.helper.delegation import group_of
 
 # linux/bpf.h
 _PROG_TYPE_CGROUP_SOCK_ADDR = 18
@@ -20,9 +20,9 @@ _ALLOW_MULTI = 2
 _PROGRAM = bytes((0xB7, 0, 0, 0, 3, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
 
 
-def allow() -> None:
-    """Let the processes of this unit's control group bind to any port; raises OSError where that can't be done."""
-    group = os.open(own_group(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def allow(process: int | str = "self") -> None:
+    """Let the processes of *process*'s control group bind to any port; raises OSError where that can't be done."""
+    group = os.open(group_of(process), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for kind in _BINDS:
         program = syscalls.bpf_load(_PROG_TYPE_CGROUP_SOCK_ADDR, kind, _PROGRAM)
         syscalls.bpf_attach(group, program, kind, _ALLOW_MULTI)

@@ -224,6 +224,8 @@ class Root(Below):
         status = os.fstat(source)
         if not S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(*DEVICES[name]):
             raise Failure(f"can't provide /dev/{name}: the host's /dev/{name} is not that device")
+        # The node is the host's own: root with the host's ids could change its mode.  Devices work all the same.
+        syscalls.mount_setattr(source, syscalls.MOUNT_ATTR_RDONLY)
         return source
 
     def populate_dev(self, nodes: frozenset[str]) -> None:

@@ -266,9 +266,11 @@ class _Payload:
 
             self.step.doing = "take the terminal"
             terminal.control(self._terminal)
+        execute.own_null()
         environment = execute.variables(process)
-        rights.prepare_exec(self.step, self._start.keep)
-        become(process, environment, self.step, self._start.filter, self._procfs, self.channel)
+        rights.label(process, self.step, self._procfs)
+        rights.prepare_exec(self.step, self._start.keep, self.channel.fileno())
+        become(process, environment, self.step, self._start.filter, self.channel)
 
 
 def import_nothing_more() -> None:
@@ -284,7 +286,6 @@ def become(
     environment: dict[bytes, bytes],
     step: Step,
     filter_: rights.Filter | None,
-    procfs: int,
     channel: Channel,
 ) -> NoReturn:
     """Take the rights of *process* and execute its program; raises Failure and OSError."""
@@ -296,7 +297,7 @@ def become(
         pass  # perhaps its user may enter what root of the namespace may not
     # Before the filter, which may refuse to send anything; a failure from here on is told all the same, if it can be.
     channel.send(EXEC)
-    rights.take(process, step, filter_, procfs, lambda fd: channel.send(LISTENER, [fd]))
+    rights.take(process, step, filter_, lambda fd: channel.send(LISTENER, [fd]))
     if not entered:
         execute.change_directory(process["cwd"])
     execute.execute(process, environment)

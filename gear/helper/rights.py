@@ -39,13 +39,12 @@ def capability_mask(names: list[str]) -> int:
     return mask
 
 
-def take(process: dict, step: Step, filter_: Filter | None, procfs: int, listener) -> None:  # type: ignore
+def take(process: dict, step: Step, filter_: Filter | None, listener) -> None:  # type: ignore
     """Give the calling process the rights that *process* lists, and no others.
 
-    *procfs* is a descriptor of a /proc that nobody else has made; *listener* is called with the descriptor of a
-    filter that notifies.  Call right before the program is executed: little works afterwards.
+    *listener* is called with the descriptor of a filter that notifies.  Call right before the program is executed:
+    little works afterwards.
     """
-    _label(process, step, procfs)
     step.doing = "limit the capabilities"
     sets = {name: capability_mask(members) for name, members in process.get("capabilities", {}).items()}
     for number in range(64):
@@ -95,23 +94,26 @@ def _load(filter_: Filter, step: Step, listener) -> None:  # type: ignore[no-unt
         os.close(descriptor)
 
 
-def _label(process: dict, step: Step, procfs: int) -> None:  # type: ignore[type-arg]
-    """Labels that the kernel gives at execve(2): apparmor(7), selinux(8)."""
+def label(process: dict, step: Step, procfs: int) -> None:  # type: ignore[type-arg]
+    """Labels that the kernel gives at execve(2): apparmor(7), selinux(8).
+
+    *procfs* is a descriptor of a /proc that nobody else has made.
+    """
     for key, prefix, places in (
         ("apparmorProfile", "exec ", ("apparmor/exec", "exec")),
         ("selinuxLabel", "", ("exec",)),
     ):
-        label = process.get(key)
-        if not label:
+        wanted = process.get(key)
+        if not wanted:
             continue
-        step.doing = f"set {key} {label}"
+        step.doing = f"set {key} {wanted}"
         for place in places:
             try:
                 file = os.open(f"self/attr/{place}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=procfs)
             except FileNotFoundError:
                 continue
             try:
-                os.write(file, f"{prefix}{label}".encode())
+                os.write(file, f"{prefix}{wanted}".encode())
             finally:
                 os.close(file)
             break
@@ -119,10 +121,14 @@ def _label(process: dict, step: Step, procfs: int) -> None:  # type: ignore[type
             raise Failure(f"can't {step.doing}: this kernel has no such security module")
 
 
-def prepare_exec(step: Step, keep: int) -> None:
-    """Close-on-exec for every descriptor but the first three and *keep* more; signals as a new program expects them."""
+def prepare_exec(step: Step, keep: int, channel: int) -> None:
+    """Close every descriptor but the first three, *keep* more and *channel*; signals as a new program expects them.
+
+    Close-on-exec would be too late: execve(2) looks up the program, and the interpreter of a script, while they are
+    open, and from a directory of the host /proc/self/fd/N/.. leads to its programs (CVE-2024-21626).
+    """
     step.doing = "prepare descriptors and signals for the payload"
-    syscalls.close_on_exec_from(3 + keep)
+    syscalls.close_from(3 + keep, but=channel)
     # Python ignores SIGPIPE and SIGXFSZ, and ignored signals stay so through execve(2).
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)

@@ -47,10 +47,11 @@ class Unit(container.Events):
                 from gear.helper import delegation
 
                 if delegation.is_wanted(self._config):
-                    delegation.delegate(delegation.own_group(), self._config["linux"])
+                    delegation.delegate(delegation.group_of(), self._config["linux"])
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
+        rootfs.claim(self._bundle, step)
         rootfs.own_mount_namespace(step)
         return rootfs.assemble_root(self._bundle, self._root, userns_fd, step)
 

@@ -146,7 +146,6 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 # linux/close_range.h
-CLOSE_RANGE_CLOEXEC = 0x4
 
 # linux/prctl.h
 PR_SET_DUMPABLE = 4
@@ -308,9 +307,13 @@ def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: in
     return _call("openat2", _OPENAT2, directory, _path(path), how, len(how), path=path)
 
 
-def close_on_exec_from(lowest: int) -> None:
-    """Mark every descriptor from *lowest* up close-on-exec: close_range(2)."""
-    _call("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+def close_from(lowest: int, but: int = -1) -> None:
+    """Close every descriptor from *lowest* up but one: close_range(2)."""
+    if but >= lowest:
+        if but > lowest:
+            _call("close_range", _CLOSE_RANGE, lowest, but - 1, 0)
+        lowest = but + 1
+    _call("close_range", _CLOSE_RANGE, lowest, 0xFFFFFFFF, 0)
 
 
 def sethostname(name: str) -> None:

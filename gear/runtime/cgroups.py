@@ -67,6 +67,17 @@ def _read(path: str) -> str:
         return file.read()
 
 
+def plan(path: str) -> dict[str, Any]:
+    """The description that make(path) would return at most."""
+    hierarchies = Hierarchies()
+    description: dict[str, Any] = {}
+    if hierarchies.unified:
+        description["unified"] = hierarchies.unified + path
+    if hierarchies.controllers:
+        description["controllers"] = {name: place + path for name, place in hierarchies.controllers.items()}
+    return description
+
+
 def make(path: str) -> dict[str, Any]:
     """Make the group *path*, which is absolute, in every hierarchy; returns its description."""
     hierarchies = Hierarchies()

@@ -124,22 +124,17 @@ def _begin(call: Call, container: Container, *, detached: bool) -> None:
     """Start a container, and tell the caller when it is ready if that is wanted: at once, or while it runs."""
     from gear.runtime import lifecycle, notify
 
-    listener = lifecycle.start(container, call.log)
+    readiness = lifecycle.start(container, call.log)
     path = notify.outside()
-    if listener is None or not path:
-        return
-    try:
-        first = container.pidfd()
-    except Failure:  # it has ended already, and somebody else may have waited for it
+    if readiness is None or not path:
         return
     if detached:
-        notify.forward(listener, first, path, call.log)
+        notify.forward(readiness, path, call.log)
     elif os.fork() == 0:
         try:
-            notify.forward(listener, first, path, call.log)
+            notify.forward(readiness, path, call.log)
         finally:
             os._exit(0)
-    os.close(first)
 
 
 def _run(call: Call) -> int:
@@ -360,9 +355,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if type(error).__module__ != "gear.errors":
+        if type(error).__module__ == "gear.errors":
+            log.write("error", str(error).rstrip("."))
+            return 1
+        if log.verbose:
             raise
-        log.write("error", str(error).rstrip("."))
+        log.write("error", f"gear-oci failed, which is a fault of its own: {error!r}; --debug shows where")
         return 1
 
 

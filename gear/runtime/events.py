@@ -42,9 +42,14 @@ class Creation(Events):
         container.remember(pid)
         group = container.data["group"]
         try:
-            placement.place(self._manager, container.name, self._config, pid, group)
+            placement.place(self._manager, container.name, self._config, pid, group, container.save)
         finally:
             container.save()
+        if group.get("unified") and not group.get("controllers"):
+            from gear.helper import delegation
+
+            if delegation.is_wanted(self._config):
+                delegation.delegate(group["unified"], self._config["linux"])
         devices = (self._config.get("linux") or {}).get("netDevices") or {}
         if devices:
             from gear.runtime import netdevices

@@ -40,6 +40,7 @@ def process_of(options: Parsed, command: list[str], config: dict[str, Any]) -> d
         process.pop("consoleSize", None)
         _change(process, options)
     validate.check_process(process)
+    process["user"] = {"uid": 0, "gid": 0, **(process.get("user") or {})}
     return process
 
 

@@ -11,8 +11,9 @@ from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from gear.helper import hooks, interpreter
+from gear.helper.bundle import is_bind
 from gear.helper.failure import Failure
-from gear.runtime import cgroups, notify, placement, validate
+from gear.runtime import cgroups, notify, placement, shapes, validate
 from gear.runtime.document import dumps, load_json
 from gear.runtime.state import Container, Lock, load, now, replace
 
@@ -44,9 +45,11 @@ class Request:
 def _config(request: Request) -> dict[str, Any]:
     path = os.path.join(request.bundle, request.config or "config.json")
     try:
-        return load_json(path)
+        config = load_json(path)
     except OSError as error:
         raise Failure(f"can't read {path}: {error.strerror}") from error
+    shapes.check(config, shapes.CONFIG)
+    return config
 
 
 def shares_ids(request: Request) -> bool:
@@ -59,7 +62,7 @@ def create(request: Request) -> tuple[Container, int]:
     config = _config(request)
     _check_terminal(config, request)
     rootfs = validate.check(config, request.bundle)
-    _complete(config)
+    _complete(config, request.bundle)
     container = Container(request.root, request.name)
     container.make()
     with Lock(container):
@@ -82,7 +85,7 @@ def create(request: Request) -> tuple[Container, int]:
             raise
 
 
-def _complete(config: dict[str, Any]) -> None:
+def _complete(config: dict[str, Any], bundle: str) -> None:
     """Fill in what config.json may leave out, so that the helper finds it."""
     linux = config.get("linux") or {}
     config["linux"] = linux
@@ -93,7 +96,13 @@ def _complete(config: dict[str, Any]) -> None:
             linux["gidMappings"] = linux.get("gidMappings") or _IDENTITY
     for device in linux.get("devices") or ():
         device["path"] = os.path.normpath(device["path"])
+    for mount in config.get("mounts") or ():
+        mount["destination"] = os.path.join("/", mount["destination"])
+        if is_bind(mount):
+            mount["source"] = os.path.join(bundle, mount["source"])
     process = config.get("process")
+    if process:
+        process["user"] = {"uid": 0, "gid": 0, **(process.get("user") or {})}
     if process and os.environ.get("LISTEN_FDS", "").isdigit():  # sd_listen_fds(3)
         listening = ["LISTEN_FDS=" + os.environ["LISTEN_FDS"], "LISTEN_PID=1"]
         process["env"] = [*(process.get("env") or ()), *listening]
@@ -225,9 +234,9 @@ def _poststop(container: Container, config: dict[str, Any], log: Log) -> None:
             log.warn(failure.message)
 
 
-def start(container: Container, log: Log) -> socket | None:
-    """Let a created container's process become what config.json says; returns the socket for notify.forward(), if the
-    container has one.  Nobody else has to wait for that: the lock is not held then."""
+def start(container: Container, log: Log) -> notify.Readiness | None:
+    """Let a created container's process become what config.json says; returns what notify.forward() waits for, if the
+    container tells it.  Nobody else has to wait for that: the lock is not held then."""
     from gear.helper.container import begin
     from gear.runtime.events import Creation
 
@@ -239,7 +248,7 @@ def start(container: Container, log: Log) -> socket | None:
         if not config.get("process"):
             raise Failure(f"the config.json of container {container.name} has no process to start")
         events = Creation(container, config, "", log)
-        listener = notify.listen(container)
+        readiness = notify.listen(container)
         directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A path may be longer than an address may be (unix(7)).
@@ -258,7 +267,7 @@ def start(container: Container, log: Log) -> socket | None:
         except Failure:
             _end(container)
             raise
-    return listener
+    return readiness
 
 
 def kill(container: Container, number: int, *, everything: bool = False) -> None:

@@ -47,8 +47,15 @@ def provide(container: Container, config: dict[str, Any], path: str) -> None:
         process["env"] = [*(process.get("env") or ()), f"{_VARIABLE}={inside}/{_NAME}"]
 
 
-def listen(container: Container) -> socket | None:
-    """The socket that the payload is to tell; None for a container that was made without."""
+class Readiness:
+    """The socket that a payload is to tell, and the container's first process, which may end before it does."""
+
+    def __init__(self, listener: socket, first: int) -> None:
+        self.listener, self.first = listener, first
+
+
+def listen(container: Container) -> Readiness | None:
+    """Listen to the payload, before it is executed; None for a container that was made without."""
     try:
         directory = os.open(
             f"{container.directory}/{_DIRECTORY}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -64,14 +71,17 @@ def listen(container: Container) -> socket | None:
         raise Failure(f"can't listen for the container's readiness: {error.strerror}") from error
     finally:
         os.close(directory)
-    return listener
+    return Readiness(listener, container.pidfd())
 
 
-def forward(listener: socket, first: int, path: str, log: Log) -> None:
-    """Wait until the container is ready, and tell the caller's socket *path*; or until its process *first*, a pidfd,
-    has ended.  What else the payload tells is dropped, and descriptors with it."""
+def forward(readiness: Readiness, path: str, log: Log) -> None:
+    """Wait until the container is ready, and tell the caller's socket *path*; or until its first process has ended.
+
+    What else the payload tells is dropped, and descriptors with it.
+    """
     import select
 
+    listener, first = readiness.listener, readiness.first
     poller = select.poll()
     poller.register(listener.fileno(), select.POLLIN)
     poller.register(first, select.POLLIN)

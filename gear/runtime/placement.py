@@ -12,6 +12,7 @@ from gear.runtime import cgroups, groupfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MANAGERS = ("cgroupfs", "systemd", "disabled")
@@ -21,22 +22,38 @@ _INNER = "container"
 _UNIT = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:-_."
 
 
-def place(manager: str, name: str, config: dict[str, Any], pid: int, description: dict[str, Any]) -> None:
-    """Make the group of container *name*, limit it, and put *pid* there.  *description* is filled in as the group
-    comes to be, so that whoever cleans up after a failure knows what there is."""
+def place(
+    manager: str,
+    name: str,
+    config: dict[str, Any],
+    pid: int,
+    description: dict[str, Any],
+    note: Callable[[], None],
+) -> None:
+    """Make the group of container *name*, limit it, and put *pid* there.
+
+    *description* says what there is or is about to be, and *note* is called before anything is made, so that whoever
+    cleans up after a crash at any moment knows.
+    """
     linux = config.get("linux") or {}
     path, resources = linux.get("cgroupsPath") or "", linux.get("resources") or {}
     if manager == "disabled":
         return
     if manager == "systemd":
-        _place_in_scope(path, name, resources, pid, description)
+        _place_in_scope(path, name, resources, pid, description, note)
         return
     wanted = group_path(path, name)
     try:
         _refuse_busy(wanted)
-        description.update(cgroups.make(wanted))
+        description.update(cgroups.plan(wanted))
+        note()
+        made = cgroups.make(wanted)
+        description.clear()
+        description.update(made)
     except OSError as error:
         if not path and not resources:  # nobody asked for a group: without one it runs as well
+            cgroups.remove(description)
+            description.clear()
             return
         raise Failure(f"can't make the control group {wanted}: {error.strerror}") from error
     cgroups.apply(description, resources)
@@ -89,7 +106,12 @@ def third_party() -> None:
 
 
 def _place_in_scope(
-    path: str, name: str, resources: dict[str, Any], pid: int, description: dict[str, Any]
+    path: str,
+    name: str,
+    resources: dict[str, Any],
+    pid: int,
+    description: dict[str, Any],
+    note: Callable[[], None],
 ) -> None:
     slice_name, scope = scope_name(path, name)
     if resources.get("devices"):
@@ -105,6 +127,7 @@ def _place_in_scope(
         *mapping.properties(resources),
     ]  # fmt: skip
     description["scope"] = scope
+    note()
     with Manager() as manager:
         manager.start_transient(scope, properties)
     description.update(_own_groups(pid, scope))

@@ -24,6 +24,11 @@ class Log:
             raise Failure(f"--log-level is {', '.join(LEVELS[:-1])} or error, not {level}", 2)
         self._path, self._form, self._least = path, form, LEVELS.index(level)
 
+    @property
+    def verbose(self) -> bool:
+        """Whether somebody looks for a fault."""
+        return self._least == 0
+
     def write(self, level: str, message: str) -> None:
         """Say *message*, if the level is one that is wanted."""
         if LEVELS.index(level) < self._least:

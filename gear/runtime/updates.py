@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gear.helper.failure import Failure
+from gear.runtime import shapes
 from gear.runtime.arguments import Option, Parsed
 from gear.runtime.document import loads
 
@@ -51,8 +52,10 @@ def resources(options: Parsed) -> dict[str, Any]:
                     text = file.read()
         except (OSError, ValueError) as error:
             raise Failure(f"can't read {path}: {error}") from error
-        return loads(text, path)
-    wanted: dict[str, Any] = {}
+        wanted = loads(text, path)
+        shapes.check(wanted, shapes.RESOURCES, path)
+        return wanted
+    wanted = {}
     for name, (holder, member) in _PLACES.items():
         text = options.get(name)
         if text:

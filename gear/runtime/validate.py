@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 
+from gear.helper.bundle import is_bind
 from gear.helper.failure import Failure
+from gear.runtime import shapes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,38 +41,20 @@ _IPC_SYSCTLS = tuple(
 
 def check(config: dict[str, Any], bundle: str) -> str:
     """Raise Failure for the first thing that can't be; returns the absolute path of the root file system."""
+    shapes.check(config, shapes.CONFIG)
     _check_version(config.get("ociVersion"))
     for what in ("windows", "vm", "zos", "solaris"):
         if what in config and "linux" not in config:
             raise Failure(f"config.json is for {what}, and this is a runtime for Linux")
-    for member, kind in (
-        ("root", dict), ("process", dict), ("linux", dict), ("hooks", dict), ("annotations", dict),
-        ("mounts", list), ("hostname", str), ("domainname", str),
-    ):  # fmt: skip
-        _typed(config, member, kind, "")
     root = _check_root(config.get("root"), bundle)
     if config.get("process") is not None:
         check_process(config["process"])
     _check_mounts(config.get("mounts") or ())
     _check_hooks(config.get("hooks") or {})
-    for key, value in (config.get("annotations") or {}).items():
-        if not key or not isinstance(value, str):
-            raise Failure("annotations in config.json must be strings with names that are not empty")
+    if "" in (config.get("annotations") or {}):
+        raise Failure("an annotation in config.json has no name")
     _check_linux(config.get("linux") or {}, config)
     return root
-
-
-def _typed(holder: dict[str, Any], member: str, kind: type, where: str) -> None:
-    value = holder.get(member)
-    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        names = {
-            dict: "an object",
-            list: "an array",
-            str: "a string",
-            int: "a whole number",
-            bool: "true or false",
-        }
-        raise Failure(f"{where}{member} in config.json must be {names[kind]}")
 
 
 def _one_of(value: object, allowed: tuple[str, ...] | list[str], what: str) -> None:
@@ -95,10 +79,9 @@ def _check_version(version: object) -> None:
 
 
 def _check_root(root: Any, bundle: str) -> str:
-    if not root or not isinstance(root.get("path"), str) or not root["path"]:
+    if not root or not root.get("path"):
         raise Failure("config.json has no root.path")
     path = os.path.normpath(os.path.join(bundle, root["path"]))
-    _typed(root, "readonly", bool, "root.")
     if not os.path.isdir(path):
         raise Failure(f"the root file system {path} is not a directory, or does not exist")
     return path
@@ -106,25 +89,11 @@ def _check_root(root: Any, bundle: str) -> str:
 
 def check_process(process: dict[str, Any]) -> None:
     """The `process` object, of a bundle or of exec."""
-    for member, kind in (
-        ("args", list), ("env", list), ("cwd", str), ("terminal", bool), ("user", dict), ("capabilities", dict),
-        ("rlimits", list), ("noNewPrivileges", bool), ("oomScoreAdj", int), ("apparmorProfile", str),
-        ("selinuxLabel", str), ("scheduler", dict), ("ioPriority", dict),
-    ):  # fmt: skip
-        _typed(process, member, kind, "process.")
-    if not process.get("args") or not all(isinstance(word, str) for word in process["args"]):
+    shapes.check(process, shapes.PROCESS, "process")
+    if not process.get("args"):
         raise Failure("process.args in config.json must be strings, one at least")
     if not str(process.get("cwd", "")).startswith("/"):
         raise Failure(f"process.cwd must be an absolute path, not '{process.get('cwd', '')}'")
-    for entry in process.get("env") or ():
-        if not isinstance(entry, str):
-            raise Failure("process.env in config.json must be strings")
-    for text in (*process["args"], *(process.get("env") or ()), process["cwd"]):
-        if "\0" in text:
-            raise Failure("process in config.json holds a NUL character, which no argument can")
-    user = process.get("user") or {}
-    for member, kind in (("uid", int), ("gid", int), ("umask", int), ("additionalGids", list)):
-        _typed(user, member, kind, "process.user.")
     rlimits = process.get("rlimits") or []
     for limit in rlimits:
         _one_of(str(limit.get("type")).removeprefix("RLIMIT_"), RLIMITS, "the type of a resource limit")
@@ -140,14 +109,15 @@ def check_process(process: dict[str, Any]) -> None:
             _one_of(flag.removeprefix("SCHED_FLAG_"), SCHEDULER_FLAGS, "a flag of process.scheduler")
     if process.get("ioPriority"):
         _one_of(process["ioPriority"].get("class"), IO_CLASSES, "process.ioPriority.class")
+    for member, text in (process.get("execCPUAffinity") or {}).items():
+        if member in ("initial", "final"):
+            _check_list(text, 8192, f"process.execCPUAffinity.{member}")
 
 
 def _check_mounts(mounts: Iterable[Any]) -> None:
     for mount in mounts:
-        if not isinstance(mount, dict) or not isinstance(mount.get("destination"), str):
-            raise Failure("a mount in config.json has no destination")
-        for member, kind in (("type", str), ("source", str), ("options", list)):
-            _typed(mount, member, kind, "a mount's ")
+        if is_bind(mount) and not mount.get("source"):
+            raise Failure(f"the bind mount on {mount['destination']} has no source")
         if bool(mount.get("uidMappings")) != bool(mount.get("gidMappings")):
             raise Failure(
                 f"the mount on {mount['destination']} needs both uidMappings and gidMappings, or none"
@@ -156,24 +126,16 @@ def _check_mounts(mounts: Iterable[Any]) -> None:
 
 def _check_hooks(hooks: dict[str, Any]) -> None:
     for kind in HOOKS:
-        _typed(hooks, kind, list, "hooks.")
         for hook in hooks.get(kind) or ():
-            path = hook.get("path") if isinstance(hook, dict) else None
-            if not isinstance(path, str) or not path.startswith("/"):
+            path = hook["path"]
+            if not path.startswith("/"):
                 raise Failure(f"a {kind} hook needs an absolute path, not {path}")
             timeout = hook.get("timeout")
-            if timeout is not None and (not isinstance(timeout, int) or timeout <= 0):
+            if timeout is not None and timeout <= 0:
                 raise Failure(f"the timeout of the {kind} hook {path} must be more than zero seconds")
 
 
 def _check_linux(linux: dict[str, Any], config: dict[str, Any]) -> None:
-    for member, kind in (
-        ("namespaces", list), ("uidMappings", list), ("gidMappings", list), ("devices", list), ("cgroupsPath", str),
-        ("resources", dict), ("sysctl", dict), ("seccomp", dict), ("maskedPaths", list), ("readonlyPaths", list),
-        ("mountLabel", str), ("personality", dict), ("timeOffsets", dict), ("netDevices", dict),
-        ("rootfsPropagation", str),
-    ):  # fmt: skip
-        _typed(linux, member, kind, "linux.")
     owned = _check_namespaces(linux)
     if linux.get("rootfsPropagation"):
         _one_of(linux["rootfsPropagation"], PROPAGATIONS, "linux.rootfsPropagation")
@@ -185,6 +147,8 @@ def _check_linux(linux: dict[str, Any], config: dict[str, Any]) -> None:
                 f"config.json sets the {member}, which needs a {what} namespace of the container's own"
             )
     for key in linux.get("sysctl") or {}:
+        if "/" in key and {"", ".", ".."} & set(key.split("/")):
+            raise Failure(f"the sysctl {key} is a path that leads elsewhere")
         _check_sysctl(key.replace("/", "."), owned)
     for device in linux.get("devices") or ():
         _check_device(device)
@@ -197,6 +161,7 @@ def _check_linux(linux: dict[str, Any], config: dict[str, Any]) -> None:
         _one_of(linux["memoryPolicy"].get("mode"), MEMORY_MODES, "linux.memoryPolicy.mode")
         for flag in linux["memoryPolicy"].get("flags") or ():
             _one_of(flag, MEMORY_FLAGS, "a flag of linux.memoryPolicy")
+        _check_list(linux["memoryPolicy"].get("nodes") or "", 1024, "linux.memoryPolicy.nodes")
     if linux.get("timeOffsets") and "time" not in owned:
         raise Failure("linux.timeOffsets need a time namespace of the container's own")
     if linux.get("netDevices") and "network" not in owned:
@@ -215,11 +180,6 @@ def _check_namespaces(linux: dict[str, Any]) -> dict[str, str]:
         if namespace["type"] in owned:
             raise Failure(f"the namespace {namespace['type']} is given twice in config.json")
         owned[namespace["type"]] = path
-    for mappings in ("uidMappings", "gidMappings"):
-        for entry in linux.get(mappings) or ():
-            for member in ("containerID", "hostID", "size"):
-                if not isinstance(entry.get(member), int) or entry[member] < 0:
-                    raise Failure(f"linux.{mappings}: {member} must be a whole number")
     if (linux.get("uidMappings") or linux.get("gidMappings")) and "user" not in owned:
         raise Failure("linux.uidMappings need a user namespace of the container's own")
     return owned
@@ -249,8 +209,17 @@ def _check_device(device: dict[str, Any]) -> None:
         raise Failure(f"a device in config.json needs an absolute path, not {device.get('path')}")
     if device["type"] != "p":
         for member in ("major", "minor"):
-            if not isinstance(device.get(member), int) or device[member] < 0:
+            if not 0 <= device.get(member, -1) < 1 << 20:
                 raise Failure(f"the device {device['path']} needs a {member} number")
+
+
+def _check_list(text: str, most: int, what: str) -> None:
+    """A list of numbers such as 0-3,7."""
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        numbers = [first, last] if dash else [first]
+        if not all(word.isascii() and word.isdigit() and int(word) < most for word in numbers):
+            raise Failure(f"{what} can't be {text}: it is a list such as 0-3,7 of numbers below {most}")
 
 
 def _check_cgroups_path(path: str) -> None:

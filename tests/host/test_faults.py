@@ -20,7 +20,12 @@ def snapshot(host: GearHost) -> str:
         (2, "'-x' can't name a container.", ("delete", "--", "-x")),
         (2, "can't name a container.", ("install", "hello", "a" * 64)),
         (2, "'naïve' can't name a container.", ("install", "hello", "naïve")),
-        (1, "There is no image 'nowhere' on this host.", ("install", "nowhere", "web")),
+        (
+            1,
+            "There is no image 'nowhere' on this host, and it can't be pulled",
+            ("install", "nowhere", "web"),
+        ),
+        (1, "There is no image 'nowhere' on this host.", ("install", "--pull", "never", "nowhere", "web")),
         (2, "No container is named.", ("install", "hello", "A=b")),
         (2, "can't be bound: it has control characters.", ("install", "hello", "web", "-v", "/a\nb:/c")),
         (

@@ -135,3 +135,37 @@ def test_seccomp_filter_is_compiled_once_and_holds(oci: GearHost) -> None:
     (name,) = oci.out("ls", "/run/gear/oci/.cache").split()
     assert oci.out("stat", "-c", "%a", "/run/gear/oci/.cache") == "700" and len(name) == 64
     oci.sh("rm -r /run/gear/oci/.cache")
+
+
+def test_create_killed_at_any_moment_can_be_removed(oci: GearHost) -> None:
+    """SIGKILL after 5, 10, ... ms: whatever there is by then, `delete --force` removes, and a new create works."""
+    place = bundle(oci, "killed", WAIT)
+    script = f"""
+import os, signal, subprocess, sys, time
+oci = "{OCI}"
+whole = None
+quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+create = [oci, "create", "--bundle", "{place}", "killed"]
+before = time.monotonic()
+subprocess.run(create, check=True, **quiet)
+whole = time.monotonic() - before
+subprocess.run([oci, "delete", "--force", "killed"], check=True)
+points = 25
+for point in range(points):
+    maker = subprocess.Popen(create, **quiet)
+    time.sleep(whole * 1.1 * point / points)
+    maker.send_signal(signal.SIGKILL)
+    maker.wait()
+    removed = subprocess.run([oci, "delete", "--force", "killed"], capture_output=True)
+    assert removed.returncode == 0, (point, removed.stderr)
+    assert os.listdir("/run/gear/oci") == [], point
+    found = subprocess.run("find /sys/fs/cgroup -name '*gear-oci-killed*'", shell=True, capture_output=True).stdout
+    assert found == b"", (point, found)
+print("removed")
+"""
+    oci.write("/root/killer.py", script.encode())
+    before = oci.mount_table()
+    assert oci.out("/usr/bin/python3", "/root/killer.py") == "removed"
+    # Processes that were not yet anybody's end by themselves, since their maker has.
+    oci.wait(lambda: oci.sh("pgrep -f '[g]ear-oci create' || :") == "", "the end of what was begun")
+    assert oci.mount_table() == before

@@ -121,6 +121,15 @@ def test_options_of_whole_trees(oci: GearHost) -> None:
     assert {"rw", "nosuid", "noexec"} <= set(inner.split(","))
 
 
+def test_relative_paths_begin_at_the_bundle_and_at_the_root(oci: GearHost) -> None:
+    place = bundle(oci, "relative", "cat /data/file")
+    oci.write(f"{place}/beside/file", b"found\n")
+    config = oci.json_file(f"{place}/config.json")
+    config["mounts"].append(bind("beside", "data", "bind"))
+    oci.write(f"{place}/config.json", json.dumps(config).encode())
+    assert oci.out(OCI, "run", "--bundle", place, "relative") == "found"
+
+
 # ---- namespaces
 
 

@@ -254,3 +254,34 @@ def test_exec_affinity_and_options(oci: GearHost) -> None:
     ]
     oci.run(OCI, "delete", "--force", "joined")
     assert oci.sh("ls -d /proc/$(cat /run/joined.pid) 2>/dev/null || :") == ""
+
+
+def test_calls_as_containerd_makes_them(oci: GearHost) -> None:
+    """Its shim's options, with a state directory of its own, and everything in files or on standard input."""
+    place = bundle(oci, "shim", "sleep 1000 & sleep 1000 & wait")
+    options = ["--root", "/run/shim/k8s.io", "--log", f"{place}/log.json", "--log-format", "json"]
+    oci.sh(
+        f"{OCI} {' '.join(options)} create --bundle {place} --pid-file {place}/init.pid shim </dev/null >/dev/null 2>&1"
+    )
+    oci.run(OCI, *options, "start", "shim")
+    process = {"args": ["/usr/bin/sleep", "900"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": []}
+    oci.write(f"{place}/process.json", json.dumps(process).encode())
+    joined = f"exec --process {place}/process.json --detach --pid-file {place}/joined.pid shim"
+    oci.sh(f"{OCI} {' '.join(options)} {joined} </dev/null >/dev/null 2>&1")
+    first, second = (int(oci.out("cat", f"{place}/{name}.pid")) for name in ("init", "joined"))
+    found = json.loads(oci.out(OCI, *options, "ps", "--format", "json", "shim"))
+    assert {first, second} <= set(found) and len(found) == 4
+    oci.run(OCI, *options, "pause", "shim")
+    assert json.loads(oci.out(OCI, *options, "state", "shim"))["status"] == "paused"
+    oci.run(OCI, *options, "resume", "shim")
+    refused = oci.run(
+        OCI, *options, "update", "--resources", "-", "shim", input=b'{"pids": {"limit": "x"}}', check=False
+    )
+    assert refused.returncode == 1 and b"pids.limit must be a whole number" in refused.stderr
+    assert "pids.limit" in json.loads(oci.read(f"{place}/log.json").splitlines()[-1])["msg"]
+    oci.run(OCI, *options, "kill", "--all", "shim", "9")
+    oci.wait(lambda: json.loads(oci.out(OCI, *options, "state", "shim"))["status"] == "stopped", "the end")
+    oci.run(OCI, *options, "delete", "shim")
+    oci.run(OCI, *options, "delete", "--force", "shim")
+    fails(oci, *options, "delete", "shim")
+    assert oci.sh("ls /run/shim/k8s.io; rm -r /run/shim") == ""

@@ -40,6 +40,7 @@ def test_foreground_is_a_scope(host: GearHost) -> None:
     assert host.json("status", "adhoc")[0]["active_state"] == "active"
     assert host.gear("exec", "adhoc", "cat", "/proc/1/comm") == "sleep\n"
     assert host.json("top", "adhoc")[0]["command"] == "sleep 1000"
+    assert "adhoc can't be attached to" in host.fails(1, "attach", "adhoc")
     assert "There is a container adhoc already" in host.fails(1, "run", "--name", "adhoc", "hello", "true")
     assert host.leftovers() == []
     # Not waited for, since the payload has no handler for SIGTERM.
@@ -116,3 +117,21 @@ def test_detach_leaves_it_running(host: GearHost) -> None:
     assert host.json("status", "away")[0]["active_state"] == "active"
     host.gear("kill", "away")
     host.wait(lambda: host.show("ctr-away.scope", "ActiveState") == "inactive", "the end")
+
+
+def test_foreground_has_what_a_unit_would_set(host: GearHost) -> None:
+    """A scope has no resource limits, score or control groups to give away: gear sets them itself."""
+    script = "ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj"
+    options = ("--ulimit", "nofile=100:200", "--ulimit", "core=0:unlimited", "--oom-score-adj", "500")
+    assert host.gear("run", "--rm", *options, "hello", "sh", "-c", script).split() == ["100", "200", "500"]
+    script = "mkdir /sys/fs/cgroup/mine /sys/fs/cgroup/unified/mine 2> /dev/null; ls -d /sys/fs/cgroup/*/cgroup.procs"
+    made = host.run(
+        "gear", "run", "--rm", "-u", "root", "--systemd", "always", "hello", "sh", "-c", script, check=False
+    )
+    assert b"mine/cgroup.procs" in made.stdout
+    # httpd goes into the background once it has the port.
+    assert (
+        host.gear("run", "--rm", "--net", "host", "hello", "sh", "-c", "httpd -p 81 && echo bound")
+        == "bound\n"
+    )
+    assert left(host) == ""

@@ -204,7 +204,8 @@ def test_examples_are_accepted_by_the_parser() -> None:
         words = shlex.split(example)
         name = " ".join(words[:2]) if words[0] in cli.GROUPS else words[0]
         parser = cli.verb_parser(VERBS[name], name)
-        parser.parse_intermixed_args(words[len(name.split()) :])
+        parse = parser.parse_args if VERBS[name].command_last else parser.parse_intermixed_args
+        parse(words[len(name.split()) :])
 
 
 # Section of the page -> the function whose one dictionary display is the object that is printed.
