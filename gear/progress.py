@@ -24,7 +24,7 @@ class _Bar:
 class Lines:
     """A line for each blob when it is done."""
 
-    out: TextIO
+    out: TextIO | None  # None: nobody is told
     _sizes: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,6 +42,8 @@ class Lines:
         """Nothing is said before the end."""
 
     def end(self, name: str, outcome: str) -> None:
+        if self.out is None:
+            return
         with self._lock:
             self.out.write(f"{short(name)}  {amount(self._sizes.get(name, 0)):>8}  {outcome}\n")
             self.out.flush()
@@ -150,7 +152,7 @@ def amount(count: int) -> str:
 def shown(*, quiet: bool = False) -> Lines | Bars:
     """What suits standard error."""
     if quiet or sys.stderr is None:
-        return Lines(open(os.devnull, "w"))  # noqa: SIM115 (closed with the process)
+        return Lines(None)
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return Bars(sys.stderr)
     return Lines(sys.stderr)

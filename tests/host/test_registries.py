@@ -25,6 +25,13 @@ storage: {filesystem: {rootdirectory: /var/lib/safe}}
 http: {addr: "127.0.0.1:5443", tls: {certificate: /root/tls/cert.pem, key: /root/tls/key.pem}}
 auth: {htpasswd: {realm: r, path: /root/tls/htpasswd}}
 """
+# Takes whoever has a certificate of the one authority that it knows, which here is its own.
+MUTUAL = """version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/plain}}
+http:
+  addr: "127.0.0.1:5444"
+  tls: {certificate: /root/tls/cert.pem, key: /root/tls/key.pem, clientcas: [/root/tls/cert.pem]}
+"""
 MAKE_CERTIFICATE = """
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout /root/tls/key.pem -out /root/tls/cert.pem \\
     -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
@@ -43,11 +50,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
         machine.write("/root/safe.yml", SAFE.encode())
         machine.write("/root/tls/htpasswd", HTPASSWD)
         machine.sh(MAKE_CERTIFICATE)
-        for name in ("plain", "safe"):
+        machine.write("/root/mutual.yml", MUTUAL.encode())
+        for name in ("plain", "safe", "mutual"):
             machine.run(
                 "systemd-run", "-q", f"--unit={name}", "docker-registry", "serve", f"/root/{name}.yml"
             )
-        for port in (5000, 5443):
+        for port in (5000, 5443, 5444):
             machine.wait(lambda port=port: listens(machine, port), f"the registry on port {port}")  # type: ignore[misc]
         machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
         copy(machine, "oci:/root/hello:hello", "docker://localhost:5000/hello:1")
@@ -121,6 +129,29 @@ def test_a_registry_with_tls_and_a_password(registry: GearHost) -> None:
     registry.gear("image", "logout", "localhost:5443")
     registry.fails(1, "image", "pull", "localhost:5443/again:2")
     registry.fails(1, "image", "logout", "localhost:5443")
+
+
+def test_client_certificates_and_insecure_registries(registry: GearHost) -> None:
+    name = "localhost:5444/hello:1"
+    registry.write("/etc/gear/registries.yaml", b"registries: {localhost:5444: {insecure: true}}\n")
+    registry.fails(1, "image", "pull", name)
+    more = b"certificate: /root/tls/cert.pem, key: /root/tls/key.pem"
+    registry.write(
+        "/etc/gear/registries.yaml", b"registries: {localhost:5444: {insecure: true, " + more + b"}}\n"
+    )
+    assert registry.gear("image", "pull", name).startswith(name)
+    registry.run("rm", "/etc/gear/registries.yaml")
+    registry.sh(
+        "mkdir -p /etc/containers/certs.d/localhost:5444; cd /etc/containers/certs.d/localhost:5444\n"
+        "cp /root/tls/cert.pem ca.crt; cp /root/tls/cert.pem client.cert; cp /root/tls/key.pem client.key"
+    )
+    assert registry.gear("image", "search-tags", "localhost:5444/hello") == f"{name}\n"
+
+
+def test_bars_on_a_terminal(registry: GearHost) -> None:
+    copy(registry, "oci:/root/hello:hello", "docker://localhost:5000/bars:1")
+    seen = registry.typed([], "image", "pull", "localhost:5000/bars:1")
+    assert "total" in seen and "/s" in seen and "[====" in seen and "status 0" in seen
 
 
 def test_install_pulls_by_policy(registry: GearHost) -> None:
