@@ -316,12 +316,10 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
 def _target(layout: Layout, name: str) -> tuple[str | None, str]:
     """The reference, if it is one, and the digest that *name* means; also when the image is damaged."""
     known = store.references(layout)
-    try:
-        text = str(Reference.parse(name))
-    except UsageError:
-        text = ""
-    if text in known:
-        return text, known[text]
+    with suppress(UsageError):
+        text = store.named(known, Reference.parse(name))
+        if text is not None:
+            return text, known[text]
     digests = [digest for digest in store.held(layout) if digest == name]
     if digests:
         return None, digests[0]

@@ -122,7 +122,10 @@ class Layer:
             raise IntegrityError(
                 f"The layer {self._blob.digest} has a diff id other than sha256, which is not supported."
             )
-        with claimed(self._layout, self._blob.digest, self._stop) as descriptor:
+        with (
+            files.explained(f"keep the layer {self._blob.digest}"),
+            claimed(self._layout, self._blob.digest, self._stop) as descriptor,
+        ):
             if store.is_here(self._layout, self._blob):
                 os.unlink(self._path)
                 if not self._is_unpacked():

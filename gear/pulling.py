@@ -28,6 +28,7 @@ from gear.oci import (
     ImageConfig,
     Manifest,
     Platform,
+    Reference,
     choose,
     index_entries,
 )
@@ -99,10 +100,10 @@ def pull(
 def _pull(
     layout: Layout, remote: Remote, settings: Registries, platform: Platform, progress: Progress
 ) -> Pulled:
+    reference = str(Reference.parse(str(remote)))  # raises when that is too long for the store
     sources = [Repository.opened(endpoint, settings) for endpoint in settings.endpoints(remote)]
     store.prepare(layout)
     garbage.sweep(layout)
-    reference = str(remote)
     try:
         with store.lease(layout):
             place, document = _resolve(sources, remote, platform)
@@ -170,8 +171,9 @@ def _fetch(
     expected = Descriptor(OCI_CONFIG, manifest.config.digest, manifest.config.size)
     store.add_blob(layout, images.Bytes(data), expected=expected)
     _Fetching(layout, sources, manifest, config, progress).run(settings.parallel)
-    for kind in ("blobs", "layers"):
-        files.sync_directory(layout.images / kind / "sha256")
+    with files.explained(f"write to {layout.images}"):
+        for kind in ("blobs", "layers"):
+            files.sync_directory(layout.images / kind / "sha256")
 
 
 def _first(sources: list[Repository], ask: Callable[[Repository], bytes]) -> bytes:

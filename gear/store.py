@@ -32,7 +32,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -332,12 +332,9 @@ def resolve(layout: Layout, text: str) -> Image:
     reference = None
     with suppress(UsageError):
         reference = Reference.parse(text)
-    if reference is not None and str(reference) in known:
-        return image(layout, known[str(reference)], str(reference))
-    if reference is not None:
-        for name in full_names(reference):
-            if name in known:
-                return image(layout, known[name], name)
+    name = None if reference is None else named(known, reference)
+    if name is not None:
+        return image(layout, known[name], name)
     digest = reference.digest if reference is not None and reference.digest else _by_prefix(layout, text)
     if digest is not None and digest in held(layout):
         names = [name for name, target in known.items() if target == digest]
@@ -349,6 +346,11 @@ def resolve(layout: Layout, text: str) -> Image:
         f"There is no image {text!r} on this host.",
         hint=f"Did you mean {' or '.join(close)}?" if close else "`gear image list` shows what is here.",
     )
+
+
+def named(known: Container[str], reference: Reference) -> str | None:
+    """Which of the references *known* to the store is meant: the very same, else what a short one is short for."""
+    return next((name for name in (str(reference), *full_names(reference)) if name in known), None)
 
 
 def _by_prefix(layout: Layout, text: str) -> str | None:

@@ -254,7 +254,7 @@ class Transport:
             self._open.add(connection)
         try:
             # connect() of HTTPSConnection shakes hands, too; the whole has to be done in time.
-            with self.explained(where if proxy else address):
+            with self.watched(connection, 2 * self.timeout), self.explained(where):
                 connection.connect()
         except BaseException:
             self.drop(connection)

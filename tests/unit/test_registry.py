@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from archives import digest, entry, tar
 from hostile import INDEX, LAYER, OCI, Handler, Hostile, drop, for_path, reply, serving
 
-from gear import garbage, images, pulling, pushing, store, transport
+from gear import files, garbage, images, pulling, pushing, store, transport
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
 from gear.model import Layout
 from gear.oci import Platform
@@ -621,3 +622,24 @@ def test_what_failed_is_collected(layout: Layout, registry: Hostile) -> None:
     refused(layout, registry, RemoteError)
     garbage.collect(layout, images.users(layout))
     assert garbage.garbage(layout, []) == [] and not list((layout.images / "downloads/sha256").iterdir())
+
+
+def test_a_short_name_finds_and_removes_the_full_one_only(layout: Layout, registry: Hostile) -> None:
+    registry.image(SECOND)
+    done = pull(layout, registry)
+    for name in ("docker.io/library/short:latest", "localhost/near:latest"):
+        store.set_reference(layout, name, done.image.digest)
+    assert store.resolve(layout, "short").reference == "docker.io/library/short:latest"
+    assert store.resolve(layout, "near").reference == "localhost/near:latest"
+    assert images.remove(layout, "short", in_use={}) == ["docker.io/library/short:latest"]
+    assert done.reference in store.references(layout)
+
+
+def test_a_full_disk_is_told(layout: Layout, registry: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.image(FIRST)
+
+    def full(descriptor: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files, "write_all", full)
+    assert refused(layout, registry).endswith("the file system is full.")
