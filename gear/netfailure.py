@@ -54,6 +54,11 @@ def explained(address: Address, timeout: float, check: Callable[[], None]) -> It
         raise hanging(address.host, timeout) from error
     except ssl.SSLError as error:
         check()
+        if "ALERT" in (error.reason or ""):
+            raise RemoteError(
+                f"{address} ends TLS with {str(error.reason).replace('_', ' ').lower()}.",
+                hint="Perhaps it wants a client certificate: see `certificate` and `key` in registries.yaml.",
+            ) from error
         raise Lost(f"{address} can't be spoken to over TLS: {error.reason or error}.") from error
     except socket.gaierror as error:
         raise RemoteError(f"The name {address.host} can't be resolved: {error.strerror}.") from error

@@ -134,7 +134,7 @@ def test_a_registry_with_tls_and_a_password(registry: GearHost) -> None:
 def test_client_certificates_and_insecure_registries(registry: GearHost) -> None:
     name = "localhost:5444/hello:1"
     registry.write("/etc/gear/registries.yaml", b"registries: {localhost:5444: {insecure: true}}\n")
-    registry.fails(1, "image", "pull", name)
+    assert "client certificate" in registry.fails(1, "image", "pull", name)
     more = b"certificate: /root/tls/cert.pem, key: /root/tls/key.pem"
     registry.write(
         "/etc/gear/registries.yaml", b"registries: {localhost:5444: {insecure: true, " + more + b"}}\n"
@@ -159,7 +159,7 @@ def test_install_pulls_by_policy(registry: GearHost) -> None:
     name = "localhost:5000/policy:1"
     assert "no image" in registry.fails(1, "install", "--pull", "never", name, "pulled")
     registry.gear("install", name, "pulled", "--start")
-    assert registry.json("inspect", "pulled")[0]["image"]["reference"] == name
+    assert json.loads(registry.gear("inspect", "pulled"))[0]["spec"]["image"]["reference"] == name
     registry.run("systemctl", "stop", "plain")
     registry.gear("install", "--pull", "newer", name, "pulled")
     registry.fails(1, "install", "--pull", "always", name, "pulled")
