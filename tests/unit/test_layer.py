@@ -303,7 +303,8 @@ def test_truncated_and_damaged_compression_is_refused(sandbox: Path) -> None:
     with pytest.raises(IntegrityError, match="is damaged"):
         unpack(data[:100] + bytes(200) + data[300:], sandbox)
     packed = subprocess.run(["zstd", "-q"], input=tar(entry("a")), check=True, capture_output=True).stdout
-    with pytest.raises(IntegrityError, match="is (damaged|cut off)"):
+    # The module zstandard tells nobody that a stream ends early; what it gives is no whole archive then.
+    with pytest.raises(IntegrityError, match="is (damaged|cut off|empty)"):
         unpack(packed[:-5], sandbox)
 
 
