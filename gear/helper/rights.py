@@ -129,7 +129,9 @@ def prepare_exec(step: Step, keep: int, channel: int) -> None:
     """
     step.doing = "prepare descriptors and signals for the payload"
     syscalls.close_from(3 + keep, but=channel)
-    # Python ignores SIGPIPE and SIGXFSZ, and ignored signals stay so through execve(2).
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
-        _signal.signal(number, _signal.SIG_DFL)
+    # Python ignores SIGPIPE and SIGXFSZ, a shell what it runs in the background SIGINT and SIGQUIT, and ignored signals
+    # stay so through execve(2).
+    for number in range(1, 65):
+        if _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -125,6 +125,15 @@ def test_signals_reach_the_command(host: GearHost) -> None:
         assert out == b"got\n" and process.returncode == number
 
 
+def test_signals_that_the_caller_ignores_are_not_ignored_inside(host: GearHost) -> None:
+    """A shell ignores SIGINT and SIGQUIT for what it runs in the background."""
+    host.gear("install", "hello", "web", "--start")
+    look = "grep SigIgn /proc/self/status"
+    for verb in (f"exec web -- {look}", f"run --rm --entrypoint grep hello {look.removeprefix('grep ')}"):
+        said = host.sh(f"trap '' INT QUIT HUP TERM USR1; gear {verb}")
+        assert said.split() == ["SigIgn:", "0" * 16], verb
+
+
 def test_terminal(host: GearHost) -> None:
     host.gear("install", "hello", "web", "--start")
     script = "tty; stty size; echo one; read x; stty size; echo two; read x; exit 9"

@@ -66,7 +66,7 @@ def test_streams_that_are_closed_are_empty(host: GearHost) -> None:
             ("<&- 2>&-", "out"),
             ("<&- >&- 2>&-", ""),
         ):
-            said = host.sh(f"(gear {verb} {closed} || echo $? > /root/status) 2>&1; cat /root/status")
+            said = host.sh(f"(gear {verb} {closed} || echo $? > /root/ended-with) 2>&1; cat /root/ended-with")
             assert said.strip().split("\n") == [*expected.split(), "3"], (verb, closed, said)
 
 
