@@ -10,7 +10,7 @@ import os
 import sys
 
 from gear import joining, terminal
-from gear.command import Context, Verb
+from gear.command import Context, Verb, environment_options
 from gear.errors import HostError, UsageError
 from gear.model import container_name
 
@@ -33,21 +33,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the container, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
-    add(
-        "-e",
-        "--env",
-        metavar="NAME[=VALUE]",
-        action="append",
-        default=[],
-        help="set a variable; NAME alone takes gear's own value",
-    )
-    add(
-        "--env-file",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="set the variables in FILE, one NAME=VALUE a line",
-    )
+    environment_options(parser)
     add("-d", "--detach", action="store_true", help="do not wait for its end")
     add("--privileged", action="store_true", help="with every capability and without the seccomp filter")
     add("name", metavar="NAME", type=container_name, help="a running container")

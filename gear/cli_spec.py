@@ -10,7 +10,7 @@ from typing import Any
 
 from gear import containers, files, spec
 from gear.cli_isolation import isolation_of, isolation_options
-from gear.command import Context
+from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
 
@@ -28,21 +28,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     add("--entrypoint", metavar="COMMAND", help="run this instead of the image's entrypoint; empty for none")
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
-    add(
-        "-e",
-        "--env",
-        metavar="NAME[=VALUE]",
-        action="append",
-        default=[],
-        help="set a variable; NAME alone takes gear's own value",
-    )
-    add(
-        "--env-file",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="set the variables in FILE, one NAME=VALUE a line",
-    )
+    environment_options(parser)
     add(
         "-v",
         "--volume",

@@ -141,3 +141,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def environment_options(parser: argparse.ArgumentParser) -> None:
+    """--env and --env-file, the same for every verb that runs something."""
+    add = parser.add_argument
+    add(
+        "-e",
+        "--env",
+        metavar="NAME[=VALUE]",
+        action="append",
+        default=[],
+        help="set a variable; NAME alone takes gear's own value",
+    )
+    add(
+        "--env-file",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="set the variables in FILE, one NAME=VALUE a line",
+    )

@@ -121,6 +121,10 @@ def process(target: Target, wanted: Wanted, *, terminal: bool) -> tuple[dict[str
     result = {key: own[key] for key in ("noNewPrivileges", "apparmorProfile", "selinuxLabel") if key in own}
     result |= {"args": list(wanted.arguments), "cwd": wanted.workdir or own["cwd"], "user": own["user"]}
     result["terminal"] = terminal
+    if terminal:
+        from gear.terminal import console_size
+
+        result["consoleSize"] = console_size()
     environment = dict(entry.partition("=")[::2] for entry in own.get("env", ()))
     if terminal:
         environment["TERM"] = "xterm"

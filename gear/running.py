@@ -187,6 +187,7 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
         config, extra = load_json(f"{bundle}/config.json"), load_json(f"{bundle}/start.json")
         config["process"] |= {"terminal": streams.terminal, **confinement.scope_process(spec)}
         if streams.terminal:
+            config["process"]["consoleSize"] = terminal.console_size()
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
         events = _Scope(bundle, config, extra["root"], start_scope, streams)

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import stat
+import sys
 from contextlib import contextmanager, suppress
 
 from gear.errors import GearError, UsageError
@@ -72,6 +73,18 @@ class Keys:
             else:
                 passed.append(byte)
         return bytes(passed), False
+
+
+def console_size() -> dict[str, int]:
+    """The size of the terminal here as `process.consoleSize`: the program inside may ask at once."""
+    try:
+        size = fcntl.ioctl(0, _TIOCGWINSZ, bytes(8))
+    except OSError:
+        return {}
+    return {
+        "height": int.from_bytes(size[:2], sys.byteorder),
+        "width": int.from_bytes(size[2:4], sys.byteorder),
+    }
 
 
 class Streams:

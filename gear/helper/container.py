@@ -235,9 +235,12 @@ def _end(pid: int, channel: Channel) -> None:
         os.kill(pid, SIGKILL)
         while channel.receive()[0]:
             pass
-        os.waitpid(pid, 0)
     except OSError:
-        pass  # it is the child of somebody else
+        pass  # it has ended already, or what it still sends can't be received: it is killed either way
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # it is the child of PID 1, which waits for it
 
 
 def raise_failed(message: bytes) -> None:
