@@ -45,8 +45,9 @@ TABLE = {
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
+    "fsck": "gear.cli_fsck",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_registry"}
+GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {

@@ -21,7 +21,13 @@ def _load_arguments(parser: argparse.ArgumentParser) -> None:
         "source", nargs="?", metavar="SOURCE", help="a directory, an archive, or - for standard input"
     )
     parser.add_argument("-i", "--input", metavar="SOURCE", help="the same, as docker load takes it")
-    parser.add_argument("--name", metavar="REFERENCE", help="what to call the image")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="REFERENCE",
+        help="what to call the image, or which of several to load; may be repeated",
+    )
     add_output_option(parser)
 
 
@@ -29,7 +35,7 @@ def _load(args: argparse.Namespace, context: Context) -> int:
     if (args.source is None) == (args.input is None):
         raise UsageError("Give one SOURCE to load from.", hint="Standard input is `-`.")
     host.require_root("load images")
-    _report(args, context, images.load(context.layout, args.source or args.input, reference=args.name))
+    _report(args, context, images.load(context.layout, args.source or args.input, names=args.name))
     return 0
 
 
@@ -138,7 +144,8 @@ def _remove(args: argparse.Namespace, context: Context) -> int:
     def one(name: str) -> None:
         # Containers are installed under this lock, so nobody starts to use the image meanwhile.
         with files.locked(context.layout.lock):
-            removed = images.remove(context.layout, name, in_use=images.users(context.layout))
+            in_use = images.in_use(context.layout)
+            removed = images.remove(context.layout, name, in_use=in_use, warn=context.warn)
         for text in removed:
             context.report(text)
 

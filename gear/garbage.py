@@ -5,40 +5,17 @@ Not the decision what to keep: the caller names the digests that containers use.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from gear import files, store
+from gear import files, leases, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
 from gear.oci import ImageConfig, Manifest
-
-
-@contextmanager
-def _alone(layout: Layout, *, wait: bool) -> Iterator[bool]:
-    """Hold the store's lock without anyone else; without *wait* the value tells whether that succeeded."""
-    store.prepare(layout)
-    path = layout.images / "lock"
-    if wait:
-        with files.locked(path):
-            yield True
-        return
-    with files.explained(f"lock {path}"):
-        # Nobody ever removes this lock file, so there is no name to compare as in files.locked().
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -55,21 +32,27 @@ def _everything(layout: Layout) -> list[Path]:
         for kind in ("manifests", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
-    ] + _entries(layout.images / "references")
+    ] + [*_entries(layout.images / "references"), *_entries(layout.images / "leases")]
 
 
-def sweep(layout: Layout, *, wait: bool = False) -> list[Path] | None:
+def interrupted(layout: Layout) -> list[Path]:
+    """What interrupted commands left behind, and what commands that are at work still write."""
+    return [path for path in _everything(layout) if path.name.startswith(files.PARTIAL)]
+
+
+def sweep(layout: Layout, *, wait: float = 0.0) -> list[Path] | None:
     """Remove what interrupted commands left behind; returns it.
 
-    None, and nothing is removed, when somebody holds a lease and *wait* is not set.
+    None, and nothing is removed, when somebody is at work in the store, also after *wait* seconds.
     """
-    with _alone(layout, wait=wait) as alone:
-        if not alone:
+    with leases.alone(layout, wait=wait) as alone:
+        if not alone or leases.pinners(layout):
             return None
-        partials = [path for path in _everything(layout) if path.name.startswith(files.PARTIAL)]
-        for path in partials:
-            _remove(path)
-        return partials
+        leases.forget(layout)
+        found = interrupted(layout)
+        doomed = [_take_away(path) for path in found]
+    _empty(doomed)
+    return found
 
 
 def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int]]:
@@ -77,14 +60,20 @@ def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int
 
     Raises IntegrityError when an image that is to be kept can't be read: then nobody knows what it needs.
     """
+    return unneeded(layout, set(keep_digests) | set(store.references(layout).values()))
+
+
+def unneeded(layout: Layout, wanted: Iterable[str]) -> list[tuple[Path, int]]:
+    """What none of the images *wanted* needs, whatever references there are, with its size in bytes."""
     keep: set[Path] = set()
-    wanted = set(keep_digests) | set(store.references(layout).values())
-    for digest in wanted & set(store.held(layout)):
+    for digest in set(wanted) & set(store.held(layout)):
         keep |= set(needs(layout, digest))
     return [
         (path, _size(path))
         for path in _everything(layout)
-        if path not in keep and path.parent.name != "references" and not path.name.startswith(files.PARTIAL)
+        if path not in keep
+        and path.parent.name not in ("references", "leases")
+        and not path.name.startswith(files.PARTIAL)
     ]
 
 
@@ -105,33 +94,58 @@ def needs(layout: Layout, digest: str) -> list[Path]:
 
 
 def collect(
-    layout: Layout, keep_digests: Iterable[str], *, drop: str | None = None, wait: bool = False
+    layout: Layout, keep_digests: Iterable[str], *, drop: str | None = None, wait: float = 0.0
 ) -> list[tuple[Path, int]] | None:
     """Remove the garbage and what interrupted commands left; returns what was removed.
 
-    None, and nothing is removed, when somebody holds a lease and *wait* is not set.  The image *drop* goes
-    first, so that two damaged images don't keep each other here.
+    None, and nothing is removed, when somebody needs the store as it is, also after *wait* seconds; what others have
+    pinned stays.  The image *drop* goes first, so that two damaged images don't keep each other here.
     """
-    with _alone(layout, wait=wait) as alone:
+    store.prepare(layout)
+    with leases.alone(layout, wait=wait) as alone:
         if not alone:
             return None
-        for path in _everything(layout):
-            if path.name.startswith(files.PARTIAL):
-                _remove(path)
-        if drop is not None:
+        # In this order on the disk as well: after a power cut nothing is left that lacks what it needs.
+        files.sync_directory(layout.images / "references")
+        leases.forget(layout)
+        pinned = leases.pinned(layout)
+        found = [] if leases.pinners(layout) else [_take_away(path) for path in interrupted(layout)]
+        if drop is not None and drop not in pinned:
             files.remove_file(store.place(layout, "manifests", drop))
-        doomed = garbage(layout, keep_digests)
-        for path, _ in doomed:
-            _remove(path)
+        doomed = [
+            (path, size)
+            for path, size in garbage(layout, {*keep_digests, *pinned})
+            if f"{path.parent.name}:{path.name}" not in pinned
+        ]
+        records = [path for path, _ in doomed if path.parent.parent.name == "manifests"]
+        for path in records:
+            files.remove_file(path)
+        for algorithm in ("sha256", "sha512"):
+            files.sync_directory(layout.images / "manifests" / algorithm)
+        found += [_take_away(path) for path, _ in doomed if path not in records]
+    _empty(found)
+    return doomed
+
+
+def _take_away(path: Path) -> Path:
+    """Unlink a file, and rename a layer: it is out of sight at once, and half of it is never taken for whole."""
+    with files.explained(f"remove {path}"):
+        if not path.is_dir() or path.is_symlink():
+            files.remove_file(path)
+            return path
+        if path.name.startswith(files.PARTIAL):
+            return path
+        doomed = files.partial_name(path)
+        os.rename(path, doomed)
         return doomed
 
 
-def _remove(path: Path) -> None:
-    """A file is unlinked; a layer is renamed first, so that half of it is never taken for a whole one."""
-    if path.is_dir() and not path.is_symlink():
-        files.remove_tree(path)
-    else:
-        files.remove_file(path)
+def _empty(doomed: Iterable[Path]) -> None:
+    """Remove the trees among *doomed*.  Nobody looks for them any more, but another removal may be at the same."""
+    for path in doomed:
+        while path.is_dir() and not path.is_symlink():
+            with files.explained(f"remove {path}"), suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def _size(path: Path) -> int:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, garbage, sources, store
+from gear import containers, files, garbage, imagemounts, leases, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
@@ -38,37 +38,52 @@ def host_platform() -> Platform:
     return Platform.of_machine(os.uname().machine)
 
 
-def load(layout: Layout, source: str, *, reference: str | None = None) -> list[Image]:
+def load(layout: Layout, source: str, *, names: Sequence[str] = ()) -> list[Image]:
     """Put the images of an OCI layout or docker-archive (a path, or `-`) into the store.
 
-    *reference* names the only image of the source, or chooses the one that the source calls so.
+    *names* chooses those that the source calls so; a single one also names the only image of the source.
     Loading what is here already changes nothing.
     """
-    wanted = None if reference is None else str(Reference.parse(reference))
+    wanted = [str(Reference.parse(name)) for name in names]
     with _adding(layout), sources.opened(source, layout.images) as opened:
-        found = sources.candidates(opened, host_platform(), reference)
-        if wanted is not None:
-            return [_add(layout, sources.one(found, opened.what), (wanted,))]
-        names = [tuple(str(Reference.parse(name)) for name in candidate.names) for candidate in found]
-        if not all(names):
+        found = sources.candidates(opened, host_platform())
+        called = [tuple(str(Reference.parse(name)) for name in candidate.names) for candidate in found]
+        if len(wanted) == 1 and wanted[0] not in {name for own in called for name in own}:
+            return [_add(layout, sources.one(found, opened.what), (wanted[0],))]
+        if wanted:
+            if missing := [name for name in wanted if not any(name in own for own in called)]:
+                have = ", ".join(sorted(name for own in called for name in own))
+                raise NotFoundError(
+                    f"{opened.what} holds no image {missing[0]}.", hint=f"It holds {have}." if have else None
+                )
+            called = [tuple(name for name in own if name in wanted) for own in called]
+            found, called = _those_with_a_name(found, called)
+        if not all(called):
             raise UsageError(
                 f"{opened.what} holds an image without a name.", hint="Give it one with --name REFERENCE."
             )
         return [
             image
-            for candidate, own in zip(found, names, strict=True)
+            for candidate, own in zip(found, called, strict=True)
             for image in _add_all(layout, candidate, own)
         ]
 
 
+def _those_with_a_name(
+    found: list[sources.Candidate], called: list[tuple[str, ...]]
+) -> tuple[list[sources.Candidate], list[tuple[str, ...]]]:
+    pairs = [(candidate, own) for candidate, own in zip(found, called, strict=True) if own]
+    return [candidate for candidate, _ in pairs], [own for _, own in pairs]
+
+
 @contextmanager
 def _adding(layout: Layout) -> Iterator[None]:
-    """Hold a lease of the store.  When adding fails, what was added so far goes again, unless somebody else is at
-    work, who may need it; `gear clean` finds it then."""
+    """Hold a lease of the store.  When adding fails, what was added so far goes again, unless somebody else needs it or
+    the store as it is; `gear clean` finds it then."""
     store.prepare(layout)
     garbage.sweep(layout)
     try:
-        with store.lease(layout):
+        with leases.pinning(layout):
             yield
     except BaseException:
         with suppress(GearError):
@@ -286,13 +301,40 @@ def users(layout: Layout) -> dict[str, list[str]]:
     return result
 
 
-def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) -> list[str]:
+def in_use(layout: Layout) -> dict[str, list[str]]:
+    """The digests of images that must stay, and who needs them: containers and mounts."""
+    result = users(layout)
+    for mounted in imagemounts.mounted(layout):
+        result.setdefault(mounted.digest, []).append(f"the mount on {mounted.directory}")
+    return result
+
+
+def tag(layout: Layout, source: str, targets: Sequence[str]) -> list[Image]:
+    """Give the image *source* more names; one that stands for another image stands for this one from then on."""
+    with store.lease(layout):
+        image = store.resolve(layout, source)
+        names = [Reference.parse(target) for target in targets]
+        for name in names:
+            if name.digest not in (None, image.digest):
+                raise UsageError(f"{source} is {image.digest}, and can't be called {name}.")
+        for name in names:
+            store.set_reference(layout, str(name), image.digest)
+    return [Image(str(name), image.digest, image.config, image.layers, image.size) for name in names]
+
+
+def remove(
+    layout: Layout,
+    name: str,
+    *,
+    in_use: Mapping[str, Sequence[str]],
+    warn: Callable[[str], None] = lambda line: None,
+) -> list[str]:
     """Forget what *name* stands for, and remove from disk what no other image needs.
 
     Returns what was removed: references, and the digest if the image itself went.  By digest all its
     references go.
-    Refuses while containers in *in_use* (digest -> names) need it.  When somebody else works with the store,
-    the disk space is freed by a later removal.
+    Refuses while those in *in_use* (digest -> names) need it.  What another command needs at the moment stays on the
+    disk until a later removal, and *warn* is told.
     """
     reference, digest = _target(layout, name)
     known = store.references(layout)
@@ -302,15 +344,20 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
     if last and (names_of_users := in_use.get(digest)):
         raise GearError(
             f"The image {name} is in use by {', '.join(names_of_users)}.",
-            hint="Remove these containers first.",
+            hint="gear image unmount --all ends mounts."
+            if any(user.startswith("the mount") for user in names_of_users)
+            else "Remove these containers first.",
         )
     for text in doomed:
         store.remove_reference(layout, text)
     if not last:
         return doomed
     keep = (set(store.held(layout)) | set(in_use)) - {digest}
-    freed = garbage.collect(layout, keep, drop=digest)
-    return doomed if freed is None else [*doomed, digest]
+    freed = garbage.collect(layout, keep, drop=digest, wait=leases.PATIENCE_S)
+    if freed is None or digest in store.held(layout):
+        warn(f"{digest} stays on the disk: {leases.who_works(layout)}; gear image prune removes it later")
+        return doomed
+    return [*doomed, digest]
 
 
 def _target(layout: Layout, name: str) -> tuple[str | None, str]:

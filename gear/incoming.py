@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gear import files, store
+from gear import files, leases, store
 from gear.document import parse_digest
 from gear.errors import GearError, IntegrityError, RemoteError
 from gear.growing import Growing
@@ -109,19 +109,15 @@ class Layer:
         self._path = store.place(layout, "downloads", blob.digest)
 
     def is_here(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether nothing is to be done; from now on it stays."""
+        leases.pin(self._layout, self._blob.digest, self._diff_id)
         return store.is_here(self._layout, self._blob) and self._is_unpacked()
 
     def _is_unpacked(self) -> bool:
-        return store.place(self._layout, "layers", self._diff_id).exists()
+        return store.is_unpacked(self._layout, self._diff_id)
 
     def fetch(self, sources: list[Repository]) -> None:
         """Get it from the first of *sources* that has it whole, and put it into the store."""
-        parse_digest(self._diff_id)
-        if not self._diff_id.startswith("sha256:"):
-            raise IntegrityError(
-                f"The layer {self._blob.digest} has a diff id other than sha256, which is not supported."
-            )
         with (
             files.explained(f"keep the layer {self._blob.digest}"),
             claimed(self._layout, self._blob.digest, self._stop) as descriptor,

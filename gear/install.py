@@ -272,15 +272,20 @@ def helper_sources() -> dict[str, bytes]:
     return sources
 
 
+def helper_version() -> str:
+    """What the directory of this version of the helper is called."""
+    content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in helper_sources().items())
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def publish_helper(layout: Layout) -> None:
     """Put the helper where units find it, by its content, and switch `current` to it; nothing to do if it is there.
 
     Units never run anything from a checkout or a virtual environment, so these can go away.
     """
     sources = helper_sources()
-    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + data + b"\0" for name, data in sources.items()))
     directory = layout.state / "helper"
-    version, current = directory / digest.hexdigest()[:16], directory / "current"
+    version, current = directory / helper_version(), directory / "current"
     with files.explained(f"publish the start helper in {directory}"):
         if not version.is_dir():
             files.make_directory(directory)

@@ -71,13 +71,14 @@ def extract(
     media_type: str | None = None,
     bounds: Bounds = Bounds(),  # noqa: B008 (frozen)
     owners: bool = True,
+    algorithm: str = "sha256",
 ) -> Unpacked:
     """Unpack the layer in *file* into the empty directory *destination*.
 
     The file is at its beginning, and its first six bytes are there.
 
     *what* names the layer in errors.  *owners* False leaves everything to the caller's own user, for a
-    caller without privilege.  On failure the destination is left half-filled: it is the caller's to remove.
+    caller without privilege, and *algorithm* is that of the diff id.  On failure the destination is left half-filled: it is the caller's to remove.
     Raises IntegrityError for what the layer does wrong, HostError for a missing privilege.
     """
     head = os.pread(file.fileno(), 6, 0)
@@ -87,7 +88,7 @@ def extract(
     if kind not in LAYERS.values():
         raise IntegrityError(f"{what} is compressed with {kind}, which the format of images does not allow.")
     with decompressed(file, what, kind, floor=bounds.ratio_floor, ratio=bounds.ratio) as stream:
-        archive = Archive(stream, what, limit=bounds.size)
+        archive = Archive(stream, what, limit=bounds.size, algorithm=algorithm)
         root = os.open(destination, DIRECTORY)
         try:
             tree = Tree(root, symlinks=bounds.symlinks, depth=bounds.depth)

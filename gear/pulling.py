@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from gear import files, garbage, images, registries, store
+from gear import files, garbage, images, leases, registries, store
 from gear.containers import is_directory
 from gear.document import parse_document
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError, UsageError
@@ -105,7 +105,7 @@ def _pull(
     store.prepare(layout)
     garbage.sweep(layout)
     try:
-        with store.lease(layout):
+        with leases.pinning(layout):
             place, document = _resolve(sources, remote, platform)
             ordered = sources[place:] + sources[:place]
             manifest = Manifest.from_node(
@@ -157,6 +157,7 @@ def _fetch(
 ) -> None:
     """Put config and layers into the store."""
     what = f"The image config {manifest.config.digest}"
+    leases.pin(layout, manifest.config.digest)
     if store.is_here(layout, manifest.config):
         data, _ = store.read_document(layout, manifest.config.digest, "the image config")
     else:
@@ -173,7 +174,8 @@ def _fetch(
     _Fetching(layout, sources, manifest, config, progress).run(settings.parallel)
     with files.explained(f"write to {layout.images}"):
         for kind in ("blobs", "layers"):
-            files.sync_directory(layout.images / kind / "sha256")
+            for algorithm in ("sha256", "sha512"):
+                files.sync_directory(layout.images / kind / algorithm)
 
 
 def _first(sources: list[Repository], ask: Callable[[Repository], bytes]) -> bytes:

@@ -21,6 +21,7 @@ from gear import (
     garbage,
     images,
     install,
+    leases,
     lifecycle,
     store,
     uids,
@@ -89,11 +90,12 @@ def drop_ins(layout: Layout, name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that `gear clean` takes away: what it is, where, and how."""
+    """Something that `gear clean` takes away: what it is, where, how, and whether a container has written to it."""
 
     what: str
     path: Path
     remove: Callable[[], object]
+    holds_data: bool = False
 
 
 def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool = False) -> list[Leftover]:
@@ -113,7 +115,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             current = _current_layer(layout, path.name)
             if _is_left_over(layout, path.name):
                 what = "a container of gear run --rm that has ended"
-                found.append(Leftover(what, path, partial(_remove_run, layout, path.name)))
+                found.append(Leftover(what, path, partial(_remove_run, layout, path.name), True))
                 continue
             found += [
                 _tree("interrupted work", inner)
@@ -121,12 +123,12 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
                 if inner.name.startswith(files.PARTIAL)
             ]
             found += [
-                _tree("a writable layer of an earlier image", inner)
+                _tree("a writable layer of an earlier image", inner, holds_data=True)
                 for inner in _entries(path)
                 if inner.name.startswith("layer-") and current is not None and inner != current
             ]
         elif NAME.fullmatch(path.name):
-            found.append(_tree("a container without a specification", path))
+            found.append(_tree("a container without a specification", path, holds_data=True))
     for path in _entries(layout.units):
         name = path.name.removeprefix("ctr-").removesuffix(".service")
         if unit_name(name) == path.name and name not in installed and _rendered_by_gear(path, layout):
@@ -149,7 +151,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         used = {volume for name in installed for volume in _mounted(layout, name)}
         for path in _entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
-                found.append(_tree("a volume that no container uses", path))
+                found.append(_tree("a volume that no container uses", path, holds_data=True))
     return found
 
 
@@ -200,10 +202,13 @@ def remove_run(layout: Layout, name: str) -> None:
 
 
 def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:
-    """References on request, then what no reference and no container needs; the first removal takes all of those."""
+    """References on request, then what no reference and no container needs; the first removal takes all of those.
+
+    What a command that is at work has pinned, and while one is all that is partial, is not left over.
+    """
     if not layout.images.is_dir():
         return []
-    used = set(images.users(layout))
+    used = set(images.in_use(layout))
     found = []
     for reference, digest in sorted(store.references(layout).items()) if with_images else ():
         if digest not in used:
@@ -212,10 +217,19 @@ def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:
             found.append(Leftover(what, path, partial(store.remove_reference, layout, reference)))
 
     def collect() -> None:
-        garbage.collect(layout, used, wait=True)
+        if garbage.collect(layout, used, wait=leases.PATIENCE_S) is None:
+            raise GearError(
+                f"What no image needs stays: {leases.who_works(layout)}.",
+                hint="Run the same command again later.",
+            )
 
-    for path, size in garbage.garbage(layout, used):
-        found.append(Leftover(f"{size} bytes that no image needs", path, collect))
+    pinned = leases.pinned(layout)
+    for path, size in garbage.garbage(layout, used | pinned):
+        if f"{path.parent.name}:{path.name}" not in pinned:
+            found.append(Leftover(f"{size} bytes that no image needs", path, collect))
+    if not leases.pinners(layout):
+        rest = [*garbage.interrupted(layout), *leases.abandoned(layout)]
+        found += [Leftover("interrupted work", path, collect) for path in rest]
     if found:
         found[-1] = Leftover(found[-1].what, found[-1].path, _both(found[-1].remove, collect))
     return found
@@ -236,9 +250,9 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def _tree(what: str, path: Path) -> Leftover:
+def _tree(what: str, path: Path, *, holds_data: bool = False) -> Leftover:
     if path.is_dir() and not path.is_symlink():
-        return Leftover(what, path, partial(files.remove_tree, path))
+        return Leftover(what, path, partial(files.remove_tree, path), holds_data)
     return Leftover(what, path, partial(files.remove_file, path))
 
 

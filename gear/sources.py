@@ -198,24 +198,20 @@ def _spooled(stream: Reader, what: str, spool: Path, stack: ExitStack) -> IO[byt
     return file
 
 
-def candidates(source: Files, platform: Platform, wanted: str | None = None) -> list[Candidate]:
-    """The images of *source* for *platform*; only the one it calls *wanted*, if that is given and there."""
+def candidates(source: Files, platform: Platform) -> list[Candidate]:
+    """The images of *source* for *platform*."""
     if (layout := source.open("oci-layout")) is not None:
         version = parse_document(_whole(layout, f"{source.what}: oci-layout"), f"{source.what}: oci-layout")
         if not version.text("imageLayoutVersion").startswith("1."):
             raise IntegrityError(f"{source.what} is an OCI layout of an unknown version.")
-        found = _oci(source, platform)
+        return _oci(source, platform)
     elif (manifest := source.open("manifest.json")) is not None:
         what = f"{source.what}: manifest.json"
-        found = _docker(source, Node({"images": parse_json(_whole(manifest, what), what)}, what))
-    else:
-        raise IntegrityError(
-            f"{source.what} is not an image: it has neither oci-layout nor manifest.json.",
-            hint="For a root file system use `gear image import`.",
-        )
-    if wanted is None or len(found) == 1:
-        return found
-    return [candidate for candidate in found if wanted in candidate.names] or found
+        return _docker(source, Node({"images": parse_json(_whole(manifest, what), what)}, what))
+    raise IntegrityError(
+        f"{source.what} is not an image: it has neither oci-layout nor manifest.json.",
+        hint="For a root file system use `gear image import`.",
+    )
 
 
 def _whole(stream: Reader, what: str) -> bytes:
@@ -326,5 +322,7 @@ def one(found: list[Candidate], what: str) -> Candidate:
     names = sorted(name for candidate in found for name in candidate.names)
     raise UsageError(
         f"{what} holds {len(found)} images, which can't all have one name.",
-        hint=f"Load them without --name; they are called {', '.join(names)}." if names else None,
+        hint=f"Load some of them by their names, or all without --name; they are called {', '.join(names)}."
+        if names
+        else None,
     )

@@ -3,7 +3,7 @@
 Not where images come from (gear/sources.py), nor what people do with them (gear/images.py).  The file system
 is the only database.  Below `layout.images`, which is 0700 because layers hold setuid programs:
 
-    lock                        flock(2): shared while images are added or used, exclusive for removal
+    lock                        flock(2): shared by who needs all of it as it is, exclusive for removal
     blobs/ALGORITHM/HEX         manifests, configs and layers, byte for byte as they came
     layers/ALGORITHM/HEX/       an unpacked layer, by its diff id (the digest of the uncompressed archive)
         root/                   its tree, with the ids of the archive
@@ -13,15 +13,21 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
     references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
     downloads/ALGORITHM/HEX     a blob that is being pulled, or as much of it as came before a pull failed;
                                 flock(2)ed by whoever writes it (gear/incoming.py)
+    leases/PID-HEX              who is at work, and what of all this they need (gear/leases.py)
     **/.partial-*               work in progress, or what a crash left of it
 
 An image is written from the bottom up: blobs, layers, manifests, references.  Each is verified while it is
 written under a partial name, made durable, and renamed; so a name that can be seen is whole, and a crash
 leaves only partial names and files that nothing refers to.  It is removed from the top down.
 
-Whoever adds takes lease() around everything from the first blob to the reference; whoever needs an image to
-stay takes it around resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py need all
-leases gone, so what they see without an owner has none.
+Whoever adds holds leases.pinning() around everything from the first blob to the reference; each door of this module
+pins what it is asked for before it looks whether that is here.  Whoever needs an image to stay takes lease() around
+resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py wait for those who hold lease(), and
+leave what is pinned alone.  `ls leases` shows who is at work, `cat` what they need.
+
+What is here is not believed by its name where a look is cheap: a blob has the size that its manifest says, documents
+are compared with their digest each time they are read, and a layer without a whole layer.json is unpacked again.
+Everything else is compared by `gear image verify` and `gear fsck`.
 """
 
 from __future__ import annotations
@@ -36,10 +42,10 @@ from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from gear import files, layer
+from gear import files, layer, leases
 from gear.compression import Reader, Source
 from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document
-from gear.errors import IntegrityError, NotFoundError, UsageError
+from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import Descriptor, Image, ImageConfig, Manifest, Reference
 from gear.reference import full_names
@@ -53,9 +59,12 @@ DIRECTORIES = ("blobs", "layers", "manifests", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:
-    """Keep everything in the store from being removed while it is held; waits for a removal under way."""
+    """Keep everything in the store from being removed while it is held; waits for a removal under way.
+
+    For short work only: meanwhile nothing can be removed.
+    """
     prepare(layout)
-    return files.locked(layout.images / "lock", shared=True)
+    return leases.whole(layout)
 
 
 def prepare(layout: Layout) -> None:
@@ -65,6 +74,7 @@ def prepare(layout: Layout) -> None:
         for algorithm in ("sha256", "sha512"):
             files.make_directory(layout.images / name / algorithm)
     files.make_directory(layout.images / "references")
+    files.make_directory(layout.images / "leases", 0o700)
 
 
 def place(layout: Layout, directory: str, digest: str) -> Path:
@@ -94,14 +104,16 @@ def add_blob(
     media_type: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Descriptor:
-    """Write *stream* to the store and verify it; returns what it is.  The caller holds the lease.
+    """Write *stream* to the store and verify it; returns what it is.  The caller holds a lease.
 
     With *expected*, size and digest must be what it says, and a blob that is here already is not read again.
     *progress* is called with the number of bytes of each piece.
     """
     algorithm = "sha256" if expected is None else parse_digest(expected.digest)[0]
-    if expected is not None and is_here(layout, expected):
-        return expected
+    if expected is not None:
+        leases.pin(layout, expected.digest)
+        if is_here(layout, expected):
+            return expected
     partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
     hasher = hashlib.new(algorithm)
     limit = BLOB_LIMIT if expected is None else expected.size
@@ -130,6 +142,7 @@ def add_blob(
                         f"{what.capitalize()} is damaged: its content has the digest {found.digest}."
                     )
                 found = expected
+            leases.pin(layout, found.digest)
             if is_here(layout, found):
                 os.unlink(partial)
             else:
@@ -150,6 +163,27 @@ def is_here(layout: Layout, blob: Descriptor) -> bool:
         return False
 
 
+def is_unpacked(layout: Layout, diff_id: str) -> bool:
+    """Whether the layer is here, by its name and what is cheap to look at."""
+    return layer_facts(layout, diff_id) is not None
+
+
+def layer_facts(layout: Layout, diff_id: str) -> tuple[int, int] | None:
+    """Bytes and entries of an unpacked layer as layer.json says; None for one that is not here or not whole."""
+    return parsed_facts(place(layout, "layers", diff_id))
+
+
+def parsed_facts(directory: Path) -> tuple[int, int] | None:
+    """The same of a layer by its directory."""
+    try:
+        node = parse_document(files.read_bytes(directory / "layer.json", DOCUMENT_LIMIT) or b"", "layer.json")
+        facts = node.size("size"), node.size("entries")
+    except GearError:
+        return None
+    root = directory / "root"
+    return facts if root.is_dir() and not root.is_symlink() else None
+
+
 def add_layer(
     layout: Layout,
     blob: Descriptor,
@@ -159,19 +193,17 @@ def add_layer(
 ) -> str:
     """Unpack the layer blob *blob*, which must turn out to be *diff_id* unless that is None.
 
-    Returns the diff id.  The caller holds the lease.
+    Returns the diff id.  The caller holds a lease.
     """
     if diff_id is not None:
-        if place(layout, "layers", diff_id).exists():
+        leases.pin(layout, diff_id)
+        if is_unpacked(layout, diff_id):
             return diff_id
-        if not diff_id.startswith("sha256:"):
-            raise IntegrityError(
-                f"The layer {blob.digest} has a diff id other than sha256, which is not supported."
-            )
     with files.explained(f"unpack the layer {blob.digest}"):
         with open(blob_path(layout, blob.digest), "rb", buffering=0) as file:
             partial, found = unpack_layer(layout, file, blob, diff_id, bounds=bounds)
         files.sync_file_system(partial)
+        leases.pin(layout, found)
         keep_layer(layout, partial, found)
         files.sync_directory(partial.parent)
     return found
@@ -187,7 +219,8 @@ def unpack_layer(
 ) -> tuple[Path, str]:
     """Unpack *file*, the content of *blob*, under a partial name; returns that and the diff id.  Nothing is durable."""
     what = f"The layer {blob.digest}"
-    partial = layout.images / "layers" / "sha256" / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    algorithm = "sha256" if diff_id is None else parse_digest(diff_id)[0]
+    partial = layout.images / "layers" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
     try:
         os.mkdir(partial, 0o755)
         os.mkdir(partial / "root", 0o755)
@@ -198,6 +231,7 @@ def unpack_layer(
             media_type=blob.media_type or None,
             bounds=bounds,
             owners=os.geteuid() == 0,
+            algorithm=algorithm,
         )
         if diff_id not in (None, found.diff_id):
             raise IntegrityError(
@@ -213,8 +247,10 @@ def unpack_layer(
 
 
 def keep_layer(layout: Layout, partial: Path, diff_id: str) -> None:
-    """Make an unpacked and durable layer visible; one that is here already stays."""
+    """Make an unpacked and durable layer visible; one that is here already and whole stays."""
     final = place(layout, "layers", diff_id)
+    if final.exists() and not is_unpacked(layout, diff_id):
+        files.remove_tree(final)
     try:
         os.rename(partial, final)
     except OSError:
@@ -239,20 +275,20 @@ def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
 def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Image:
     """Make an image whose blobs and layers are all here visible, and give it *reference*.
 
-    The caller holds the lease.  Raises IntegrityError when something is missing.
+    The caller holds a lease.  Raises IntegrityError when something is missing.
     """
+    leases.pin(layout, manifest.digest)
     parsed, config = _documents(layout, manifest.digest, manifest.media_type)
     for blob in (parsed.config, *parsed.layers):
-        if not blob_path(layout, blob.digest).exists():
+        if not is_here(layout, blob):
             raise IntegrityError(f"The image {manifest.digest} lacks the blob {blob.digest}.")
     unpacked = 0
     for diff_id in config.diff_ids:
         layer_root(layout, diff_id)
-        facts = parse_document(
-            files.read_bytes(place(layout, "layers", diff_id) / "layer.json") or b"",
-            f"layer.json of {diff_id}",
-        )
-        unpacked += facts.size("size")
+        facts = layer_facts(layout, diff_id)
+        if facts is None:
+            raise IntegrityError(f"The layer {diff_id} is not whole.", hint="gear fsck --repair")
+        unpacked += facts[0]
     record = files.dump_json({"mediaType": parsed.media_type, "size": manifest.size, "unpacked": unpacked})
     path = place(layout, "manifests", manifest.digest)
     if files.read_bytes(path) != record:

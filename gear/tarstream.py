@@ -68,11 +68,17 @@ class Archive:
     """
 
     def __init__(
-        self, stream: Reader, what: str, *, limit: int, skip: Callable[[int], None] | None = None
+        self,
+        stream: Reader,
+        what: str,
+        *,
+        limit: int,
+        skip: Callable[[int], None] | None = None,
+        algorithm: str = "sha256",
     ) -> None:
         self._stream, self._what, self._limit = stream, what, limit
         self._seek = skip
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.new(algorithm)
         self.position = 0
         # Bytes of the current entry not yet read, and the padding after them.
         self._remaining = 0
@@ -104,8 +110,8 @@ class Archive:
             self._count(data)
 
     def digest(self) -> str:
-        """The sha256 digest of what was read so far."""
-        return f"sha256:{self._hash.hexdigest()}"
+        """The digest of what was read so far, by the algorithm that was asked for."""
+        return f"{self._hash.name}:{self._hash.hexdigest()}"
 
     def _count(self, data: bytes) -> None:
         self.position += len(data)

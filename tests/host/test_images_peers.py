@@ -83,7 +83,7 @@ def test_what_umoci_writes_is_loaded(demo: Path, layout: Layout, tmp_path: Path)
     shutil.rmtree(root / "home")
     run("umoci", "repack", "--image", f"{demo}:next", tmp_path / "bundle")
     run("umoci", "config", "--image", f"{demo}:next", "--config.cmd", "true", "--config.user", "5:6")
-    (image,) = images.load(layout, str(demo), reference="next")
+    (image,) = images.load(layout, str(demo), names=["next"])
     assert len(image.layers) == 2
     assert (image.config.cmd, image.config.user) == (("true",), "5:6")
     top = store.layer_root(layout, image.layers[1])

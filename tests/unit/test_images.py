@@ -114,7 +114,7 @@ def test_names(context: Context, tmp_path: Path) -> None:
     assert caught.value.message == f"{path} holds an image without a name."
     assert caught.value.hint == "Give it one with --name REFERENCE."
     assert store.references(context.layout) == {}
-    assert [image.reference for image in images.load(context.layout, str(path), reference="mine")] == [
+    assert [image.reference for image in images.load(context.layout, str(path), names=["mine"])] == [
         "mine:latest"
     ]
     made = OciLayout()
@@ -122,10 +122,8 @@ def test_names(context: Context, tmp_path: Path) -> None:
     made.image(tar(entry("two")), name="b")
     path = made.write(tmp_path / "two")
     with pytest.raises(UsageError, match="holds 2 images, which can't all have one name"):
-        images.load(context.layout, str(path), reference="c")
-    assert [image.reference for image in images.load(context.layout, str(path), reference="b")] == [
-        "b:latest"
-    ]
+        images.load(context.layout, str(path), names=["c"])
+    assert [image.reference for image in images.load(context.layout, str(path), names=["b"])] == ["b:latest"]
     assert [image.reference for image in images.load(context.layout, str(path))] == ["a:latest", "b:latest"]
 
 

@@ -27,10 +27,10 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def found(source: Path, tmp_path: Path, wanted: str | None = None) -> list[sources.Candidate]:
+def found(source: Path, tmp_path: Path) -> list[sources.Candidate]:
     """The candidates, each with its blobs read once."""
     with sources.opened(str(source), tmp_path) as opened:
-        result = sources.candidates(opened, HOST, wanted)
+        result = sources.candidates(opened, HOST)
         for candidate in result:
             for part in (candidate.config, *candidate.layers):
                 stream, data = part.open(), b""

@@ -1,0 +1,246 @@
+"""Whether what is installed is as its specifications say: files, ids, volumes, the helper, units.
+
+Not the image store (gear/checking.py).  Volumes and writable layers belong to whoever wrote to them: they are looked
+at, and never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gear import boot, bundle, containers, files, install, store, uids
+from gear.checking import directory_mode
+from gear.errors import GearError
+from gear.findings import Finding
+from gear.model import NAME, Layout
+from gear.oci import Image
+from gear.spec import Spec
+
+# What may hold secrets, and so is for root only.
+PRIVATE = ("spec.json", "config.json", "start.json", "run.json")
+
+
+def check(layout: Layout) -> Iterator[Finding]:
+    """The faults of everything but images.  The caller holds the lock."""
+    yield from _directories(layout)
+    installed = containers.names(layout)
+    specs = {}
+    for name in installed:
+        try:
+            specs[name] = containers.get(layout, name)
+        except GearError as error:
+            yield Finding(
+                containers.spec_path(layout, name),
+                f"can't be read: {error.message}",
+                hint=f"gear install IMAGE {name} with all its options; the writable layer and volumes stay",
+            )
+    yield from _strays(layout)
+    yield from _ids(layout, specs)
+    yield from _helper(layout, specs)
+    for spec in specs.values():
+        yield from _container(layout, spec)
+    if specs:
+        yield from _static_units(layout)
+    yield from _boot_links(layout)
+
+
+def _directories(layout: Layout) -> Iterator[Finding]:
+    yield from directory_mode(layout.state, 0o755)
+    for path in (layout.containers, layout.volumes, uids.directory(layout)):
+        yield from directory_mode(path, 0o700)
+    yield from directory_mode(layout.state / "helper", 0o755)
+    for path in _entries(layout.volumes):
+        if not path.name.startswith(files.PARTIAL) and not (path / "data").is_dir():
+            yield Finding(path, "is no volume: it has no directory data")
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _strays(layout: Layout) -> Iterator[Finding]:
+    """Containers that have lost their specification, but not what they wrote."""
+    for path in _entries(layout.containers):
+        if NAME.fullmatch(path.name) and path.is_dir() and not (path / "spec.json").exists():
+            if any(_has_files(upper) for upper in path.glob("layer-*/*")):
+                yield Finding(
+                    path,
+                    "has a writable layer with files, but no spec.json",
+                    hint=f"gear install IMAGE {path.name} of the same image takes it over; gear clean removes it",
+                )
+
+
+def _has_files(directory: Path) -> bool:
+    return directory.name != "work" and directory.is_dir() and any(directory.iterdir())
+
+
+def _ids(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
+    """Each container with ids of its own has the link that took them, and nobody else has any of them."""
+    ranges = uids.ranges(layout)
+    for spec in specs.values():
+        if not spec.own_ids:
+            continue
+        own = spec.uid_base, spec.id_count
+        for other in specs.values():
+            apart = other.uid_base + other.id_count <= own[0] or own[0] + own[1] <= other.uid_base
+            if other.name > spec.name and other.own_ids and not apart:
+                yield Finding(
+                    containers.spec_path(layout, other.name),
+                    f"has user ids that {spec.name} has as well, from {other.uid_base} on",
+                    hint=f"gear delete {other.name}, and install it again",
+                )
+        # As uids.take() and uids.allocate() call it.
+        given = spec.isolation.id_range is not None
+        path = uids.directory(layout) / (f"{own[0]}:{own[1]}" if given else str(own[0]))
+        holder = next((item for item in ranges if item.path == path), None)
+        if holder is None:
+            yield Finding(
+                path, f"is missing: the user ids of {spec.name} are not taken", mend=_taker(path, spec.name)
+            )
+        elif holder.name != spec.name:
+            rival = holder.name if holder.name in specs else ""
+            yield Finding(
+                path,
+                f"belongs to {holder.name}, but {spec.name} has these user ids",
+                mend=None if rival else _taker(path, spec.name),
+                hint=f"gear delete {spec.name}, and install it again",
+            )
+
+
+def _taker(path: Path, name: str) -> Callable[[], None]:
+    def take() -> None:
+        with files.explained(f"write {path}"):
+            files.make_directory(path.parent, 0o700)
+            partial = files.partial_name(path)
+            os.symlink(name, partial)
+            os.rename(partial, path)
+            files.sync_directory(path.parent)
+
+    return take
+
+
+def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
+    """What units start containers with."""
+    directory = layout.state / "helper"
+    current = directory / "current"
+    if not specs and not current.is_symlink():
+        return
+    version = Path(os.path.realpath(current))
+    if (
+        not current.is_symlink()
+        or version.parent != Path(os.path.realpath(directory))
+        or not version.is_dir()
+    ):
+        yield Finding(
+            current, "leads to no version of the start helper", mend=lambda: install.publish_helper(layout)
+        )
+    elif version.name == install.helper_version():
+        for name, data in install.helper_sources().items():
+            path = version / name
+            if not path.is_file() or path.is_symlink() or path.read_bytes() != data:
+                yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))
+
+
+def _publish_again(layout: Layout, version: Path) -> None:
+    files.remove_tree(version)
+    install.publish_helper(layout)
+
+
+def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
+    directory = layout.containers / spec.name
+    yield from directory_mode(directory, 0o700)
+    yield from _private(directory)
+    try:
+        image = containers.image_of(layout, spec)
+        rendered = containers.render(spec, image, layout)
+    except GearError as error:
+        yield Finding(
+            containers.spec_path(layout, spec.name),
+            f"can't be rendered: {error.message}",
+            hint=f"gear image pull {_pullable(spec)}" if spec.image.digest else error.hint or "",
+        )
+        return
+    missing = list(_volumes(layout, spec, image))
+    yield from missing
+
+    def apply() -> None:
+        if missing:
+            raise GearError(f"{spec.name} is left as it is while a volume of it is missing.")
+        with store.lease(layout):
+            install.apply(layout, spec, image)
+
+    run = containers.run_of(layout, spec.name)
+    if run is not None:
+        # Its unit is transient: after a reboot only what it wrote is left.
+        rendered.pop(containers.unit_path(layout, spec.name), None)
+    mend = apply if run is None else None
+    hint = "" if run is None else f"gear delete {spec.name}"
+    layer = bundle.writable_layer(spec, layout)
+    if not spec.ephemeral and not _is_layer(layer):
+        yield Finding(layer, "is missing: what the container wrote is gone", mend=mend, hint=hint, lost=True)
+    for path, (found, _) in containers.compare(rendered).items():
+        what = "is missing" if found is None else "is not what spec.json renders to"
+        yield Finding(path, what, mend=mend, hint=hint)
+
+
+def _private(directory: Path) -> Iterator[Finding]:
+    for name in PRIVATE:
+        path = directory / name
+        if path.is_file() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+            yield Finding(path, f"can be read by others: its mode is {mode:04o}", mend=_closer(path))
+
+
+def _closer(path: Path) -> Callable[[], None]:
+    return lambda: path.chmod(0o600)
+
+
+def _pullable(spec: Spec) -> str:
+    """The image of a container by name and digest, or its digest where the name has one already."""
+    name = spec.image.reference.partition("@")[0]
+    return f"{name}@{spec.image.digest}" if name != spec.image.digest else name
+
+
+def _is_layer(path: Path) -> bool:
+    """A writable layer has all of its parts: overlayfs needs both directories."""
+    if (path / "upper").exists() or (path / "work").exists():
+        return (path / "upper").is_dir() and (path / "work").is_dir()
+    return path.is_dir() and any(path.iterdir())
+
+
+def _volumes(layout: Layout, spec: Spec, image: Image) -> Iterator[Finding]:
+    for mount in bundle.effective_mounts(spec, image):
+        if mount.kind == "volume":
+            data = bundle.volume_directory(layout, mount.source)
+            if not data.is_dir():
+                yield Finding(
+                    data,
+                    f"is missing: {spec.name} has the volume {mount.source}",
+                    hint=f"Put the data back, or let gear apply {spec.name} make an empty volume.",
+                )
+
+
+def _static_units(layout: Layout) -> Iterator[Finding]:
+    for name, content in install.static_units().items():
+        if files.read_bytes(layout.units / name) != content:
+            yield Finding(
+                layout.units / name, "is not as it came", mend=lambda: install.publish_static_units(layout)
+            )
+
+
+def _boot_links(layout: Layout) -> Iterator[Finding]:
+    """Links that start at boot what is not there any more."""
+    for path in _entries(boot.link(f"x{'.service'}").parent):
+        target = os.readlink(path) if path.is_symlink() else ""
+        if os.path.dirname(target) == str(layout.units) and not os.path.lexists(target):
+            name = path.name
+
+            def remove(name: str = name) -> None:
+                boot.disable(name)
+
+            yield Finding(path, "starts a container that is not there", damage=False, mend=remove)

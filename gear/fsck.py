@@ -1,0 +1,125 @@
+"""Checking everything that gear keeps, and mending what can be mended.
+
+Not what is looked for (gear/checking.py, gear/container_check.py, gear/remove.py): the order of it, and what becomes
+of each finding.  Data of volumes and of writable layers is never removed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gear import container_check, containers, files, imagemounts, install, remove
+from gear.checking import StoreCheck
+from gear.errors import GearError
+from gear.findings import Finding
+from gear.model import Layout
+from gear.systemd import Manager, booted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finding, whether it was mended, and why not."""
+
+    finding: Finding
+    mended: bool
+    problem: str = ""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether something is still not as it should be: what is lost has to come again from somewhere."""
+        return self.finding.damage and (not self.mended or self.finding.lost)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "path": str(self.finding.path),
+            "what": self.finding.what,
+            "damage": self.finding.damage,
+            "mended": self.mended,
+            "problem": self.problem,
+            "hint": self.finding.hint if self.is_wrong else "",
+        }
+
+
+def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterator[Outcome]:
+    """Everything that is wrong, as it is found; with *repair* mended right away where that can be done.
+
+    Containers are not changed by others meanwhile, but for the store, whose check takes longest: there pulls, installs
+    and removals go on.
+    """
+    if not layout.state.is_dir():
+        return
+    if layout.images.is_dir():
+        for finding in StoreCheck(layout, partial(_not_running, layout), quick=quick).everything():
+            yield _treat(finding, repair=repair)
+    changed = False
+    with files.locked(layout.lock):
+        for finding in container_check.check(layout):
+            outcome = _treat(finding, repair=repair)
+            changed = changed or outcome.mended
+            yield outcome
+        for finding in _leftovers(layout):
+            yield _treat(finding, repair=repair)
+    if changed and booted():
+        with Manager() as manager:
+            install.acquaint(manager, layout, containers.names(layout))
+
+
+def _treat(finding: Finding, *, repair: bool) -> Outcome:
+    if not repair or finding.mend is None:
+        return Outcome(finding, False)
+    try:
+        with files.explained(f"mend {finding.path}"):
+            finding.mend()
+    except GearError as error:
+        return Outcome(finding, False, error.message)
+    return Outcome(finding, True)
+
+
+def _leftovers(layout: Layout) -> Iterator[Finding]:
+    """What interrupted commands left, and what no image needs; what anybody wrote to is for `gear clean` to remove."""
+    try:
+        for item in remove.leftovers(layout):
+            if not item.holds_data:
+                yield Finding(item.path, f"is left over: {item.what}", damage=False, mend=item.remove)
+    except GearError as error:
+        # What is damaged has been told, and until it is mended nobody knows what is garbage.
+        yield Finding(
+            layout.state,
+            f"may hold more that is left over, which can't be told: {error.message}",
+            damage=False,
+        )
+
+
+def _not_running(layout: Layout, diff_id: str) -> None:
+    """Raise GearError while somebody's root file system is made of the layer *diff_id*."""
+    users = []
+    for item in imagemounts.mounted(layout):
+        if diff_id in _layers(layout, item.digest):
+            users.append((f"the mount on {item.directory}", f"gear image unmount {item.directory}"))
+    for name in containers.names(layout):
+        spec = containers.existing(layout, name)
+        if spec is not None and diff_id in _layers(layout, spec.image.digest) and _is_active(layout, name):
+            users.append((f"the container {name}", f"gear stop {name}"))
+    if users:
+        raise GearError(
+            f"The layer is in use by {', '.join(who for who, _ in users)}: end that with "
+            f"{' and '.join(how for _, how in users)}, then run gear fsck --repair again.",
+        )
+
+
+def _layers(layout: Layout, digest: str) -> tuple[str, ...]:
+    try:
+        return containers.resolve(layout, digest).layers if digest else ()
+    except GearError:
+        return ()
+
+
+def _is_active(layout: Layout, name: str) -> bool:
+    if not booted():
+        return False
+    with Manager() as manager:
+        state: str = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
+    return state not in ("inactive", "failed")

@@ -1,0 +1,74 @@
+"""Whether an image is what it says it is: each check by its name, in the order of CHECKS.
+
+Nothing is changed; `gear fsck` mends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gear import leases, store
+from gear.checking import StoreCheck
+from gear.model import Layout
+from gear.oci import Image
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one check came to: sentences about what is wrong, none when it passed; or why there was nothing to check."""
+
+    check: str
+    faults: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What all checks came to for one image."""
+
+    reference: str
+    digest: str
+    checks: tuple[Checked, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not any(checked.faults for checked in self.checks)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "reference": "" if self.reference == self.digest else self.reference,
+            "digest": self.digest,
+            "passed": self.passed,
+            "checks": [
+                {
+                    "check": checked.check,
+                    "passed": not checked.faults,
+                    "faults": list(checked.faults),
+                    "note": checked.note,
+                }
+                for checked in self.checks
+            ],
+        }
+
+
+def _content(layout: Layout, image: Image) -> Checked:
+    """Every blob has its digest, the config has the diff ids that the layers unpack to, and what is unpacked is that."""
+    check = StoreCheck(layout, lambda diff_id: None)
+    faults = tuple(str(finding) for finding in check.image(image.digest))
+    return Checked(
+        "content", faults, f"{len(image.layers)} layers of {image.size} bytes compared with their blobs"
+    )
+
+
+CHECKS: tuple[Callable[[Layout, Image], Checked], ...] = (_content,)
+
+
+def verify(layout: Layout, text: str) -> Verified:
+    """Check the image *text*; raises GearError when it can't even be told what it is."""
+    store.prepare(layout)
+    with leases.pinning(layout):
+        image = store.resolve(layout, text)
+        leases.pin(layout, image.digest)
+        return Verified(image.reference, image.digest, tuple(check(layout, image) for check in CHECKS))
