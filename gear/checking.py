@@ -13,9 +13,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from gear import files, leases, store, treediff
+from gear import files, leases, store, treediff, unpacked
 from gear.document import DIGEST, Node, parse_digest, parse_document
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.findings import Finding
@@ -60,22 +61,21 @@ class StoreCheck:
         if not record.exists():
             return  # removed before it was pinned
         stated = self._stated(digest)
-        size = None if stated is None else stated.get("size")
-        yield from self._blob(Descriptor("", digest, size if isinstance(size, int) else -1), digest)
+        yield from self._blob(Descriptor("", digest, -1), digest, thorough=True)
         try:
             manifest, config = self._documents(digest)
         except GearError as error:
             yield from self._unreadable(digest, error)
             return
-        yield from self._blob(manifest.config, digest)
-        unpacked = 0
+        yield from self._blob(manifest.config, digest, thorough=True)
+        size = 0
         for blob, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
             yield from self._blob(blob, digest)
             yield from self._layer(blob, diff_id, digest)
-            unpacked += (store.layer_facts(self._layout, diff_id) or (0, 0))[0]
-        actual = {"mediaType": manifest.media_type, "unpacked": unpacked}
+            size += (unpacked.facts(self._layout, diff_id) or (0, 0))[0]
+        actual = {"mediaType": manifest.media_type, "unpacked": size}
         actual["size"] = len(files.read_bytes(store.blob_path(self._layout, digest)) or b"")
-        whole = all(store.is_unpacked(self._layout, diff_id) for diff_id in config.diff_ids)
+        whole = all(unpacked.is_whole(self._layout, diff_id) for diff_id in config.diff_ids)
         if stated is None or (whole and stated != actual):
             blob = Descriptor(manifest.media_type, digest, len(files.dump_json(actual)))
             yield Finding(record, "is damaged", mend=lambda: self._record(record, blob))
@@ -171,7 +171,7 @@ class StoreCheck:
             yield Finding(path, f"can't be used: {error.message}", hint=self.again(digest))
 
     def _blob(self, blob: Descriptor, image: str, *, thorough: bool = False) -> Iterator[Finding]:
-        """A blob's size and digest; a size of -1 is not known."""
+        """A blob's size and digest; a size of -1 is not known, and *thorough* is for documents, which are small."""
         if blob.digest in self._blobs:
             return
         path = store.blob_path(self._layout, blob.digest)
@@ -190,7 +190,7 @@ class StoreCheck:
             what = f"is damaged: its content has the digest {found}"
         self._blobs[blob.digest] = what is None
         if what is not None:
-            yield Finding(path, what, mend=lambda: self._remove_blob(path), hint=self.again(image), lost=True)
+            yield Finding(path, what, mend=lambda: self._remove_blob(path, blob.digest), hint=self.again(image), lost=True)
         elif status.st_mode & 0o022:
             yield Finding(path, "can be written to by others", mend=lambda: path.chmod(0o644))
 
@@ -199,7 +199,7 @@ class StoreCheck:
             return
         self._layers.add(diff_id)
         path = store.place(self._layout, "layers", diff_id)
-        whole = store.is_unpacked(self._layout, diff_id)
+        whole = unpacked.is_whole(self._layout, diff_id)
         usable = self._blobs.get(blob.digest, False)
         what = None if whole else ("is damaged" if path.exists() else "is missing")
         faults: list[str] = []
@@ -226,8 +226,8 @@ class StoreCheck:
             return [f"the blob can't be unpacked: {error.message}"]
         try:
             found = list(treediff.differences(partial / "root", path / "root", made_ns=made_ns))
-            facts = store.parsed_facts(partial)
-            if facts != store.parsed_facts(path):
+            facts = unpacked.facts_of(partial)
+            if facts != unpacked.facts_of(path):
                 found.append("layer.json has other numbers")
             return found
         except OSError as error:
@@ -241,16 +241,23 @@ class StoreCheck:
         """Write the record of an image again, once all its layers are there."""
         _, config = self._documents(blob.digest)
         for diff_id in config.diff_ids:
-            if not store.is_unpacked(self._layout, diff_id):
+            if not unpacked.is_whole(self._layout, diff_id):
                 raise GearError(f"{path} has to wait for the layer {diff_id}.")
         size = store.blob_path(self._layout, blob.digest).stat().st_size
         store.publish(self._layout, Descriptor(blob.media_type, blob.digest, size), None)
 
-    def _remove_blob(self, path: Path) -> None:
-        """Out of the way, so that a pull does not take it for what its name says."""
+    @contextmanager
+    def _alone(self, path: Path, digest: str) -> Iterator[None]:
+        """Nobody else needs the store as it is, or *path*, whose digest is *digest*; raises GearError otherwise."""
         with leases.alone(self._layout, wait=leases.PATIENCE_S) as alone:
             if not alone:
-                raise GearError(f"{path} is in use now, so it stays.", hint="Run gear fsck again later.")
+                raise GearError(f"{path} stays: {leases.who_works(self._layout)}.")
+            leases.require_unneeded(self._layout, digest, path)
+            yield
+
+    def _remove_blob(self, path: Path, digest: str) -> None:
+        """Out of the way, so that a pull does not take it for what its name says."""
+        with self._alone(path, digest):
             if path.is_dir() and not path.is_symlink():
                 files.remove_tree(path)
             else:
@@ -266,9 +273,7 @@ class StoreCheck:
         try:
             files.sync_file_system(partial)
             self._guard(diff_id)
-            with leases.alone(self._layout, wait=leases.PATIENCE_S) as alone:
-                if not alone:
-                    raise GearError(f"{final} is in use now, so it stays.", hint="Run gear fsck again later.")
+            with self._alone(final, diff_id):
                 if os.path.lexists(final):
                     os.rename(final, old)
                 os.rename(partial, final)
@@ -309,7 +314,7 @@ def digest_of_file(path: Path, like: str) -> str:
     algorithm = parse_digest(like)[0]
     try:
         with open(path, "rb", buffering=0) as file:
-            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"  # type: ignore[arg-type]
+            return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
     except OSError as error:
         return f"that can't be told ({error.strerror})"
 

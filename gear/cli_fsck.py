@@ -48,8 +48,8 @@ VERBS = (
         "check all that gear keeps, and mend it",
         "Compare images, containers, volumes, user ids and units with what they should be. Without --repair nothing is "
         "changed. With it trees are unpacked again from their blobs, files rendered again, records written again, and "
-        "remains of interrupted work removed; a damaged blob is removed, and it says which image to pull again. Data in "
-        "volumes and writable layers is never removed. The exit status is 0 when nothing is damaged any more, and 1 "
+        "remains of interrupted work removed; a damaged blob is removed, and it says which image to pull again. Data "
+        "in volumes and writable layers is never removed. The exit status is 0 when nothing is damaged any more, and 1 "
         "otherwise. JSON is an array of objects with path, what, damage (false for what is only left over), mended, "
         "problem (why it was not mended) and hint (what to do).",
         _arguments,

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from gear import files, history, host, imagemounts, images, pruning, saving, store, verifying
@@ -298,8 +297,8 @@ VERBS: tuple[Verb, ...] = (
         "mount",
         "show an image's files in a directory",
         "Mount an image read-only, without devices and set-user-ID programs, and print where. Without arguments list "
-        "what is mounted. It is gone after a reboot; until then the image can't be removed. JSON is an array of objects "
-        "with directory, digest and references.",
+        "what is mounted. It is gone after a reboot; until then the image can't be removed. JSON is an array of "
+        "objects with directory, digest and references.",
         _mount_arguments,
         _mount,
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gear import store
+from gear import store, unpacked
 from gear.document import Node
 from gear.model import Layout
 from gear.oci import Descriptor, Manifest
@@ -47,7 +47,7 @@ def history(layout: Layout, name: str) -> list[Step]:
         manifest = Manifest.from_node(node)
         _, node = store.read_document(layout, manifest.config.digest, "the image config")
         layers = list(zip(manifest.layers, image.layers, strict=True))
-        sizes = {diff_id: (store.layer_facts(layout, diff_id) or (0, 0))[0] for diff_id in image.layers}
+        sizes = {diff_id: (unpacked.facts(layout, diff_id) or (0, 0))[0] for diff_id in image.layers}
     steps = []
     for entry in node.nodes("history"):
         empty = entry.value.get("empty_layer")

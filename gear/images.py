@@ -29,6 +29,7 @@ from gear.oci import (
     Manifest,
     Platform,
     Reference,
+    digest_of,
 )
 from gear.pack import Packed
 
@@ -116,10 +117,8 @@ def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -
         layers.append(blob)
     if candidate.manifest is None:
         data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
-        kind = OCI_MANIFEST
-    else:
-        data, kind = candidate.manifest, candidate.manifest_type
-    return _publish(layout, data, kind, names)
+        return _publish(layout, data, OCI_MANIFEST, names)
+    return _publish(layout, candidate.manifest, candidate.manifest_type, names, candidate.digest)
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:
@@ -151,8 +150,9 @@ class Bytes:
         return data
 
 
-def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -> Image:
-    blob = store.add_blob(layout, Bytes(manifest), media_type=kind)
+def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str], digest: str = "") -> Image:
+    expected = Descriptor(kind, digest or digest_of(manifest), len(manifest))
+    blob = store.add_blob(layout, Bytes(manifest), expected=expected)
     image = store.publish(layout, blob, names[0])
     for name in names[1:]:
         store.set_reference(layout, name, image.digest)

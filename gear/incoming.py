@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gear import files, leases, store
+from gear import files, leases, store, unpacked
 from gear.document import parse_digest
 from gear.errors import GearError, IntegrityError, RemoteError
 from gear.growing import Growing
@@ -114,7 +114,7 @@ class Layer:
         return store.is_here(self._layout, self._blob) and self._is_unpacked()
 
     def _is_unpacked(self) -> bool:
-        return store.is_unpacked(self._layout, self._diff_id)
+        return unpacked.is_whole(self._layout, self._diff_id)
 
     def fetch(self, sources: list[Repository]) -> None:
         """Get it from the first of *sources* that has it whole, and put it into the store."""

@@ -78,7 +78,8 @@ def extract(
     The file is at its beginning, and its first six bytes are there.
 
     *what* names the layer in errors.  *owners* False leaves everything to the caller's own user, for a
-    caller without privilege, and *algorithm* is that of the diff id.  On failure the destination is left half-filled: it is the caller's to remove.
+    caller without privilege; *algorithm* is that of the diff id.  On failure the destination is left half-filled:
+    it is the caller's to remove.
     Raises IntegrityError for what the layer does wrong, HostError for a missing privilege.
     """
     head = os.pread(file.fileno(), 6, 0)

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from gear import files
 from gear.document import DIGEST
+from gear.errors import GearError
 from gear.model import Layout
 
 # How long a removal waits for leases of the first kind before it says who holds them.
@@ -164,6 +165,18 @@ def pinned(layout: Layout) -> set[str]:
     return {digest for worker in pinners(layout) for digest in worker.needs or ()}
 
 
+def require_unneeded(layout: Layout, digest: str, path: Path) -> None:
+    """Raise GearError while another process needs the blob or layer *digest*, which is *path*.
+
+    The caller holds alone().
+    """
+    others = [
+        worker for worker in pinners(layout) if worker.pid != os.getpid() and digest in (worker.needs or ())
+    ]
+    if others:
+        raise GearError(f"{path} stays, because {', '.join(map(str, others))} needs it now.")
+
+
 def workers(layout: Layout) -> list[Worker]:
     """Everybody who holds a lease, of either kind."""
     return [Worker(pid, _command(pid), None) for pid in _holders(_lock(layout))] + pinners(layout)
@@ -215,7 +228,7 @@ def _read(path: Path) -> set[str] | None:
 
 
 def _holders(path: Path) -> list[int]:
-    """The processes that hold flock(2) on *path*, by /proc/locks (proc(5)); those of other pid namespaces are left out."""
+    """The processes that hold flock(2) on *path*, by /proc/locks (proc(5)), as far as this pid namespace has them."""
     try:
         status = path.stat()
         lines = Path("/proc/locks").read_text().splitlines()

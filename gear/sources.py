@@ -46,13 +46,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One image of a source, and what the source calls it.  docker-archives have no manifest."""
+    """One image of a source, and what the source calls it.  docker-archives have no manifest, and so no digest."""
 
     names: tuple[str, ...]
     manifest: bytes | None
     manifest_type: str
     config: Part
     layers: tuple[Part, ...]
+    digest: str = ""
 
 
 class Files(Protocol):
@@ -284,6 +285,7 @@ def _manifest(source: Files, names: list[str], entry: Descriptor) -> Candidate:
         manifest.media_type,
         _blob(source, manifest.config),
         tuple(_blob(source, layer) for layer in manifest.layers),
+        entry.digest,
     )
 
 

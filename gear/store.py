@@ -23,11 +23,10 @@ leaves only partial names and files that nothing refers to.  It is removed from 
 Whoever adds holds leases.pinning() around everything from the first blob to the reference; each door of this module
 pins what it is asked for before it looks whether that is here.  Whoever needs an image to stay takes lease() around
 resolve() and writing down its digest.  sweep() and collect() of gear/garbage.py wait for those who hold lease(), and
-leave what is pinned alone.  `ls leases` shows who is at work, `cat` what they need.
+leave what is pinned alone.
 
-What is here is not believed by its name where a look is cheap: a blob has the size that its manifest says, documents
-are compared with their digest each time they are read, and a layer without a whole layer.json is unpacked again.
-Everything else is compared by `gear image verify` and `gear fsck`.
+What is here is not believed by its name where a look is cheap: a blob has the size that its manifest says, a document
+its digest each time it is read, a layer a whole layer.json.  The rest is for `gear image verify` and `gear fsck`.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from gear import files, layer, leases
+from gear import files, layer, leases, unpacked
 from gear.compression import Reader, Source
 from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document
-from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
+from gear.errors import IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import Descriptor, Image, ImageConfig, Manifest, Reference
 from gear.reference import full_names
@@ -59,10 +58,7 @@ DIRECTORIES = ("blobs", "layers", "manifests", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:
-    """Keep everything in the store from being removed while it is held; waits for a removal under way.
-
-    For short work only: meanwhile nothing can be removed.
-    """
+    """Keep everything in the store from being removed, for short work; waits for a removal under way."""
     prepare(layout)
     return leases.whole(layout)
 
@@ -163,27 +159,6 @@ def is_here(layout: Layout, blob: Descriptor) -> bool:
         return False
 
 
-def is_unpacked(layout: Layout, diff_id: str) -> bool:
-    """Whether the layer is here, by its name and what is cheap to look at."""
-    return layer_facts(layout, diff_id) is not None
-
-
-def layer_facts(layout: Layout, diff_id: str) -> tuple[int, int] | None:
-    """Bytes and entries of an unpacked layer as layer.json says; None for one that is not here or not whole."""
-    return parsed_facts(place(layout, "layers", diff_id))
-
-
-def parsed_facts(directory: Path) -> tuple[int, int] | None:
-    """The same of a layer by its directory."""
-    try:
-        node = parse_document(files.read_bytes(directory / "layer.json", DOCUMENT_LIMIT) or b"", "layer.json")
-        facts = node.size("size"), node.size("entries")
-    except GearError:
-        return None
-    root = directory / "root"
-    return facts if root.is_dir() and not root.is_symlink() else None
-
-
 def add_layer(
     layout: Layout,
     blob: Descriptor,
@@ -197,7 +172,7 @@ def add_layer(
     """
     if diff_id is not None:
         leases.pin(layout, diff_id)
-        if is_unpacked(layout, diff_id):
+        if unpacked.is_whole(layout, diff_id):
             return diff_id
     with files.explained(f"unpack the layer {blob.digest}"):
         with open(blob_path(layout, blob.digest), "rb", buffering=0) as file:
@@ -249,7 +224,7 @@ def unpack_layer(
 def keep_layer(layout: Layout, partial: Path, diff_id: str) -> None:
     """Make an unpacked and durable layer visible; one that is here already and whole stays."""
     final = place(layout, "layers", diff_id)
-    if final.exists() and not is_unpacked(layout, diff_id):
+    if final.exists() and not unpacked.is_whole(layout, diff_id):
         files.remove_tree(final)
     try:
         os.rename(partial, final)
@@ -282,21 +257,21 @@ def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Imag
     for blob in (parsed.config, *parsed.layers):
         if not is_here(layout, blob):
             raise IntegrityError(f"The image {manifest.digest} lacks the blob {blob.digest}.")
-    unpacked = 0
+    size = 0
     for diff_id in config.diff_ids:
         layer_root(layout, diff_id)
-        facts = layer_facts(layout, diff_id)
+        facts = unpacked.facts(layout, diff_id)
         if facts is None:
             raise IntegrityError(f"The layer {diff_id} is not whole.", hint="gear fsck --repair")
-        unpacked += facts[0]
-    record = files.dump_json({"mediaType": parsed.media_type, "size": manifest.size, "unpacked": unpacked})
+        size += facts[0]
+    record = files.dump_json({"mediaType": parsed.media_type, "size": manifest.size, "unpacked": size})
     path = place(layout, "manifests", manifest.digest)
     if files.read_bytes(path) != record:
         files.write_atomic(path, record, 0o600)
     if reference is not None:
         reference = str(Reference.parse(reference))
         set_reference(layout, reference, manifest.digest)
-    return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, unpacked)
+    return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, size)
 
 
 def _documents(layout: Layout, digest: str, media_type: str) -> tuple[Manifest, ImageConfig]:

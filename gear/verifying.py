@@ -54,7 +54,7 @@ class Verified:
 
 
 def _content(layout: Layout, image: Image) -> Checked:
-    """Every blob has its digest, the config has the diff ids that the layers unpack to, and what is unpacked is that."""
+    """Every blob has its digest, the layers unpack to the diff ids of the config, and what is unpacked is that."""
     check = StoreCheck(layout, lambda diff_id: None)
     faults = tuple(str(finding) for finding in check.image(image.digest))
     return Checked(

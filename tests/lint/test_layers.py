@@ -20,7 +20,7 @@ LAYERS = {
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
-        "garbage leases treediff checking imagemounts "
+        "garbage leases unpacked treediff checking imagemounts "
         "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
         "seccomp inroot reports stacking groups terminal"
     ),
@@ -232,6 +232,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "sources",
         "garbage",
         "leases",
+        "unpacked",
         "treediff",
         "checking",
     }

@@ -111,13 +111,11 @@ def test_images_of_a_layout_by_name_and_platform(tmp_path: Path) -> None:
     assert candidate.manifest is not None and digest(candidate.manifest) == amd["digest"]
 
 
-def test_a_wanted_name_chooses(tmp_path: Path) -> None:
+def test_all_images_of_a_source_are_found(tmp_path: Path) -> None:
     made = OciLayout()
     made.image(LAYER, name="a")
     made.image(tar(entry("b")), name="b")
-    path = made.write(tmp_path / "source")
-    assert [c.names for c in found(path, tmp_path)] == [("a",), ("b",)]
-    assert [c.names for c in found(path, tmp_path, "b")] == [("b",)]
+    assert [c.names for c in found(made.write(tmp_path / "source"), tmp_path)] == [("a",), ("b",)]
 
 
 def broken(change: str) -> bytes:
