@@ -190,7 +190,8 @@ class StoreCheck:
             what = f"is damaged: its content has the digest {found}"
         self._blobs[blob.digest] = what is None
         if what is not None:
-            yield Finding(path, what, mend=lambda: self._remove_blob(path, blob.digest), hint=self.again(image), lost=True)
+            hint = self.again(image)
+            yield Finding(path, what, mend=lambda: self._remove_blob(path, blob.digest), hint=hint, lost=True)
         elif status.st_mode & 0o022:
             yield Finding(path, "can be written to by others", mend=lambda: path.chmod(0o644))
 

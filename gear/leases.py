@@ -34,7 +34,7 @@ from gear.model import Layout
 # How long a removal waits for leases of the first kind before it says who holds them.
 PATIENCE_S = 10.0
 _POLL_S = 0.05
-_VERB = re.compile(r"[a-z-]{2,20}", re.ASCII)
+_VERB = re.compile(r"[a-z][a-z-]{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True)

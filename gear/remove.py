@@ -136,7 +136,9 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     for taken in uids.ranges(layout):
         if taken.name not in installed:
             remove = partial(files.remove_file, taken.path)
-            found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove))
+            # Whatever is left of the container has files of these ids.
+            remains = (layout.containers / taken.name).exists()
+            found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove, remains))
     current_helper = os.path.realpath(helper / "current")
     for path in _entries(helper):
         if (

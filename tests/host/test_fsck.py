@@ -1,0 +1,258 @@
+"""gear fsck on a host: damage to containers, kills at every step of what changes the store, and a hard reboot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gearhost import GearHost, demo_image
+from test_kill import killed
+
+DIR = "/var/lib/gear/containers/fscked"
+UNIT = "/usr/local/lib/systemd/system/ctr-fscked.service"
+
+
+def faults(host: GearHost, *arguments: str, status: int = 1) -> list[dict[str, object]]:
+    done = host.run("gear", "fsck", "--output", "json", *arguments, check=False)
+    assert done.returncode == status, done.stdout.decode() + done.stderr.decode()
+    found: list[dict[str, object]] = json.loads(done.stdout)
+    return found
+
+
+def sound(host: GearHost, *state: str) -> None:
+    """Nothing is damaged and nothing left over."""
+    assert host.gear(*state, "fsck") == "everything is as it should be\n"
+
+
+@pytest.fixture
+def container(host: GearHost) -> GearHost:
+    host.gear("install", "hello", "fscked", "-v", "kept:/data", "--start")
+    host.sh("echo mine > /root/mine")
+    host.gear("cp", "/root/mine", "fscked:/data/mine")
+    host.gear("cp", "/root/mine", "fscked:/mine")
+    host.gear("stop", "fscked")
+    sound(host)
+    return host
+
+
+def data_is_there(host: GearHost) -> None:
+    assert host.sh("cat /var/lib/gear/volumes/kept/data/mine") == "mine"
+    assert host.sh(f"cat {DIR}/layer-*/upper/mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (f"echo >> {DIR}/config.json", "is not what spec.json renders to"),
+        (f"rm {DIR}/start.json", "is missing"),
+        (f"truncate -s 10 {DIR}/seccomp.bpf", "is not what spec.json renders to"),
+        (f"echo '# mine' >> {UNIT}", "is not what spec.json renders to"),
+        (f"rm {UNIT}", "is missing"),
+        (f"chmod 644 {DIR}/spec.json", "can be read by others"),
+        (f"chmod 755 {DIR}", "has the mode 0755 instead of 0700"),
+        ("chmod 755 /var/lib/gear/volumes", "has the mode 0755 instead of 0700"),
+        ("chown 5 /var/lib/gear/containers", "belongs to 5:0 instead of root"),
+        ("rm /var/lib/gear/uids/*", "is missing: the user ids of fscked are not taken"),
+        ("cd /var/lib/gear/uids; for i in *; do ln -sfn gone $i; done", "belongs to gone"),
+        ("rm /var/lib/gear/helper/current", "leads to no version of the start helper"),
+        ("ln -sfn /etc /var/lib/gear/helper/current", "leads to no version of the start helper"),
+        ("echo >> /var/lib/gear/helper/current/gear/helper/payload.py", "is damaged"),
+        ("rm /var/lib/gear/helper/current/start", "is damaged"),
+        ("echo >> /usr/local/lib/systemd/system/container.slice", "is not as it came"),
+    ],
+)
+def test_damage_to_what_is_rendered_is_mended(container: GearHost, damage: str, sentence: str) -> None:
+    container.sh(damage)
+    found = faults(container)
+    assert any(sentence in str(item["what"]) and item["damage"] for item in found), found
+    assert faults(container) == found
+    mended = faults(container, "--repair", status=0)
+    assert all(item["mended"] for item in mended), mended
+    sound(container)
+    data_is_there(container)
+    container.gear("start", "fscked")
+    assert container.show("ctr-fscked", "NeedDaemonReload") == "no"
+
+
+def test_what_only_a_person_can_mend(container: GearHost) -> None:
+    container.sh(f"cp {DIR}/spec.json /root/spec && echo x > {DIR}/spec.json")
+    (found,) = [item for item in faults(container, "--repair") if item["damage"]]
+    assert "can't be read" in str(found["what"]) and "gear install IMAGE fscked" in str(found["hint"])
+    container.sh(f"rm {DIR}/spec.json")
+    (found,) = [item for item in faults(container, "--repair") if item["damage"]]
+    assert "has a writable layer with files" in str(found["what"])
+    container.sh(f"install -m 600 /root/spec {DIR}/spec.json; mv /var/lib/gear/volumes/kept /root/away")
+    found = next(item for item in faults(container, "--repair") if item["damage"])
+    assert "has the volume kept" in str(found["what"]) and "Put the data back" in str(found["hint"])
+    container.sh("mv /root/away /var/lib/gear/volumes/kept")
+    faults(container, "--repair", status=0)
+    data_is_there(container)
+    container.sh(f"mv {DIR}/layer-* /root/layer")
+    (found,) = faults(container)
+    assert "is missing: what the container wrote is gone" in str(found["what"])
+    container.sh(f"mv /root/layer {DIR}/$(basename {found['path']})")
+    sound(container)
+
+
+def test_user_ids_that_two_have(container: GearHost) -> None:
+    container.gear("install", "hello", "twin")
+    base = container.json_file(f"{DIR}/spec.json")["uid_base"]
+    container.sh(
+        f'sed -i \'s/"uid_base": .*[0-9]/"uid_base": {base}/\' /var/lib/gear/containers/twin/spec.json'
+    )
+    found = faults(container)
+    assert any("has user ids that fscked has as well" in str(item["what"]) for item in found), found
+    container.gear("delete", "twin")
+
+
+def test_a_tree_in_use_waits_for_its_container(container: GearHost) -> None:
+    container.gear("start", "fscked")
+    pid = container.pid("fscked")
+    container.sh("cd /var/lib/gear/images/layers/sha256/*/root && chmod 700 www && rm www/index.html")
+    assert "www/" in str(faults(container)[0]["what"])
+    (found,) = faults(container, "--repair")
+    assert "gear stop fscked" in str(found["problem"]), found
+    assert container.pid("fscked") == pid and container.show("ctr-fscked", "ActiveState") == "active"
+    container.gear("stop", "fscked")
+    place = container.gear("image", "mount", "hello").strip()
+    (found,) = faults(container, "--repair")
+    assert f"gear image unmount {place}" in str(found["problem"]), found
+    container.gear("image", "unmount", place)
+    text = container.gear("fsck", "--repair")
+    assert text.startswith("mended: ") and text.endswith("nothing is damaged any more\n")
+    sound(container)
+    container.gear("start", "fscked")
+
+
+def test_an_image_that_is_lost_is_said_with_what_brings_it(container: GearHost) -> None:
+    digest = container.json_file(f"{DIR}/spec.json")["image"]["digest"]
+    manifest = f"/var/lib/gear/images/blobs/sha256/{digest[7:]}"
+    container.sh(f"cp {manifest} /root/manifest && echo >> {manifest}")
+    found = faults(container, "--repair")
+    assert any(item["hint"] == "gear image pull hello:latest, or load it again" for item in found), found
+    assert any(item["hint"] == f"gear image pull hello:latest@{digest}" for item in found), found
+    container.gear("image", "load", "/root/hello")
+    sound(container)
+
+
+def test_links_of_boot_to_units_that_are_gone(host: GearHost) -> None:
+    link = "/etc/systemd/system/container-active.target.wants/ctr-ghost.service"
+    host.sh(f"mkdir -p $(dirname {link}); ln -s /usr/local/lib/systemd/system/ctr-ghost.service {link}")
+    (found,) = faults(host, status=0)
+    assert "starts a container that is not there" in str(found["what"]) and not found["damage"]
+    faults(host, "--repair", status=0)
+    assert host.run("test", "-L", link, check=False).returncode == 1
+    sound(host)
+
+
+# One more for each kill; between them more and more, since the first ones differ most.
+STEPS = [*range(1, 30), *range(30, 120, 7), *range(120, 800, 60)]
+
+
+def kill_everywhere(host: GearHost, before: str, victim: tuple[str, ...], expected: str) -> int:
+    """Prepare by a shell script, kill *victim* at a step; then nothing may be damaged, what is left over has to be
+    found, and *victim* run again has to come to the state *expected*.  Returns how many kills there were."""
+    state = ("--state-dir", "/var/lib/gear-fsck")
+    listing = "cd /var/lib/gear-fsck/images && find . | sort"
+    kills = 0
+    for step in STEPS:
+        host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
+        if not killed(host, step, *state, *victim):
+            break
+        kills += 1
+        after = json.loads(host.gear(*state, "fsck", "--output", "json"))
+        assert not any(item["damage"] for item in after), f"step {step}: {after}"
+        host.gear(*state, "fsck", "--repair")
+        sound(host, *state)
+        host.gear(*state, *victim)
+        host.gear(*state, "image", "prune")
+        sound(host, *state)
+        assert host.sh(listing) == expected, f"after a kill at step {step}"
+    host.sh("rm -rf /var/lib/gear-fsck")
+    return kills
+
+
+LISTING = "cd /var/lib/gear-fsck/images && find . | sort"
+GEAR = "gear --state-dir /var/lib/gear-fsck"
+
+
+@pytest.mark.parametrize(
+    ("before", "victim"),
+    [
+        ("true", ("image", "load", "/root/hello")),
+        (f"{GEAR} image load /root/hello", ("image", "prune", "--all")),
+        (f"{GEAR} image load /root/hello; {GEAR} image tag hello a:1 b:1", ("image", "prune", "--all")),
+        (f"{GEAR} image load /root/hello", ("image", "tag", "hello", "killed:1", "killed:2")),
+        (
+            f"{GEAR} image load /root/hello; echo x > $(echo /var/lib/gear-fsck/images/layers/sha256/*/layer.json)",
+            ("fsck", "--repair"),
+        ),
+    ],
+    ids=["load", "prune", "prune of names", "tag", "fsck"],
+)
+def test_a_kill_at_any_step_leaves_nothing_damaged(
+    host: GearHost, before: str, victim: tuple[str, ...]
+) -> None:
+    host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
+    state = ("--state-dir", "/var/lib/gear-fsck")
+    host.gear(*state, *victim)
+    expected = host.sh(LISTING)
+    if victim[0] == "fsck":
+        # What was damaged before may be so after a kill; it is mended by the next run.
+        for step in STEPS:
+            host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
+            if not killed(host, step, *state, *victim):
+                break
+            host.gear(*state, *victim)
+            sound(host, *state)
+            assert host.sh(LISTING) == expected
+        host.sh("rm -rf /var/lib/gear-fsck")
+    else:
+        assert kill_everywhere(host, before, victim, expected) >= 5
+
+
+def test_rm_killed_anywhere(host: GearHost) -> None:
+    """rm can't simply be run again: the reference may be gone while the image is there; prune finishes it."""
+    state = ("--state-dir", "/var/lib/gear-fsck")
+    host.gear(*state, "image", "list")
+    kills = 0
+    for step in STEPS:
+        host.sh(f"rm -rf /var/lib/gear-fsck; {GEAR} image load /root/hello")
+        if not killed(host, step, *state, "image", "rm", "hello"):
+            break
+        kills += 1
+        after = json.loads(host.gear(*state, "fsck", "--output", "json"))
+        assert not any(item["damage"] for item in after), f"step {step}: {after}"
+        host.run("gear", *state, "image", "rm", "hello", check=False)
+        host.gear(*state, "image", "prune")
+        assert host.sh("find /var/lib/gear-fsck/images -type f") == "/var/lib/gear-fsck/images/lock"
+        sound(host, *state)
+    host.sh("rm -rf /var/lib/gear-fsck")
+    assert kills >= 5
+
+
+def test_after_a_power_cut_there_is_nothing_to_repair(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A host that is switched off while it loads, installs and deletes."""
+    from gearhost import start_host
+
+    machine = start_host()
+    try:
+        machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
+        machine.write(
+            "/root/busy",
+            b"while :; do gear image load /root/hello; gear install hello a -v d:/data; gear image tag hello b:1;"
+            b" gear delete a; gear image rm hello b:1; gear image prune --all; done\n",
+        )
+        for _ in range(3):
+            machine.run("systemd-run", "-q", "--unit=busy", "sh", "/root/busy")
+            machine.wait(
+                lambda: "/layers/" in machine.sh("find /var/lib/gear/images || :"), "the work to begin"
+            )
+            machine.host.reboot(hard=True)
+            after = json.loads(machine.gear("fsck", "--output", "json"))
+            # A change that was cut off is made whole by rendering; nothing of an image is damaged.
+            assert not [item for item in after if item["damage"] and "/images/" in str(item["path"])], after
+            machine.gear("fsck", "--repair")
+            sound(machine)
+    finally:
+        machine.host.stop()
