@@ -66,6 +66,11 @@ print(f"status {os.waitstatus_to_exitcode(status)}, steps left {len(steps)}")
 """
 
 
+# What changes files, and what talks to systemd.
+_CHANGES = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
+            "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
+
+
 class GearHost:
     """A booted test host with the checkout in /opt/gear and `gear` on its path."""
 
@@ -149,6 +154,14 @@ class GearHost:
     def mount_table(self) -> list[str]:
         """The host's own mounts: device, place and type."""
         return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
+
+    def killed(self, step: int, *arguments: str) -> bool:
+        """Run gear and kill it at its *step*-th change; tells whether it got that far."""
+        inject = f"inject={_CHANGES}:signal=SIGKILL:when={step}"
+        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={_CHANGES}", "-e", inject,
+                        "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
+        assert done.returncode in (0, 137), done.stderr.decode()
+        return done.returncode == 137
 
     def leftovers(self) -> list[dict[str, str]]:
         """What gear clean would remove."""

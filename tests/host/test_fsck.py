@@ -6,7 +6,6 @@ import json
 
 import pytest
 from gearhost import GearHost, demo_image
-from test_kill import killed
 
 DIR = "/var/lib/gear/containers/fscked"
 UNIT = "/usr/local/lib/systemd/system/ctr-fscked.service"
@@ -157,7 +156,7 @@ def kill_everywhere(host: GearHost, before: str, victim: tuple[str, ...], expect
     kills = 0
     for step in STEPS:
         host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
-        if not killed(host, step, *state, *victim):
+        if not host.killed(step, *state, *victim):
             break
         kills += 1
         after = json.loads(host.gear(*state, "fsck", "--output", "json"))
@@ -201,7 +200,7 @@ def test_a_kill_at_any_step_leaves_nothing_damaged(
         # What was damaged before may be so after a kill; it is mended by the next run.
         for step in STEPS:
             host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
-            if not killed(host, step, *state, *victim):
+            if not host.killed(step, *state, *victim):
                 break
             host.gear(*state, *victim)
             sound(host, *state)
@@ -218,7 +217,7 @@ def test_rm_killed_anywhere(host: GearHost) -> None:
     kills = 0
     for step in STEPS:
         host.sh(f"rm -rf /var/lib/gear-fsck; {GEAR} image load /root/hello")
-        if not killed(host, step, *state, "image", "rm", "hello"):
+        if not host.killed(step, *state, "image", "rm", "hello"):
             break
         kills += 1
         after = json.loads(host.gear(*state, "fsck", "--output", "json"))

@@ -7,21 +7,9 @@ from __future__ import annotations
 
 from gearhost import GearHost
 
-# What changes files, and what talks to systemd.
-CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
-         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
 STATE = ("cd /var/lib/gear;"
          " find containers uids volumes -not -path '*/.partial-*' -printf '%p %m %U %G %l\\n' | sort;"
          " cat containers/*/*.json; cat /usr/local/lib/systemd/system/ctr-*.service")  # fmt: skip
-
-
-def killed(host: GearHost, step: int, *arguments: str) -> bool:
-    """Run gear and kill it at its *step*-th change; tells whether it got that far."""
-    inject = f"inject={CALLS}:signal=SIGKILL:when={step}"
-    done = host.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject,
-                    "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
-    assert done.returncode in (0, 137), done.stderr.decode()
-    return done.returncode == 137
 
 
 def test_install_survives_being_killed_anywhere(host: GearHost) -> None:
@@ -30,7 +18,7 @@ def test_install_survives_being_killed_anywhere(host: GearHost) -> None:
     expected = host.sh(STATE)
     host.gear("delete", "--volumes", "victim")
     step = 1
-    while killed(host, step, *command):
+    while host.killed(step, *command):
         host.gear(*command)
         assert host.sh(STATE) == expected, f"after a kill at step {step}"
         # What the kill left behind is found, and nothing else is.
@@ -52,7 +40,7 @@ def test_change_survives_being_killed_anywhere(host: GearHost) -> None:
     while True:
         old, new = f"V={step}", f"V={step}new"
         host.gear("install", "hello", "victim", "-e", old)
-        if not killed(host, step, "install", "hello", "victim", "-e", new, "--stop-timeout", "3"):
+        if not host.killed(step, "install", "hello", "victim", "-e", new, "--stop-timeout", "3"):
             break
         host.gear("install", "hello", "victim", "-e", new, "--stop-timeout", "3")
         assert (
@@ -70,7 +58,7 @@ def test_delete_survives_being_killed_anywhere(host: GearHost) -> None:
     step = 1
     while True:
         host.gear("install", "hello", "victim", "-v", "victims:/data", "--start")
-        if not killed(host, step, "delete", "--volumes", "victim"):
+        if not host.killed(step, "delete", "--volumes", "victim"):
             break
         host.gear("delete", "--volumes", "victim")
         host.gear("clean", "--volumes")
@@ -98,7 +86,7 @@ def test_load_survives_being_killed_now_and_then(host: GearHost) -> None:
     expected = host.sh("cd /var/lib/gear-kill/images && find . | sort")
     for step in (1, 5, 10, 20, 40, 80, 160, 320, 640):
         host.sh("rm -rf /var/lib/gear-kill")
-        if not killed(host, step, *state, "image", "load", "/root/load"):
+        if not host.killed(step, *state, "image", "load", "/root/load"):
             break
         host.gear(*state, "image", "load", "/root/load")
         host.gear(*state, "clean")

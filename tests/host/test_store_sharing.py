@@ -12,7 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gearhost import GearHost, demo_image, start_host  # noqa: E402
-from test_kill import killed  # noqa: E402
 
 REGISTRY = """version: 0.1
 storage: {filesystem: {rootdirectory: /var/lib/plain}}
@@ -78,13 +77,12 @@ def test_archives_for_skopeo_and_podman(machine: GearHost) -> None:
     names = ["hello:latest", "many/0:1", "many/1:1", "registry.example/team/hello:2"]
     machine.sh(f"gear image save {' '.join(names)} > /root/all.tar")
     for name in names:
+        archive = f"oci-archive:/root/all.tar:{name}"
         digest = json.loads(machine.gear("image", "inspect", name))[0]["digest"]
-        raw = machine.run("skopeo", "inspect", "--raw", f"oci-archive:/root/all.tar:{name}").stdout
+        raw = machine.run("skopeo", "inspect", "--raw", archive).stdout
         blob = f"/var/lib/gear/images/blobs/{digest.replace(':', '/')}"
         assert raw == machine.read(blob)
-        machine.sh(
-            f"rm -rf /root/copied; skopeo copy -q --preserve-digests oci-archive:/root/all.tar:{name} oci:/root/copied:x"
-        )
+        machine.sh(f"rm -rf /root/copied; skopeo copy -q --preserve-digests {archive} oci:/root/copied:x")
         assert json.loads(machine.out("skopeo", "inspect", "oci:/root/copied:x"))["Digest"] == digest
         # As docker load reads it: manifest.json and no index.
         machine.sh(
@@ -151,7 +149,7 @@ def test_pull_killed_anywhere(machine: GearHost) -> None:
     machine.gear("image", "prune", "--all")
     kills = 0
     for step in [*range(1, 40, 2), *range(40, 400, 25)]:
-        if not killed(machine, step, *pull):
+        if not machine.killed(step, *pull):
             break
         kills += 1
         after = json.loads(machine.gear("fsck", "--output", "json"))
