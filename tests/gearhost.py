@@ -163,6 +163,14 @@ class GearHost:
         assert done.returncode in (0, 137), done.stderr.decode()
         return done.returncode == 137
 
+    def steps(self, *arguments: str) -> list[int]:
+        """Run gear and choose some of the changes that it makes: more of them at its beginning, and all at its end."""
+        traced = ("strace", "-qq", "-f", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
+        self.run(*traced, "/usr/local/bin/gear", *arguments)
+        count = int(self.sh("grep -c '(' /root/changes"))
+        middle = range(20, max(20, count - 25), max(1, count // 6))
+        return sorted({*range(1, min(20, count + 1), 4), *middle, *range(max(1, count - 24), count + 1)})
+
     def leftovers(self) -> list[dict[str, str]]:
         """What gear clean would remove."""
         found: list[dict[str, str]] = self.json("clean", "--dry-run")

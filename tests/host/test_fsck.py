@@ -144,88 +144,80 @@ def test_links_of_boot_to_units_that_are_gone(host: GearHost) -> None:
     sound(host)
 
 
-# One more for each kill; between them more and more, since the first ones differ most.
-STEPS = [*range(1, 30), *range(30, 120, 7), *range(120, 800, 60)]
-
-
-def kill_everywhere(host: GearHost, before: str, victim: tuple[str, ...], expected: str) -> int:
-    """Prepare by a shell script, kill *victim* at a step; then nothing may be damaged, what is left over has to be
-    found, and *victim* run again has to come to the state *expected*.  Returns how many kills there were."""
-    state = ("--state-dir", "/var/lib/gear-fsck")
-    listing = "cd /var/lib/gear-fsck/images && find . | sort"
-    kills = 0
-    for step in STEPS:
-        host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
-        if not host.killed(step, *state, *victim):
-            break
-        kills += 1
-        after = json.loads(host.gear(*state, "fsck", "--output", "json"))
-        assert not any(item["damage"] for item in after), f"step {step}: {after}"
-        host.gear(*state, "fsck", "--repair")
-        sound(host, *state)
-        host.gear(*state, *victim)
-        host.gear(*state, "image", "prune")
-        sound(host, *state)
-        assert host.sh(listing) == expected, f"after a kill at step {step}"
-    host.sh("rm -rf /var/lib/gear-fsck")
-    return kills
-
-
-LISTING = "cd /var/lib/gear-fsck/images && find . | sort"
+STATE = ("--state-dir", "/var/lib/gear-fsck")
 GEAR = "gear --state-dir /var/lib/gear-fsck"
+LISTING = "cd /var/lib/gear-fsck/images && find . | sort"
+LOAD = f"rm -rf /var/lib/gear-fsck; {GEAR} image load /root/hello"
+
+
+def no_damage(host: GearHost) -> None:
+    """What a kill leaves may be left over, and is never damage; fsck takes it away."""
+    after = json.loads(host.gear(*STATE, "fsck", "--quick", "--output", "json"))
+    assert not any(item["damage"] for item in after), after
 
 
 @pytest.mark.parametrize(
     ("before", "victim"),
     [
-        ("true", ("image", "load", "/root/hello")),
-        (f"{GEAR} image load /root/hello", ("image", "prune", "--all")),
-        (f"{GEAR} image load /root/hello; {GEAR} image tag hello a:1 b:1", ("image", "prune", "--all")),
-        (f"{GEAR} image load /root/hello", ("image", "tag", "hello", "killed:1", "killed:2")),
-        (
-            f"{GEAR} image load /root/hello; echo x > $(echo /var/lib/gear-fsck/images/layers/sha256/*/layer.json)",
-            ("fsck", "--repair"),
-        ),
+        ("rm -rf /var/lib/gear-fsck", ("image", "load", "/root/hello")),
+        (f"{LOAD}; {GEAR} image tag hello a:1 b:1", ("image", "prune", "--all")),
+        (LOAD, ("image", "tag", "hello", "killed:1", "killed:2")),
     ],
-    ids=["load", "prune", "prune of names", "tag", "fsck"],
+    ids=["load", "prune", "tag"],
 )
 def test_a_kill_at_any_step_leaves_nothing_damaged(
     host: GearHost, before: str, victim: tuple[str, ...]
 ) -> None:
-    host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
-    state = ("--state-dir", "/var/lib/gear-fsck")
-    host.gear(*state, *victim)
+    host.sh(before)
+    steps, kills = host.steps(*STATE, *victim), 0
     expected = host.sh(LISTING)
-    if victim[0] == "fsck":
-        # What was damaged before may be so after a kill; it is mended by the next run.
-        for step in STEPS:
-            host.sh(f"rm -rf /var/lib/gear-fsck; {before}")
-            if not host.killed(step, *state, *victim):
-                break
-            host.gear(*state, *victim)
-            sound(host, *state)
-            assert host.sh(LISTING) == expected
-        host.sh("rm -rf /var/lib/gear-fsck")
-    else:
-        assert kill_everywhere(host, before, victim, expected) >= 5
+    for step in steps:
+        host.sh(before)
+        kills += host.killed(step, *STATE, *victim)
+        no_damage(host)
+        if step % 2:
+            host.gear(*STATE, "fsck", "--repair")
+            sound(host, *STATE)
+        host.gear(*STATE, *victim)
+        host.gear(*STATE, "image", "prune")
+        sound(host, *STATE)
+        assert host.sh(LISTING) == expected, f"after a kill at step {step}"
+    host.sh("rm -rf /var/lib/gear-fsck")
+    assert kills >= 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "echo x > $(echo /var/lib/gear-fsck/images/layers/sha256/*/layer.json)",
+        "rm /var/lib/gear-fsck/images/manifests/sha256/*; touch /var/lib/gear-fsck/images/blobs/sha256/.partial-x",
+    ],
+)
+def test_a_repair_killed_anywhere_is_made_by_the_next(host: GearHost, damage: str) -> None:
+    host.sh(f"{LOAD}; {damage}")
+    steps = host.steps(*STATE, "fsck", "--repair")
+    expected = host.sh(LISTING)
+    for step in steps:
+        host.sh(f"{LOAD}; {damage}")
+        host.killed(step, *STATE, "fsck", "--repair")
+        host.gear(*STATE, "fsck", "--repair")
+        sound(host, *STATE)
+        assert host.sh(LISTING) == expected
+    host.sh("rm -rf /var/lib/gear-fsck")
 
 
 def test_rm_killed_anywhere(host: GearHost) -> None:
     """rm can't simply be run again: the reference may be gone while the image is there; prune finishes it."""
-    state = ("--state-dir", "/var/lib/gear-fsck")
-    host.gear(*state, "image", "list")
+    host.sh(LOAD)
     kills = 0
-    for step in STEPS:
-        host.sh(f"rm -rf /var/lib/gear-fsck; {GEAR} image load /root/hello")
-        if not host.killed(step, *state, "image", "rm", "hello"):
-            break
-        kills += 1
-        after = json.loads(host.gear(*state, "fsck", "--output", "json"))
-        assert not any(item["damage"] for item in after), f"step {step}: {after}"
-        host.run("gear", *state, "image", "rm", "hello", check=False)
-        host.gear(*state, "image", "prune")
+    for step in host.steps(*STATE, "image", "rm", "hello"):
+        host.sh(LOAD)
+        kills += host.killed(step, *STATE, "image", "rm", "hello")
+        no_damage(host)
+        host.run("gear", *STATE, "image", "rm", "hello", check=False)
+        host.gear(*STATE, "image", "prune")
         assert host.sh("find /var/lib/gear-fsck/images -type f") == "/var/lib/gear-fsck/images/lock"
-        sound(host, *state)
+        sound(host, *STATE)
     host.sh("rm -rf /var/lib/gear-fsck")
     assert kills >= 5
 
