@@ -152,7 +152,8 @@ def _remove(args: argparse.Namespace, context: Context) -> int:
     return for_each(args.images, one, context)
 
 
-def _images_arguments(parser: argparse.ArgumentParser) -> None:
+def images_arguments(parser: argparse.ArgumentParser) -> None:
+    """One or more images of the store."""
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a reference, or 8 or more digits of a digest"
     )
@@ -192,7 +193,7 @@ VERBS: tuple[Verb, ...] = (
         "(bytes, unpacked), created, architecture, os, layers (each with digest, mediaType, size and diffId, "
         "lowest first) and config (digest, entrypoint, cmd, env, user, workdir, stopSignal, labels, volumes, "
         "exposedPorts, healthcheck).",
-        _images_arguments,
+        images_arguments,
         _inspect,
     ),
     Verb(
@@ -200,7 +201,7 @@ VERBS: tuple[Verb, ...] = (
         "remove images",
         "Remove references, and the images that nothing refers to any more. An image that an installed "
         "container uses is never removed. Prints what was removed.",
-        _images_arguments,
+        images_arguments,
         _remove,
     ),
 )

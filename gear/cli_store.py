@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from gear import files, history, host, imagemounts, images, pruning, saving, store, verifying
-from gear.cli_image import human_size
+from gear.cli_image import human_size, images_arguments
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
@@ -127,7 +127,7 @@ def _agreed() -> bool:
 
 
 def _save_arguments(parser: argparse.ArgumentParser) -> None:
-    _images_arguments(parser)
+    images_arguments(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to; standard output if not given")
 
 
@@ -226,7 +226,7 @@ def _unmount(args: argparse.Namespace, context: Context) -> int:
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    _images_arguments(parser)
+    images_arguments(parser)
     add_output_option(parser)
 
 
@@ -249,12 +249,6 @@ def _verify(args: argparse.Namespace, context: Context) -> int:
     if args.output == "json":
         context.report_json([done.document() for done in found])
     return max(status, 0 if all(done.passed for done in found) else 1)
-
-
-def _images_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="a reference, or 8 or more digits of a digest"
-    )
 
 
 VERBS: tuple[Verb, ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gear import container_check, containers, files, imagemounts, install, remove
@@ -80,10 +81,15 @@ def _treat(finding: Finding, *, repair: bool) -> Outcome:
 
 def _leftovers(layout: Layout) -> Iterator[Finding]:
     """What interrupted commands left, and what no image needs; what anybody wrote to is for `gear clean` to remove."""
+    for item in imagemounts.mounted(layout, ("self",)):
+        if not item.whole:
+            unmount = partial(imagemounts.unmount, layout, item.directory, None)
+            what = f"is left over: the image {item.digest} was to be mounted there"
+            yield Finding(Path(item.directory), what, damage=False, mend=unmount)
     try:
-        for item in remove.leftovers(layout):
-            if not item.holds_data:
-                yield Finding(item.path, f"is left over: {item.what}", damage=False, mend=item.remove)
+        for left in remove.leftovers(layout):
+            if not left.holds_data:
+                yield Finding(left.path, f"is left over: {left.what}", damage=False, mend=left.remove)
     except GearError as error:
         # What is damaged has been told, and until it is mended nobody knows what is garbage.
         yield Finding(

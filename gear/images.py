@@ -309,6 +309,16 @@ def in_use(layout: Layout) -> dict[str, list[str]]:
     return result
 
 
+def pinned(layout: Layout, text: str) -> Image:
+    """The image that *text* means, which stays as long as the pinning lease that the caller holds."""
+    while True:
+        image = store.resolve(layout, text)
+        leases.pin(layout, image.digest)
+        # It may have gone, or the name may have moved, before it was pinned.
+        if store.resolve(layout, text).digest == image.digest:
+            return image
+
+
 def tag(layout: Layout, source: str, targets: Sequence[str]) -> list[Image]:
     """Give the image *source* more names; one that stands for another image stands for this one from then on."""
     with store.lease(layout):

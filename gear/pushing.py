@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 from urllib.parse import urlsplit
 
-from gear import files, registries, registry_auth, store
+from gear import files, images, leases, registries, registry_auth, store
 from gear.errors import GearError, IntegrityError, RemoteError, UsageError
 from gear.model import Layout
 from gear.netfailure import Lost
@@ -46,8 +46,9 @@ def push(
 ) -> Pushed:
     """Send the image *text* to the registry that *destination*, or its own reference, names."""
     settings = settings or registries.load(layout)
-    with store.lease(layout):
-        image = store.resolve(layout, text)
+    store.prepare(layout)
+    with leases.pinning(layout):
+        image = images.pinned(layout, text)
         target = destination or (text if image.reference == image.digest else image.reference)
         remote = meant(target, (), settings.aliases)[0]
         if remote.digest not in (None, image.digest):

@@ -19,6 +19,7 @@ from gear import (
     containers,
     files,
     garbage,
+    imagemounts,
     images,
     install,
     leases,
@@ -292,6 +293,9 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
 
     Returns the outcome for each container; what could not be stopped keeps everything it needs.
     """
+    if mounts := imagemounts.mounted(layout):
+        places = ", ".join(item.directory for item in mounts)
+        raise GearError(f"Images are mounted on {places}.", hint="gear image unmount --all")
     outcome: dict[str, GearError | None] = {}
     for name in containers.names(layout):
         try:

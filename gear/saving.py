@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import files, leases, store
+from gear import files, images, leases, store
 from gear.document import parse_digest
 from gear.errors import IntegrityError, UsageError
 from gear.model import Layout
@@ -65,7 +65,7 @@ def to_file(layout: Layout, texts: Sequence[str], path: Path) -> list[Image]:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(partial, flags, 0o600)
         try:
-            images = save(layout, texts, lambda data: files.write_all(descriptor, data))
+            found = save(layout, texts, lambda data: files.write_all(descriptor, data))
             os.fsync(descriptor)
             os.rename(partial, path)
         except BaseException:
@@ -74,13 +74,11 @@ def to_file(layout: Layout, texts: Sequence[str], path: Path) -> list[Image]:
         finally:
             os.close(descriptor)
         files.sync_directory(path.parent)
-    return images
+    return found
 
 
 def _named(layout: Layout, text: str) -> list[Image]:
-    image = store.resolve(layout, text)
-    leases.pin(layout, image.digest)
-    image = store.resolve(layout, text)  # it may have gone before it was pinned
+    image = images.pinned(layout, text)
     if not _is_digest_of(text, image.digest):
         return [image]
     names = [name for name, digest in store.references(layout).items() if digest == image.digest]
@@ -91,14 +89,14 @@ def _is_digest_of(text: str, digest: str) -> bool:
     return digest.startswith(text) or digest.partition(":")[2].startswith(text)
 
 
-def _saved(layout: Layout, digest: str, images: Sequence[Image]) -> _Saved:
+def _saved(layout: Layout, digest: str, found: Sequence[Image]) -> _Saved:
     data, node = store.read_document(layout, digest, "the manifest")
     manifest = Manifest.from_node(node)
     for blob in (manifest.config, *manifest.layers):
         leases.pin(layout, blob.digest)
         if not store.is_here(layout, blob):
             raise IntegrityError(f"The image {digest} lacks the blob {blob.digest}.", hint=store.REPAIR)
-    names = [image.reference for image in images if image.digest == digest and image.reference != digest]
+    names = [image.reference for image in found if image.digest == digest and image.reference != digest]
     descriptor = Descriptor(manifest.media_type, digest, len(data))
     return _Saved(tuple(dict.fromkeys(names)), manifest, descriptor)
 

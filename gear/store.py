@@ -51,7 +51,7 @@ from gear.reference import full_names
 
 CHUNK = 1 << 20
 _PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
-REPAIR = "Remove the image with `gear image rm`, then load or pull it again."
+REPAIR = "Run `gear fsck --repair`, then pull or load the image again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30
 DIRECTORIES = ("blobs", "layers", "manifests", "downloads")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gear import leases, store
+from gear import images, leases, store
 from gear.checking import StoreCheck
 from gear.model import Layout
 from gear.oci import Image
@@ -69,6 +69,5 @@ def verify(layout: Layout, text: str) -> Verified:
     """Check the image *text*; raises GearError when it can't even be told what it is."""
     store.prepare(layout)
     with leases.pinning(layout):
-        image = store.resolve(layout, text)
-        leases.pin(layout, image.digest)
+        image = images.pinned(layout, text)
         return Verified(image.reference, image.digest, tuple(check(layout, image) for check in CHECKS))

@@ -158,7 +158,7 @@ def test_damage_is_noticed_and_can_be_removed(layout: Layout) -> None:
     with pytest.raises(IntegrityError) as caught:
         store.resolve(layout, "a")
     assert caught.value.message == f"The manifest {image.digest} is damaged in the image store."
-    assert caught.value.hint == "Remove the image with `gear image rm`, then load or pull it again."
+    assert caught.value.hint == "Run `gear fsck --repair`, then pull or load the image again."
     with pytest.raises(IntegrityError, match=f"The manifest {other.digest} is damaged"):
         images.remove(layout, "a", in_use={})
     assert images.remove(layout, "b", in_use={}) == ["b:latest", other.digest]
