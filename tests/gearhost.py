@@ -164,12 +164,18 @@ class GearHost:
         return done.returncode == 137
 
     def steps(self, *arguments: str) -> list[int]:
-        """Run gear and choose some of the changes that it makes: more of them at its beginning, and all at its end."""
+        """Run gear and choose some of the changes that it makes: some of its beginning, most of its end.
+
+        strace counts each thread's calls for itself.
+        """
         traced = ("strace", "-qq", "-f", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
         self.run(*traced, "/usr/local/bin/gear", *arguments)
-        count = int(self.sh("grep -c '(' /root/changes"))
-        middle = range(20, max(20, count - 25), max(1, count // 6))
-        return sorted({*range(1, min(20, count + 1), 4), *middle, *range(max(1, count - 24), count + 1)})
+        chosen = set()
+        for line in self.sh("grep '(' /root/changes | cut -d ' ' -f 1 | sort | uniq -c").splitlines():
+            count = int(line.split()[0])
+            chosen |= {*range(1, min(20, count + 1), 4), *range(20, max(20, count - 14), max(1, count // 4))}
+            chosen |= {*range(max(1, count - 14), count + 1)}
+        return sorted(chosen)
 
     def leftovers(self) -> list[dict[str, str]]:
         """What gear clean would remove."""

@@ -219,11 +219,18 @@ def test_mounted_images(machine: GearHost) -> None:
     machine.fails(2, "image", "unmount")
     machine.gear("image", "mount", "hello")
     machine.gear("image", "mount", "hello", "/mnt/a b")
+    assert "Images are mounted on /mnt/a b, /run/gear/images/" in machine.fails(1, "purge")
     assert len(machine.gear("image", "unmount", "hello").splitlines()) == 2
     machine.gear("image", "mount", "hello", "/mnt/a b")
     machine.host.reboot(hard=True)
     assert machine.json("image", "mount") == []
     sound(machine)
+    # What a kill between both mounts would leave.
+    digest = machine.json("image", "list")[0]["digest"]
+    machine.sh(f"mount -t tmpfs gear-image:/var/lib/gear/images@{digest} '/mnt/a b'")
+    assert "was to be mounted there" in machine.gear("fsck")
+    machine.gear("fsck", "--repair")
+    assert machine.mount_table() == before
 
 
 def test_terminals(machine: GearHost) -> None:
