@@ -1,4 +1,4 @@
-"""gear fsck on a host: damage to containers, kills at every step of what changes the store, and a hard reboot."""
+"""gear fsck on a host: damage to containers, kills at steps of what changes the store, and a host that is switched off."""
 
 from __future__ import annotations
 
