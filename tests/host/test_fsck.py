@@ -1,4 +1,4 @@
-"""gear fsck on a host: damage to containers, kills at steps of what changes the store, and a host that is switched off."""
+"""gear fsck on a host: damage to containers, kills at many steps of what changes the store, and a power cut."""
 
 from __future__ import annotations
 
