@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -155,27 +156,33 @@ class GearHost:
         """The host's own mounts: device, place and type."""
         return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
 
-    def killed(self, step: int, *arguments: str) -> bool:
-        """Run gear and kill it at its *step*-th change; tells whether it got that far."""
-        inject = f"inject={_CHANGES}:signal=SIGKILL:when={step}"
-        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={_CHANGES}", "-e", inject,
+    def killed(self, step: int | tuple[str, int], *arguments: str) -> bool:
+        """Run gear and kill it at the N-th call of one kind; tells whether it got that far.
+
+        strace counts each kind of call, and each thread, for itself.  *step* is N, for whichever of the calls that
+        change anything is the first to be made so often, or that call and N.
+        """
+        calls, number = (_CHANGES, step) if isinstance(step, int) else step
+        inject = f"inject={calls}:signal=SIGKILL:when={number}"
+        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", inject,
                         "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
         assert done.returncode in (0, 137), done.stderr.decode()
         return done.returncode == 137
 
-    def steps(self, *arguments: str) -> list[int]:
-        """Run gear and choose some of the changes that it makes: some of its beginning, most of its end.
-
-        strace counts each thread's calls for itself.
-        """
+    def steps(self, *arguments: str) -> list[tuple[str, int]]:
+        """Run gear and choose some of the changes that it makes, for killed(): some of the beginning and the middle
+        of each thread, all of its end."""
         traced = ("strace", "-qq", "-f", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
         self.run(*traced, "/usr/local/bin/gear", *arguments)
-        chosen = set()
-        for line in self.sh("grep '(' /root/changes | cut -d ' ' -f 1 | sort | uniq -c").splitlines():
-            count = int(line.split()[0])
-            chosen |= {*range(1, min(20, count + 1), 4), *range(20, max(20, count - 14), max(1, count // 4))}
-            chosen |= {*range(max(1, count - 14), count + 1)}
-        return sorted(chosen)
+        threads: dict[str, list[tuple[str, int]]] = {}
+        for thread, call in re.findall(r"(?m)^([0-9]+) +([a-z0-9]+)\(", self.read("/root/changes").decode()):
+            made = threads.setdefault(thread, [])
+            made.append((call, 1 + sum(other == call for other, _ in made)))
+        chosen: dict[tuple[str, int], None] = {}
+        for made in threads.values():
+            begin, middle = made[: max(0, len(made) - 15)][:20], made[20 : max(20, len(made) - 15)]
+            chosen |= dict.fromkeys([*begin[::4], *middle[:: max(1, len(middle) // 4)], *made[-15:]])
+        return list(chosen)
 
     def leftovers(self) -> list[dict[str, str]]:
         """What gear clean would remove."""

@@ -171,11 +171,11 @@ def test_a_kill_at_any_step_leaves_nothing_damaged(
     host.sh(before)
     steps, kills = host.steps(*STATE, *victim), 0
     expected = host.sh(LISTING)
-    for step in steps:
+    for number, step in enumerate(steps):
         host.sh(before)
         kills += host.killed(step, *STATE, *victim)
         no_damage(host)
-        if step % 2:
+        if number % 2:
             host.gear(*STATE, "fsck", "--repair")
             sound(host, *STATE)
         host.gear(*STATE, *victim)
@@ -183,7 +183,7 @@ def test_a_kill_at_any_step_leaves_nothing_damaged(
         sound(host, *STATE)
         assert host.sh(LISTING) == expected, f"after a kill at step {step}"
     host.sh("rm -rf /var/lib/gear-fsck")
-    assert kills >= 5
+    assert kills >= 5 and kills >= len(steps) - 3
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_a_repair_killed_anywhere_is_made_by_the_next(host: GearHost, damage: st
 def test_rm_killed_anywhere(host: GearHost) -> None:
     """rm can't simply be run again: the reference may be gone while the image is there; prune finishes it."""
     host.sh(LOAD)
-    kills = 0
-    for step in host.steps(*STATE, "image", "rm", "hello"):
+    steps, kills = host.steps(*STATE, "image", "rm", "hello"), 0
+    for step in steps:
         host.sh(LOAD)
         kills += host.killed(step, *STATE, "image", "rm", "hello")
         no_damage(host)
@@ -219,7 +219,7 @@ def test_rm_killed_anywhere(host: GearHost) -> None:
         assert host.sh("find /var/lib/gear-fsck/images -type f") == "/var/lib/gear-fsck/images/lock"
         sound(host, *STATE)
     host.sh("rm -rf /var/lib/gear-fsck")
-    assert kills >= 5
+    assert kills >= 5 and kills >= len(steps) - 3
 
 
 def test_after_a_power_cut_there_is_nothing_to_repair(tmp_path_factory: pytest.TempPathFactory) -> None:

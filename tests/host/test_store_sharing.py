@@ -146,19 +146,19 @@ def test_pull_killed_anywhere(machine: GearHost) -> None:
     listing = "cd /var/lib/gear/images && find . | sort"
     steps, kills = machine.steps(*pull), 0
     expected = machine.sh(listing)
-    for step in steps:
+    for number, step in enumerate(steps):
         machine.gear("image", "prune", "--all")
         kills += machine.killed(step, *pull)
         after = json.loads(machine.gear("fsck", "--quick", "--output", "json"))
         assert not any(item["damage"] for item in after), f"step {step}: {after}"
-        if step % 2:  # otherwise what is left is taken up
+        if number % 2:  # otherwise what is left is taken up
             machine.gear("fsck", "--repair")
             sound(machine)
         machine.gear(*pull)
         machine.gear("clean")
         assert machine.sh(listing) == expected, f"after a kill at step {step}"
         sound(machine)
-    assert kills > 10
+    assert kills > 20
 
 
 def test_prune_says_who_needs_what_stays(machine: GearHost) -> None:
@@ -230,7 +230,7 @@ def test_mounted_images(machine: GearHost) -> None:
     machine.sh(f"mount -t tmpfs gear-image:/var/lib/gear/images@{digest} '/mnt/a b'")
     assert "was to be mounted there" in machine.gear("fsck")
     machine.gear("fsck", "--repair")
-    assert machine.mount_table() == before
+    assert "gear-image" not in str(machine.mount_table())
 
 
 def test_terminals(machine: GearHost) -> None:
