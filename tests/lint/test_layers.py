@@ -16,7 +16,7 @@ PACKAGE = TOP / "gear"
 
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
-    "words": "__init__ errors model document changes accounts members tunables isolation spec oci reference",
+    "words": "__init__ errors model document changes accounts members tunables isolation spec oci reference settings",
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
