@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, garbage, sources, store
+from gear import containers, files, garbage, signature_files, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
+from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -31,6 +32,7 @@ from gear.oci import (
     Reference,
 )
 from gear.pack import Packed
+from gear.signatures import Gate
 
 
 def host_platform() -> Platform:
@@ -48,7 +50,7 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
     with _adding(layout), sources.opened(source, layout.images) as opened:
         found = sources.candidates(opened, host_platform(), reference)
         if wanted is not None:
-            return [_add(layout, sources.one(found, opened.what), (wanted,))]
+            return [_add(layout, opened, sources.one(found, opened.what), (wanted,))]
         names = [tuple(str(Reference.parse(name)) for name in candidate.names) for candidate in found]
         if not all(names):
             raise UsageError(
@@ -57,7 +59,7 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
         return [
             image
             for candidate, own in zip(found, names, strict=True)
-            for image in _add_all(layout, candidate, own)
+            for image in _add_all(layout, opened, candidate, own)
         ]
 
 
@@ -76,14 +78,21 @@ def _adding(layout: Layout) -> Iterator[None]:
         raise
 
 
-def _add_all(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> list[Image]:
+def _add_all(
+    layout: Layout, source: sources.Files, candidate: sources.Candidate, names: tuple[str, ...]
+) -> list[Image]:
     """Add one image under all its names."""
-    first = _add(layout, candidate, names)
+    first = _add(layout, source, candidate, names)
     return [Image(name, first.digest, first.config, first.layers, first.size) for name in names]
 
 
-def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> Image:
-    """Put one image into the store, bottom up, and give it *names*."""
+def _add(
+    layout: Layout, source: sources.Files, candidate: sources.Candidate, names: tuple[str, ...]
+) -> Image:
+    """Put one image into the store, bottom up, and give it *names*, if the policy lets it have them."""
+    gates = [Gate.of_file(layout, name, sources.transport(source, candidate), source.path) for name in names]
+    if candidate.manifest is not None:
+        _admit(gates, source, candidate.manifest)
     expected = candidate.config.expected
     config = store.add_blob(layout, candidate.config.open(), expected=expected, media_type=OCI_CONFIG)
     parsed = _config(layout, config)
@@ -102,9 +111,19 @@ def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -
     if candidate.manifest is None:
         data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
         kind = OCI_MANIFEST
+        _admit(gates, source, data)
     else:
         data, kind = candidate.manifest, candidate.manifest_type
+    for gate in gates:
+        gate.keep(digest_of(data))
     return _publish(layout, data, kind, names)
+
+
+def _admit(gates: Sequence[Gate], source: sources.Files, manifest: bytes) -> None:
+    """Raises RefusedError when the image may not have one of its names."""
+    digest = digest_of(manifest)
+    for gate in gates:
+        gate.pass_loaded(digest, manifest, lambda digests: signature_files.found(source, digests))
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:
