@@ -6,6 +6,7 @@ document, "simple signing" (containers-signature(5)): the digest of a manifest a
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,17 @@ class Claim:
             return cls(Name.parse(text), digest)
         except UsageError as error:
             raise IntegrityError(f"{what} names {text[:100]!r}, which can't be an image.") from error
+
+
+def payload(name: Name, digest: str, creator: str, moment: int) -> bytes:
+    """What a signature of sigstore for *digest* under *name* signs, made by *creator* at *moment* (seconds)."""
+    critical = {
+        "identity": {"docker-reference": str(name)},
+        "image": {"docker-manifest-digest": digest},
+        "type": TYPES["sigstore"],
+    }
+    document = {"critical": critical, "optional": {"creator": creator, "timestamp": moment}}
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _exactly(value: Any, members: tuple[str, ...], what: str) -> list[Any]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gear.claims import PAYLOAD_LIMIT, Signature
-from gear.document import Node, digest_of
-from gear.errors import HostError, IntegrityError, UsageError
+from gear.document import Node, digest_of, parse_document
+from gear.errors import GearError, HostError, IntegrityError, UsageError
 from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Layers with the payload of a signature of sigstore, and with a whole signature of gpg, which is gear's own addition.
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -85,6 +87,21 @@ def artifact(found: Sequence[Signature]) -> tuple[bytes, dict[str, bytes]]:
     return json.dumps(manifest, separators=(",", ":")).encode(), blobs
 
 
+def added(manifest: Mapping[str, Any], config: Any, signature: Signature) -> tuple[bytes, dict[str, bytes]]:
+    """The artifact *manifest* with one signature more, and the blobs that are new; the others stay as they are."""
+    data, _ = artifact([signature])
+    (layer,) = json.loads(data)["layers"]
+    document = {**manifest, "layers": [*manifest["layers"], layer]}
+    blobs = {layer["digest"]: signature.payload}
+    rootfs = config.get("rootfs") if isinstance(config, dict) else None
+    if isinstance(rootfs, dict) and isinstance(rootfs.get("diff_ids"), list):
+        rootfs["diff_ids"].append(layer["digest"])
+        text = json.dumps(config).encode()
+        document["config"] = {**manifest["config"], "digest": digest_of(text), "size": len(text)}
+        blobs[digest_of(text)] = text
+    return json.dumps(document, separators=(",", ":")).encode(), blobs
+
+
 def _cryptography() -> Any:
     try:
         # Here: only what has to do with keys need have it.
@@ -125,6 +142,82 @@ class PublicKey:
             except (InvalidSignature, UnsupportedAlgorithm, ValueError):
                 continue
         return False
+
+
+class PrivateKey:
+    """A key to sign with, of the same kinds: PKCS#8 in PEM, encrypted or not, or cosign's own encrypted form."""
+
+    def __init__(self, pem: bytes, what: str, passphrase: Callable[[], bytes]) -> None:
+        """*passphrase* is asked when there is one; raises UsageError when that or the key is wrong."""
+        serialization = _cryptography()
+        match = _OWN_FORM.search(pem)
+        secret = None
+        if match is None and b"ENCRYPTED" in pem:
+            secret = passphrase()
+        try:
+            if match is not None:
+                self._key = serialization.load_der_private_key(_opened(match[1], what, passphrase()), None)
+            else:
+                self._key = serialization.load_pem_private_key(pem, secret)
+        except GearError:
+            raise
+        except Exception as error:  # cryptography promises ValueError and TypeError and raises more than that
+            why = "the passphrase is wrong, or it is damaged" if secret else "it is no private key in PEM"
+            raise UsageError(f"{what} can't be used: {why}.") from error
+        self._ways = _ways(self._key, what)
+
+    def sign(self, payload: bytes) -> bytes:
+        """A signature of *payload*."""
+        signature: bytes = self._key.sign(payload, *self._ways[0])
+        return signature
+
+    def public(self) -> bytes:
+        """The public half in PEM."""
+        serialization = _cryptography()
+        pem: bytes = self._key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return pem
+
+
+_OWN_FORM = re.compile(
+    rb"-----BEGIN ENCRYPTED (?:COSIGN|SIGSTORE) PRIVATE KEY-----([A-Za-z0-9+/=\s]+)"
+    rb"-----END ENCRYPTED (?:COSIGN|SIGSTORE) PRIVATE KEY-----"
+)
+# More than any version of cosign writes; what scrypt takes grows with them.
+_SCRYPT_LIMIT = {"N": 1 << 18, "r": 8, "p": 4}
+
+
+def _opened(text: bytes, what: str, passphrase: bytes) -> bytes:
+    """The key in DER in cosign's encrypted form: scrypt makes a key of the passphrase, for NaCl's secretbox."""
+    try:
+        from nacl.exceptions import CryptoError  # here: few sign, and fewer with such a key
+        from nacl.secret import SecretBox
+    except ImportError as error:
+        raise HostError(
+            f"{what} is encrypted as cosign does it, which can't be read without the Python package PyNaCl.",
+            hint="apt-get install python3-nacl",
+        ) from error
+    try:
+        node = parse_document(base64.b64decode(text), what)
+        parts = {name: node.node(name) or node.fail(name, "is missing") for name in ("kdf", "cipher")}
+        costs = parts["kdf"].node("params") or node.fail("kdf.params", "is missing")
+        cost = {name: costs.size(name) for name in _SCRYPT_LIMIT}
+        if (parts["kdf"].text("name"), parts["cipher"].text("name")) != ("scrypt", "nacl/secretbox"):
+            raise UsageError(f"{what} is encrypted in a way that is not supported.")
+        if any(cost[name] > most for name, most in _SCRYPT_LIMIT.items()):
+            raise UsageError(f"{what} asks for more work than is sensible to open it.")
+        salt, nonce, box = (
+            base64.b64decode(part.text(name), validate=True)
+            for part, name in ((parts["kdf"], "salt"), (parts["cipher"], "nonce"), (node, "ciphertext"))
+        )
+        secret = hashlib.scrypt(
+            passphrase, salt=salt, n=cost["N"], r=cost["r"], p=cost["p"], maxmem=1 << 30, dklen=32
+        )
+        der: bytes = SecretBox(secret).decrypt(box, nonce)
+    except (CryptoError, IntegrityError, binascii.Error, ValueError, TypeError) as error:
+        raise UsageError(f"{what} can't be used: the passphrase is wrong, or it is damaged.") from error
+    return der
 
 
 def _ways(key: Any, what: str) -> list[tuple[Any, ...]]:

@@ -93,7 +93,8 @@ class _Requirement:
         if claim.digest not in digests:
             raise BadSignature(f"it is of another image, {claim.digest}")
         if not self.signed.identity.accepts(wanted, claim.name):
-            raise BadSignature(f"it is for {claim.name}")
+            untagged = wanted.repository == claim.name.repository and claim.name.tag is None
+            raise BadSignature(f"it is for {claim.name}", hint=_TAGS if untagged else None)
         self.signer = signer
 
 
@@ -106,6 +107,7 @@ class _Check:
         self.good: list[Signature] = []
         self.others: list[Signature] = []
         self.reasons: list[str] = []
+        self.hint: str | None = None
         # Why some signatures could not be got, if that is so.
         self.failure: RemoteError | None = None
 
@@ -120,7 +122,8 @@ class _Check:
             return
         try:
             for signature in found:
-                self._look(signature)
+                if signature not in (*self.good, *self.others):
+                    self._look(signature)
                 if not self.open_kinds:
                     return
         except RemoteError as error:
@@ -138,6 +141,7 @@ class _Check:
                 requirement.accepts(signature, self._wanted, self._digests)
                 met = True
             except GearError as error:
+                self.hint = self.hint or error.hint
                 number = len(self.good) + len(self.others) + 1
                 self.reasons.append(f"signature {number} ({signature.kind}): {error.message.rstrip('.')}")
         (self.good if met else self.others).append(signature)
@@ -161,19 +165,19 @@ class _Check:
         return RefusedError(
             f"{self._wanted} is not signed as {self._rule.where} wants it.",
             details=reasons[:REASONS],
-            hint=_TAGS if any(signature.kind == "sigstore" for signature in self.others) else None,
+            hint=self.hint,
         )
 
 
 class Gate:
     """What has to hold for an image before it gets the name *wanted*; made before anything is fetched."""
 
-    def __init__(self, layout: Layout, wanted: Name, rule: Rule | None) -> None:
-        """Raises RefusedError when no image may have that name."""
+    def __init__(self, layout: Layout, wanted: Name, rule: Rule | None, hint: str | None = None) -> None:
+        """Raises RefusedError, with *hint*, when no image may have that name."""
         self._layout, self._wanted, self._rule = layout, wanted, rule
         self._check: _Check | None = None
         if rule is not None and rule.reject:
-            raise RefusedError(f"{wanted} is refused by {rule.where}.")
+            raise RefusedError(f"{wanted} is refused by {rule.where}.", hint=hint)
 
     @classmethod
     def of_registry(cls, layout: Layout, remote: Remote) -> Gate:
@@ -185,7 +189,8 @@ class Gate:
     def of_file(cls, layout: Layout, reference: str, transport: str, path: str) -> Gate:
         """For an image that is loaded; *transport* is what containers call that kind of file."""
         found, wanted = policy.load(layout), Name.of(Remote.parse(reference))
-        return cls(layout, wanted, None if found is None else found.of_file(wanted, transport, path))
+        hint = "`load: accept` in policy.yaml takes images of files." if found and found.by_name else None
+        return cls(layout, wanted, None if found is None else found.of_file(wanted, transport, path), hint)
 
     @property
     def asks(self) -> bool:

@@ -26,7 +26,7 @@ LAYERS = {
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
-        "containers signature_files images signatures pulling pushing install lifecycle remove inside top attach copying transfer joining "
+        "containers signature_files images signatures pulling pushing signing install lifecycle remove inside top attach copying transfer joining "
         "running debugging"
     ),
     "front ends": (
@@ -58,6 +58,7 @@ DOORS = {
     "pyroute2": {"runtime.netdevices"},
     "yaml": {"yamlfile"},
     "cryptography": {"cosign"},
+    "nacl": {"cosign"},
     "isal": {"compression"},
     "zstandard": {"compression"},
     "pyzstd": {"compression"},
