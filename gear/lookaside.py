@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -28,6 +29,8 @@ REGISTRIES_D = Path("/etc/containers/registries.d")
 # Where containers look when nothing is configured.
 DEFAULT = "file:///var/lib/containers/sigstore"
 COUNT_LIMIT = 32
+# All signatures of an image together have to come within this many times the limit for one answer.
+PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def load() -> tuple[Place, Mapping[str, Place]]:
     for name in names:
         path = REGISTRIES_D / name
         document = yamlfile.parse(files.read_bytes(path, yamlfile.LIMIT) or b"", str(path))
-        top = Section(document or {}, str(path))
+        top = Section({} if document is None else document, str(path))
         if top.value.get("default-docker") is not None:
             if default is not None:
                 raise top.wrong("default-docker", "is given in another file as well")
@@ -80,39 +83,33 @@ def place_of(name: Name) -> Place:
     return Place(urls[0] if urls else DEFAULT, flags[0] if flags else None)
 
 
-def signatures(url: str, name: Name, digest: str, settings: Registries | None) -> list[bytes]:
-    """The signatures that the store at *url* has of *digest*; none over the network without *settings*."""
+def signatures(url: str, name: Name, digest: str, settings: Registries | None) -> Iterator[bytes]:
+    """The signatures that the store at *url* has of *digest*; none over the network without *settings*.
+
+    They are fetched as they are asked for: signature-1 and so on up to the first that is not there.
+    """
     repository = name.repository.partition("/")[2]
     algorithm, _, digits = digest.partition(":")
     base = f"{url.rstrip('/')}/{quote(repository)}@{algorithm}={digits}/signature-"
+    numbers = range(1, COUNT_LIMIT + 1)
     if urlsplit(url).scheme == "file":
-        return _all(lambda number: _read(f"{base}{number}"))
+        yield from takewhile(bool, (_read(f"{base}{number}") or b"" for number in numbers))
+        return
     if settings is None:
-        return []
+        return
     host = urlsplit(url).netloc.rpartition("@")[2]
     transport = Transport(Endpoint(host, "", settings.rule(host)[1]), settings)
-    deadline = time.monotonic() + 2 * settings.timeout
-
-    def fetch(number: int) -> bytes | None:
-        if time.monotonic() > deadline:
-            raise RemoteError(f"{host} takes too long to send the signatures of {digest}.")
-        return _fetch(transport, f"{base}{number}")
-
+    deadline = time.monotonic() + PATIENCE * settings.timeout
     try:
-        return _all(fetch)
+        for number in numbers:
+            data = _fetch(transport, f"{base}{number}")
+            if data is None:
+                return
+            yield data
+            if time.monotonic() > deadline:
+                raise RemoteError(f"{host} takes too long to send the signatures of {digest}.")
     finally:
         transport.close()
-
-
-def _all(get: Callable[[int], bytes | None]) -> list[bytes]:
-    """signature-1 and so on up to the first that is not there."""
-    found = []
-    for number in range(1, COUNT_LIMIT + 1):
-        data = get(number)
-        if data is None:
-            break
-        found.append(data)
-    return found
 
 
 def _read(url: str) -> bytes | None:

@@ -19,7 +19,7 @@ from gear.claims import PAYLOAD_LIMIT, BadSignature
 from gear.errors import UsageError
 
 # A signed payload; containers/image and skopeo write some 600 bytes.
-SIGNATURE_LIMIT = 128 << 10
+SIGNATURE_LIMIT = PAYLOAD_LIMIT
 TIMEOUT_S = 30.0
 # A signed message in binary form begins with one of these packets, in the old or the new format: compressed data, a
 # one-pass signature, a signature.  Text that is signed in the clear begins with none, and is no signature here.
@@ -141,6 +141,8 @@ def _status(answer: bytes) -> list[tuple[str, list[str]]] | None:
 def judge(status: int, answer: bytes) -> tuple[str, str]:
     """Whose the one good signature is that gpg reports: fingerprint and user; raises BadSignature for all else."""
     words = _status(answer)
+    if not answer:
+        raise BadSignature("gpg finds nothing that is signed")
     if words is None:
         raise BadSignature("gpg reports what can't be understood")
     names = [name for name, _ in words]

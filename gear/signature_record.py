@@ -15,11 +15,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gear import files, store
-from gear.claims import TYPES, Signature
+from gear.claims import PAYLOAD_LIMIT, TYPES, Signature
 from gear.document import Node, digest_of, parse_document
+from gear.errors import IntegrityError
 from gear.model import Layout
 from gear.oci import index_entries
 
@@ -41,11 +43,14 @@ def read(layout: Layout, digest: str) -> Record:
     data = files.read_bytes(store.place(layout, "signatures", digest), SIZE_LIMIT)
     if data is None:
         return Record()
-    node = parse_document(data, f"the signatures of {digest}")
-    indexes = tuple(node.texts("indexes") or ())
-    for index in indexes:
-        store.blob_path(layout, index)  # raises for what is no digest
-    return Record(tuple(_signature(item) for item in node.nodes("signatures")), indexes)
+    try:
+        node = parse_document(data, f"the record of the signatures of {digest}")
+        indexes = tuple(node.texts("indexes") or ())
+        for index in indexes:
+            store.blob_path(layout, index)  # raises for what is no digest
+        return Record(tuple(_signature(item) for item in node.nodes("signatures")), indexes)
+    except IntegrityError as error:
+        raise IntegrityError(error.message, hint=store.REPAIR) from error
 
 
 def _signature(node: Node) -> Signature:
@@ -70,10 +75,14 @@ def write(
     indexes: Sequence[str],
 ) -> None:
     """Keep *good*, what was kept before, and of *others* what there is room for; the caller holds the lease."""
-    before = read(layout, digest)
+    before = Record()
+    with suppress(IntegrityError):  # a damaged record is mended so
+        before = read(layout, digest)
     kept: list[Signature] = []
     size = 0
     for signature in dict.fromkeys((*good, *before.signatures, *others)):
+        if max(len(signature.signature), len(signature.payload)) > PAYLOAD_LIMIT:
+            continue
         size += 2 * (len(signature.signature) + len(signature.payload))
         if len(kept) == COUNT_LIMIT or size > SIZE_LIMIT // 2:
             break

@@ -29,8 +29,6 @@ from gear.registry import Document, Repository
 
 # How many reasons a refusal gives.
 REASONS = 6
-# All signatures of an image together have to come within this many times the limit for one answer.
-PATIENCE = 4
 _TAGS = "cosign signs no tag; where its signatures are to count, the identity has to be the repository."
 
 
@@ -243,7 +241,7 @@ class Gate:
         assert self._rule is not None
         with ExitStack() as stack:
             check = self._check = _Check(self._layout, self._rule, self._wanted, digests, stack)
-            check.offer({"gpg", "sigstore"}, signature_record.read(self._layout, digest).signatures)
+            check.offer({"gpg", "sigstore"}, _kept(self._layout, digest))
             for kinds, found in more:
                 check.offer(kinds, found)
             return check.verdict()
@@ -260,11 +258,15 @@ class Gate:
 
 def _in_time(found: Iterator[Signature], settings: Registries) -> Iterator[Signature]:
     """*found*, which a registry must not stretch without end by dripping."""
-    deadline = time.monotonic() + PATIENCE * settings.timeout
+    deadline = time.monotonic() + lookaside.PATIENCE * settings.timeout
     for signature in found:
         yield signature
         if time.monotonic() > deadline:
             raise RemoteError("The registry takes too long to send its signatures.")
+
+
+def _kept(layout: Layout, digest: str) -> Iterator[Signature]:
+    yield from signature_record.read(layout, digest).signatures
 
 
 def _stored(

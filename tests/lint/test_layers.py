@@ -16,7 +16,9 @@ PACKAGE = TOP / "gear"
 
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
-    "words": "__init__ errors model document changes accounts members tunables isolation spec oci reference settings claims",
+    "words": (
+        "__init__ errors model document changes accounts members tunables isolation spec oci reference settings claims"
+    ),
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
@@ -26,8 +28,8 @@ LAYERS = {
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
-        "containers signature_files images signatures pulling pushing signing install lifecycle remove inside top attach copying transfer joining "
-        "running debugging"
+        "containers signatures signature_files images pulling pushing signing install lifecycle remove inside top "
+        "attach copying transfer joining running debugging"
     ),
     "front ends": (
         "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
