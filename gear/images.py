@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gear import containers, files, garbage, signature_files, sources, store
+from gear import containers, files, garbage, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.document import digest_of
@@ -32,7 +32,9 @@ from gear.oci import (
     Reference,
 )
 from gear.pack import Packed
-from gear.signatures import Gate
+
+if TYPE_CHECKING:
+    from gear.signatures import Gate
 
 
 def host_platform() -> Platform:
@@ -90,6 +92,8 @@ def _add(
     layout: Layout, source: sources.Files, candidate: sources.Candidate, names: tuple[str, ...]
 ) -> Image:
     """Put one image into the store, bottom up, and give it *names*, if the policy lets it have them."""
+    from gear.signatures import Gate  # here: it knows the network, which listing images need not pay for
+
     gates = [Gate.of_file(layout, name, sources.transport(source, candidate), source.path) for name in names]
     if candidate.manifest is not None:
         _admit(gates, source, candidate.manifest)
@@ -121,6 +125,8 @@ def _add(
 
 def _admit(gates: Sequence[Gate], source: sources.Files, manifest: bytes) -> None:
     """Raises RefusedError when the image may not have one of its names."""
+    from gear import signature_files
+
     digest = digest_of(manifest)
     for gate in gates:
         gate.pass_loaded(digest, manifest, lambda digests: signature_files.found(source, digests))

@@ -253,15 +253,24 @@ def _parse_json(data: bytes, what: str) -> Policy:
     default = top.get("default", list, None, "is not an array")
     if default is None:
         raise top.wrong("default", "is missing")
-    transports = {}
+    transports: dict[str, dict[str, Rule]] = {}
     for transport, value in top.below("transports").items():
         below = Section(value, f"{what}: transports.{transport}")
-        transports[transport] = {
-            scope: _requirements(rule, f'{what}: transports.{transport}["{scope}"]')
-            for scope, rule in below.value.items()
-        }
+        rules = transports[transport] = {}
+        for scope, rule in below.value.items():
+            where = f'{what}: transports.{transport}["{scope}"]'
+            place = _in_lower_case(scope) if transport == "docker" else scope
+            if place in rules:
+                raise below.wrong(f'"{scope}"', "is there twice, since names of hosts have no case")
+            rules[place] = _requirements(rule, where)
     top.finish()
     return Policy(what, _requirements(default, f"{what}: default"), transports)
+
+
+def _in_lower_case(scope: str) -> str:
+    """A scope whose registry is written as in names that gear has parsed."""
+    host, slash, rest = scope.partition("/")
+    return f"{host.lower()}{slash}{rest}"
 
 
 def _requirements(value: Any, where: str) -> Rule:

@@ -90,9 +90,8 @@ class SigstoreKey:
             **changes,
         }
         text = base64.encodebytes(json.dumps(body).encode()).decode()
-        return (
-            f"-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\n{text}-----END ENCRYPTED COSIGN PRIVATE KEY-----\n"
-        ).encode()
+        label = "ENCRYPTED COSIGN PRIVATE KEY"
+        return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
 
 
 def encoded(data: bytes) -> str:

@@ -240,6 +240,15 @@ def test_what_containers_can_say(layout: Layout) -> None:
     assert not found.of_file(wanted("a.example/x"), "oci", "/srv/other").reject
 
 
+def test_hosts_have_no_case(layout: Layout) -> None:
+    accept, reject = [{"type": "insecureAcceptAnything"}], [{"type": "reject"}]
+    found = containers(layout, {"default": accept, "transports": {"docker": {"A.Example/x": reject}}})
+    for name in ("a.example/x", "A.example/x", "A.EXAMPLE/x:1"):
+        assert found.of_registry(wanted(name)).reject
+    with pytest.raises(UsageError, match="twice"):
+        containers(layout, {"default": accept, "transports": {"docker": {"A.x/y": reject, "a.x/y": accept}}})
+
+
 def test_files_are_judged_by_name_unless_said_otherwise(layout: Layout) -> None:
     text = "default: reject\nscopes: {a.example: accept}\n"
     assert not own(layout, text).of_file(wanted("a.example/x"), "oci", "/x").reject

@@ -644,6 +644,14 @@ def test_a_damaged_record_is_told(layout: Layout, text: str) -> None:
         signature_record.read(layout, digest(b"x"))
 
 
+def test_what_a_killed_check_left_goes(layout: Layout) -> None:
+    store.prepare(layout)
+    home = layout.images / "signatures" / "sha256" / ".partial-home"
+    home.mkdir()
+    (home / "pubring.kbx").write_bytes(b"x")
+    assert garbage.sweep(layout) == [home] and not home.exists()
+
+
 # -- signing ---------------------------------------------------------------------------------------------------
 
 
