@@ -96,7 +96,7 @@ def _add(
 
     gates = [Gate.of_file(layout, name, sources.transport(source, candidate), source.path) for name in names]
     if candidate.manifest is not None:
-        _admit(gates, source, candidate.manifest)
+        _admit(gates, source, candidate, candidate.manifest)
     expected = candidate.config.expected
     config = store.add_blob(layout, candidate.config.open(), expected=expected, media_type=OCI_CONFIG)
     parsed = _config(layout, config)
@@ -115,21 +115,23 @@ def _add(
     if candidate.manifest is None:
         data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
         kind = OCI_MANIFEST
-        _admit(gates, source, data)
+        _admit(gates, source, candidate, data)
     else:
         data, kind = candidate.manifest, candidate.manifest_type
     for gate in gates:
-        gate.keep(digest_of(data))
+        gate.keep(digest_of(data), candidate.indexes)
     return _publish(layout, data, kind, names)
 
 
-def _admit(gates: Sequence[Gate], source: sources.Files, manifest: bytes) -> None:
+def _admit(
+    gates: Sequence[Gate], source: sources.Files, candidate: sources.Candidate, manifest: bytes
+) -> None:
     """Raises RefusedError when the image may not have one of its names."""
     from gear import signature_files
 
-    digest = digest_of(manifest)
+    chain = [(digest_of(manifest), manifest), *((index.digest, data) for index, data in candidate.indexes)]
     for gate in gates:
-        gate.pass_loaded(digest, manifest, lambda digests: signature_files.found(source, digests))
+        gate.pass_loaded(chain, lambda digests: signature_files.found(source, digests))
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:

@@ -119,7 +119,7 @@ def _pull(
             before = store.references(layout).get(reference)
             _fetch(layout, ordered, manifest, settings, progress)
             blob = store.add_blob(layout, images.Bytes(document.data), expected=document.descriptor())
-            gate.keep(document.digest, chain[-2::-1])
+            gate.keep(document.digest, [(index.descriptor(), index.data) for index in chain[-2::-1]])
             image = store.publish(layout, blob, reference)
     except IntegrityError:
         # What a registry that lies has sent is of no use to the next pull.

@@ -30,7 +30,7 @@ def found(source: sources.Files, digests: Set[str]) -> Iterator[Signature]:
 def saved(layout: Layout, digest: str) -> tuple[Descriptor, dict[str, bytes]] | None:
     """The artifact with the signatures of the image *digest*, and all its blobs by digest, to be put beside the image.
 
-    None for an image that came without.  Those of an index are left out, as an archive holds no index of others.
+    None for an image that came without.  Signatures of an index are of use only where that is put beside it as well.
     """
     record = signature_record.read(layout, digest)
     if not record.signatures:

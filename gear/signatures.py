@@ -21,7 +21,7 @@ from gear.claims import BadSignature, Claim, Name, Signature
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, RefusedError, RemoteError, UsageError
 from gear.model import Layout
-from gear.oci import Image
+from gear.oci import Descriptor, Image
 from gear.policy import Rule, Signed
 from gear.reference import Remote
 from gear.registries import Registries
@@ -218,14 +218,19 @@ class Gate:
         return self._run(digests[0], {*digests, *(digest_of(document.data) for document in chain)}, more())
 
     def pass_loaded(
-        self, digest: str, data: bytes, found: Callable[[set[str]], Iterable[Signature]]
+        self, chain: Sequence[tuple[str, bytes]], found: Callable[[set[str]], Iterable[Signature]]
     ) -> Verdict:
-        """Check an image of a file, whose manifest is *data*; *found* gives the file's signatures of some digests."""
+        """Check an image of a file.
+
+        *chain* has its manifest and then the indexes that led to it, innermost first, each with its digest; *found*
+        gives the signatures that the file has of some digests.
+        """
         if not self.asks:
             return self._unasked()
-        digests = {digest, digest_of(data)}
-        local = _stored(lookaside.place_of(self._wanted), self._wanted, digest, None)
-        return self._run(digest, digests, [({"gpg", "sigstore"}, found(digests)), ({"gpg"}, local)])
+        digests = {digest for digest, _ in chain} | {digest_of(data) for _, data in chain}
+        place = lookaside.place_of(self._wanted)
+        local = [({"gpg"}, _stored(place, self._wanted, digest, None)) for digest, _ in chain]
+        return self._run(chain[0][0], digests, [({"gpg", "sigstore"}, found(digests)), *local])
 
     def pass_here(self, digest: str) -> Verdict:
         """Check an image of the store with what is kept beside it.  The caller holds the lease."""
@@ -246,13 +251,13 @@ class Gate:
                 check.offer(kinds, found)
             return check.verdict()
 
-    def keep(self, digest: str, indexes: Sequence[Document] = ()) -> None:
+    def keep(self, digest: str, indexes: Sequence[tuple[Descriptor, bytes]]) -> None:
         """Keep the signatures that were found, beside the image that passed; *indexes* are innermost first."""
         if self._check is None:
             return
-        for document in indexes:
-            store.add_blob(self._layout, io.BytesIO(document.data), expected=document.descriptor())
-        listed = [document.digest for document in indexes]
+        for index, data in indexes:
+            store.add_blob(self._layout, io.BytesIO(data), expected=index)
+        listed = [index.digest for index, _ in indexes]
         signature_record.write(self._layout, digest, self._check.good, self._check.others, listed)
 
 

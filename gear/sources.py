@@ -56,6 +56,8 @@ class Candidate:
     manifest_type: str
     config: Part
     layers: tuple[Part, ...]
+    # The indexes between that of the source and the manifest, innermost first.
+    indexes: tuple[tuple[Descriptor, bytes], ...] = ()
 
 
 class Files(Protocol):
@@ -275,20 +277,24 @@ def _oci(source: Files, platform: Platform) -> list[Candidate]:
             groups.setdefault(name, []).append(entry)
     if not groups:
         raise IntegrityError(f"{source.what} holds no image: its index is empty.")
-    chosen: dict[str, tuple[list[str], Descriptor]] = {}
+    chosen: dict[str, tuple[list[str], Descriptor, tuple[tuple[Descriptor, bytes], ...]]] = {}
     for name, same in groups.items():
-        entry = _descend(source, choose(same, platform, source.what), platform)
-        chosen.setdefault(entry.digest, ([], entry))[0].extend([name] if name else [])
-    return [_manifest(source, names, entry) for names, entry in chosen.values()]
+        entry, indexes = _descend(source, choose(same, platform, source.what), platform)
+        chosen.setdefault(entry.digest, ([], entry, indexes))[0].extend([name] if name else [])
+    return [_manifest(source, *found) for found in chosen.values()]
 
 
-def _descend(source: Files, entry: Descriptor, platform: Platform) -> Descriptor:
-    """The manifest for *platform* behind indexes of indexes."""
+def _descend(
+    source: Files, entry: Descriptor, platform: Platform
+) -> tuple[Descriptor, tuple[tuple[Descriptor, bytes], ...]]:
+    """The manifest for *platform* behind indexes of indexes, and these, innermost first."""
+    indexes: tuple[tuple[Descriptor, bytes], ...] = ()
     for _ in range(NESTING_LIMIT):
         if entry.media_type not in INDEXES:
-            return entry
+            return entry, indexes
         what = f"The index {entry.digest}"
-        node = parse_document(verified(source, entry, what), what)
+        data = verified(source, entry, what)
+        indexes, node = ((entry, data), *indexes), parse_document(data, what)
         entry = choose(index_entries(node, entry.media_type), platform, source.what)
     raise IntegrityError(f"{source.what} has indexes nested more than {NESTING_LIMIT} deep.")
 
@@ -300,7 +306,9 @@ def verified(source: Files, entry: Descriptor, what: str) -> bytes:
     return data
 
 
-def _manifest(source: Files, names: list[str], entry: Descriptor) -> Candidate:
+def _manifest(
+    source: Files, names: list[str], entry: Descriptor, indexes: tuple[tuple[Descriptor, bytes], ...]
+) -> Candidate:
     what = f"The manifest {entry.digest}"
     data = verified(source, entry, what)
     manifest = Manifest.from_node(parse_document(data, what), entry.media_type)
@@ -310,6 +318,7 @@ def _manifest(source: Files, names: list[str], entry: Descriptor) -> Candidate:
         manifest.media_type,
         _blob(source, manifest.config),
         tuple(_blob(source, layer) for layer in manifest.layers),
+        indexes,
     )
 
 

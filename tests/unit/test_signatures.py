@@ -607,6 +607,25 @@ def test_signatures_come_with_files_and_go_with_them(
     assert signature_files.saved(layout, image.digest) == wrapped
 
 
+def test_a_signed_index_of_a_file_vouches_for_its_image(
+    layout: Layout, tmp_path: Path, key: SigstoreKey
+) -> None:
+    trust(layout, key)
+    made = OciLayout()
+    entry = made.image(LAYER, platform={"os": "linux", "architecture": images.host_platform().architecture})
+    text = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
+    whole = made.blob(text, INDEX, annotations={"org.opencontainers.image.ref.name": "a.example/x:1"})
+    payload = claim("a.example/x:1", whole["digest"])
+    manifest, blobs = artifact((payload, key.sign(payload)))
+    for data in blobs.values():
+        made.blob(data, "")
+    tag = {"org.opencontainers.image.ref.name": cosign.tag(whole["digest"])}
+    made.entries = [whole, made.blob(manifest, OCI, annotations=tag)]
+    (image,) = images.load(layout, str(made.write(tmp_path / "layout")))
+    assert image.digest == entry["digest"] and signatures.check(layout, image).signers
+    assert garbage.collect(layout, []) == []
+
+
 def test_an_archive_of_docker_has_no_signatures(layout: Layout, key: SigstoreKey) -> None:
     gate = signatures.Gate.of_file(layout, "a.example/x:1", "docker-archive", "")
     assert not gate.asks
@@ -614,7 +633,7 @@ def test_an_archive_of_docker_has_no_signatures(layout: Layout, key: SigstoreKey
     store.prepare(layout)
     gate = signatures.Gate.of_file(layout, "a.example/x:1", "docker-archive", "")
     with pytest.raises(RefusedError, match="not signed"):
-        gate.pass_loaded(digest(b"{}"), b"{}", lambda digests: ())
+        gate.pass_loaded([(digest(b"{}"), b"{}")], lambda digests: ())
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------
