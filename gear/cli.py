@@ -47,13 +47,13 @@ TABLE = {
     "clean": "gear.cli_remove",
     "fsck": "gear.cli_fsck",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry"}
+GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry gear.cli_signatures"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {
     "--state-dir": ("state", "where containers, volumes and images are kept"),
     "--unit-dir": ("units", "where unit files are written; systemd must search it"),
-    "--config-dir": ("config", "where registries.yaml is"),
+    "--config-dir": ("config", "where registries.yaml and policy.yaml are"),
 }
 
 

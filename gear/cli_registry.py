@@ -98,6 +98,10 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DESTINATION",
         help="where to; the image's own reference if not given",
     )
+    parser.add_argument("--sign-by", metavar="FILE", help="sign it there with this private key")
+    parser.add_argument(
+        "--passphrase-file", metavar="FILE", help="the key's passphrase; asked for if not given"
+    )
     _timeout_option(parser)
     _quiet_option(parser)
     add_output_option(parser)
@@ -108,8 +112,19 @@ def _push(args: argparse.Namespace, context: Context) -> int:
 
     host.require_root("push images")
     settings = _settings(args, context)
+    key = None
+    if args.sign_by is not None:
+        from gear.cli_signatures import private_key
+
+        key = private_key(args.sign_by, args.passphrase_file)
+    elif args.passphrase_file is not None:
+        raise UsageError("--passphrase-file needs --sign-by.")
     with progress.shown(quiet=args.quiet) as shown:
         done = pushing.push(context.layout, args.image, args.destination, settings=settings, progress=shown)
+    if key is not None:
+        from gear import signing
+
+        signing.sign(context.layout, done.digest, key, reference=done.reference, settings=settings)
     if args.output == "json":
         context.report_json({"reference": done.reference, "digest": done.digest})
     else:

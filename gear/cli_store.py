@@ -241,7 +241,9 @@ def _verify(args: argparse.Namespace, context: Context) -> int:
             return
         for checked in done.checks:
             if not checked.faults:
-                context.report(f"{text} {done.digest}: {checked.check} is as it should be")
+                context.report(
+                    f"{text} {done.digest}: {checked.check} is as it should be ({printable(checked.note)})"
+                )
             for fault in checked.faults:
                 context.report(f"{text} {done.digest}: {checked.check}: {printable(fault)}")
 
@@ -305,9 +307,10 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         "verify",
-        "compare images with their digests",
-        "Read all of an image and compare it: every blob with its digest, the config with the layers, and the unpacked "
-        "layers, file by file, with what their blobs unpack to. JSON is an array of objects with reference, digest, "
+        "compare images with their digests and with the policy",
+        "Read all of an image and compare it: every blob with its digest, the config with the layers, the unpacked "
+        "layers, file by file, with what their blobs unpack to, and the signatures that came with it with the policy. "
+        "JSON is an array of objects with reference, digest, "
         "passed and checks (each with check, passed, faults and note).",
         _verify_arguments,
         _verify,

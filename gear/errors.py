@@ -7,6 +7,7 @@ Not for bugs: anything that is not a GearError shows a traceback.
     ├── NotFoundError    exit status 1: a container or image by that name does not exist
     ├── IntegrityError   exit status 1: data does not match its digest, or is damaged
     ├── RemoteError      exit status 1: a registry can't be reached, fails, or refuses
+    ├── RefusedError     exit status 1: the policy of this host does not take an image
     └── HostError        exit status 1: this machine lacks what the request needs
 
 The message is one sentence: what failed, on what, and why.  Details are lines of evidence, such as the end of a
@@ -48,6 +49,10 @@ class IntegrityError(GearError):
 
 class RemoteError(GearError):
     """A registry can't be reached, fails, or refuses."""
+
+
+class RefusedError(GearError):
+    """The policy about signatures does not take an image."""
 
 
 class HostError(GearError):

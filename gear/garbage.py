@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gear import files, leases, store
+from gear import files, leases, signature_record, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
@@ -29,7 +29,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("manifests", "layers", "blobs", "downloads")
+        for kind in ("manifests", "signatures", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + [*_entries(layout.images / "references"), *_entries(layout.images / "leases")]
@@ -85,6 +85,8 @@ def needs(layout: Layout, digest: str) -> list[Path]:
     config = ImageConfig.from_mapping(node.value, node.what)
     return [
         store.place(layout, "manifests", digest),
+        store.place(layout, "signatures", digest),
+        *(store.blob_path(layout, index) for index in signature_record.read(layout, digest).indexes),
         *(
             store.blob_path(layout, blob)
             for blob in (digest, manifest.config.digest, *(blob.digest for blob in manifest.layers))

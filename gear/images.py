@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gear import containers, files, garbage, imagemounts, leases, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
+from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -29,9 +30,11 @@ from gear.oci import (
     Manifest,
     Platform,
     Reference,
-    digest_of,
 )
 from gear.pack import Packed
+
+if TYPE_CHECKING:
+    from gear.signatures import Gate
 
 
 def host_platform() -> Platform:
@@ -50,7 +53,7 @@ def load(layout: Layout, source: str, *, names: Sequence[str] = ()) -> list[Imag
         found = sources.candidates(opened, host_platform())
         called = [tuple(str(Reference.parse(name)) for name in candidate.names) for candidate in found]
         if len(wanted) == 1 and wanted[0] not in {name for own in called for name in own}:
-            return [_add(layout, sources.one(found, opened.what), (wanted[0],))]
+            return [_add(layout, opened, sources.one(found, opened.what), (wanted[0],))]
         if wanted:
             if missing := [name for name in wanted if not any(name in own for own in called)]:
                 have = ", ".join(sorted(name for own in called for name in own))
@@ -66,7 +69,7 @@ def load(layout: Layout, source: str, *, names: Sequence[str] = ()) -> list[Imag
         return [
             image
             for candidate, own in zip(found, called, strict=True)
-            for image in _add_all(layout, candidate, own)
+            for image in _add_all(layout, opened, candidate, own)
         ]
 
 
@@ -92,14 +95,23 @@ def _adding(layout: Layout) -> Iterator[None]:
         raise
 
 
-def _add_all(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> list[Image]:
+def _add_all(
+    layout: Layout, source: sources.Files, candidate: sources.Candidate, names: tuple[str, ...]
+) -> list[Image]:
     """Add one image under all its names."""
-    first = _add(layout, candidate, names)
+    first = _add(layout, source, candidate, names)
     return [Image(name, first.digest, first.config, first.layers, first.size) for name in names]
 
 
-def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -> Image:
-    """Put one image into the store, bottom up, and give it *names*."""
+def _add(
+    layout: Layout, source: sources.Files, candidate: sources.Candidate, names: tuple[str, ...]
+) -> Image:
+    """Put one image into the store, bottom up, and give it *names*, if the policy lets it have them."""
+    from gear.signatures import Gate  # here: it knows the network, which listing images need not pay for
+
+    gates = [Gate.of_file(layout, name, sources.transport(source, candidate), source.path) for name in names]
+    if candidate.manifest is not None:
+        _admit(gates, source, candidate, candidate.manifest)
     expected = candidate.config.expected
     config = store.add_blob(layout, candidate.config.open(), expected=expected, media_type=OCI_CONFIG)
     parsed = _config(layout, config)
@@ -117,8 +129,25 @@ def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -
         layers.append(blob)
     if candidate.manifest is None:
         data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
-        return _publish(layout, data, OCI_MANIFEST, names)
-    return _publish(layout, candidate.manifest, candidate.manifest_type, names, candidate.digest)
+        kind, digest = OCI_MANIFEST, ""
+        _admit(gates, source, candidate, data)
+    else:
+        data, kind, digest = candidate.manifest, candidate.manifest_type, candidate.digest
+    for gate in gates:
+        gate.keep(digest or digest_of(data), candidate.indexes)
+    return _publish(layout, data, kind, names, digest)
+
+
+def _admit(
+    gates: Sequence[Gate], source: sources.Files, candidate: sources.Candidate, manifest: bytes
+) -> None:
+    """Raises RefusedError when the image may not have one of its names."""
+    from gear import signature_files
+
+    digest = candidate.digest or digest_of(manifest)
+    chain = [(digest, manifest), *((index.digest, data) for index, data in candidate.indexes)]
+    for gate in gates:
+        gate.pass_loaded(chain, lambda digests: signature_files.found(source, digests))
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:

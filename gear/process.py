@@ -16,6 +16,8 @@ from gear.errors import GearError, HostError
 
 # The Debian package that brings each program gear calls.
 _PACKAGES = {"journalctl": "systemd", "systemctl": "systemd", "systemd-analyze": "systemd"}
+# The most that is kept of what a program answers.
+ANSWER_LIMIT = 1 << 20
 
 
 def find(program: str) -> str:
@@ -38,7 +40,7 @@ def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
 
 
 def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[int, bytes]:
-    """Give a program *data* on standard input; returns its exit status and what it printed, at most 1 MiB."""
+    """Give a program *data* on standard input; returns its exit status and what it printed, at most ANSWER_LIMIT."""
     command = [find(arguments[0]), *arguments[1:]]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -48,7 +50,7 @@ def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[i
         except subprocess.TimeoutExpired:
             running.kill()
             raise GearError(f"{arguments[0]} did not end within {timeout_s:g} seconds.") from None
-    return running.returncode, answer[: 1 << 20]
+    return running.returncode, answer[:ANSWER_LIMIT]
 
 
 def show(arguments: Sequence[str]) -> int:

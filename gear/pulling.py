@@ -35,6 +35,7 @@ from gear.oci import (
 from gear.reference import Remote, meant
 from gear.registries import Registries
 from gear.registry import Denied, Document, Repository
+from gear.signatures import Gate
 
 NESTING_LIMIT = 3
 POLICIES = ("missing", "always", "never", "newer")
@@ -101,13 +102,16 @@ def _pull(
     layout: Layout, remote: Remote, settings: Registries, platform: Platform, progress: Progress
 ) -> Pulled:
     reference = str(Reference.parse(str(remote)))  # raises when that is too long for the store
+    gate = Gate.of_registry(layout, remote)
     sources = [Repository.opened(endpoint, settings) for endpoint in settings.endpoints(remote)]
     store.prepare(layout)
     garbage.sweep(layout)
     try:
         with leases.pinning(layout):
-            place, document = _resolve(sources, remote, platform)
-            ordered = sources[place:] + sources[:place]
+            place, chain = _resolve(sources, remote, platform)
+            ordered, document = sources[place:] + sources[:place], chain[-1]
+            # Before anything that is in them is looked at, or kept.
+            gate.pass_pulled(chain, ordered, settings)
             manifest = Manifest.from_node(
                 parse_document(document.data, f"The manifest {document.digest} of {remote}"),
                 document.media_type,
@@ -115,6 +119,7 @@ def _pull(
             before = store.references(layout).get(reference)
             _fetch(layout, ordered, manifest, settings, progress)
             blob = store.add_blob(layout, images.Bytes(document.data), expected=document.descriptor())
+            gate.keep(document.digest, [(index.descriptor(), index.data) for index in chain[-2::-1]])
             image = store.publish(layout, blob, reference)
     except IntegrityError:
         # What a registry that lies has sent is of no use to the next pull.
@@ -127,14 +132,18 @@ def _pull(
     return Pulled(reference, image, before != image.digest)
 
 
-def _resolve(sources: list[Repository], remote: Remote, platform: Platform) -> tuple[int, Document]:
-    """The manifest for *platform* from the first source that has it, and which that is."""
+def _resolve(sources: list[Repository], remote: Remote, platform: Platform) -> tuple[int, list[Document]]:
+    """The manifest for *platform* from the first source that has it, and which that is.
+
+    In front of the manifest are the indexes that led to it.
+    """
     for place, source in enumerate(sources):
         try:
-            document = source.manifest(remote.wanted)
+            chain = [source.manifest(remote.wanted)]
             for _ in range(NESTING_LIMIT):
+                document = chain[-1]
                 if document.media_type not in INDEXES:
-                    return place, document
+                    return place, chain
                 what = f"The index {document.digest} of {source.what}"
                 entries = index_entries(parse_document(document.data, what), document.media_type)
                 entry = choose(entries, platform, str(remote))
@@ -144,7 +153,7 @@ def _resolve(sources: list[Repository], remote: Remote, platform: Platform) -> t
                         f"{source.what} sends {entry.digest} as {found.media_type!r}, "
                         f"but its index announces {entry.media_type!r}."
                     )
-                document = found
+                chain.append(found)
             raise IntegrityError(f"{remote} has indexes nested more than {NESTING_LIMIT} deep.")
         except GearError:
             if place == len(sources) - 1:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
-from urllib.parse import urlsplit
 
 from gear import files, images, leases, registries, registry_auth, store
 from gear.errors import GearError, IntegrityError, RemoteError, UsageError
@@ -22,7 +21,7 @@ from gear.registries import Endpoint, Registries
 from gear.registry import Repository
 from gear.registry_auth import Credentials
 from gear.transport import Transport
-from gear.upload import Target
+from gear.upload import Target, completing
 
 # A blob beyond this is sent in pieces of this size, so that a broken connection costs one piece only.
 PIECE = 64 << 20
@@ -137,8 +136,7 @@ class _Pushing:
             headers = {"Content-Length": str(blob.size - offset), "Content-Type": "application/octet-stream"}
             if offset:
                 headers["Content-Range"] = f"{offset}-{blob.size - 1}"
-            url += f"{'&' if urlsplit(url).query else '?'}digest={blob.digest.replace(':', '%3A')}"
-            self._repository.send("PUT", url, body, headers, accept=(201,))
+            self._repository.send("PUT", completing(url, blob.digest), body, headers, accept=(201,))
 
     def _piece(self, file: IO[bytes], blob: Descriptor, url: str, offset: int) -> tuple[str, int]:
         """Send one piece; after a broken connection go on from where the registry is."""

@@ -38,6 +38,7 @@ from gear import files, yamlfile
 from gear.errors import GearError, UsageError
 from gear.model import Layout
 from gear.reference import HUB, HUB_API, Remote, registry_host
+from gear.settings import Section
 
 CONTAINERS_CONF = Path("/etc/containers/registries.conf")
 CERTS_D = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
@@ -143,71 +144,10 @@ def load(layout: Layout) -> Registries:
     document = yamlfile.parse(data, str(path))
     if document is None:
         return result
-    return _merge(result, _Members(document, str(path)))
+    return _merge(result, Section(document, str(path)))
 
 
-class _Members:
-    """A mapping of the configuration, whose members are asked for by type; what nobody asked for is an error."""
-
-    def __init__(self, value: Any, what: str) -> None:
-        if not isinstance(value, dict):
-            raise UsageError(f"{what} is not a mapping.")
-        self.value: dict[str, Any] = value
-        self.what = what
-        self._asked: set[str] = set()
-
-    def get(self, name: str, kind: type, default: Any, problem: str) -> Any:
-        self._asked.add(name)
-        value = self.value.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.wrong(name, problem)
-        return value
-
-    def wrong(self, name: str, problem: str) -> UsageError:
-        return UsageError(f"{self.what}: {name} {problem}.")
-
-    def text(self, name: str) -> str:
-        text: str = self.get(name, str, "", "is not a text")
-        return text
-
-    def flag(self, name: str) -> bool:
-        return bool(self.get(name, bool, False, "is neither true nor false"))
-
-    def path(self, name: str) -> str:
-        text = self.text(name)
-        if text and not text.startswith("/"):
-            raise self.wrong(name, "is not an absolute path")
-        return text
-
-    def number(self, name: str, default: float, least: float, most: float) -> float:
-        self._asked.add(name)
-        value = default if self.value.get(name) is None else self.value[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise self.wrong(name, f"is not a number from {least:g} to {most:g}")
-        return float(value)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        values = self.get(name, list, [], "is not a list")
-        if not all(isinstance(value, str) for value in values):
-            raise self.wrong(name, "is not a list of texts")
-        return tuple(values)
-
-    def below(self, name: str) -> dict[str, Any]:
-        result: dict[str, Any] = self.get(name, dict, {}, "is not a mapping")
-        return result
-
-    def finish(self) -> None:
-        for name in self.value:
-            if name not in self._asked:
-                raise UsageError(
-                    f"{self.what} has an unknown member {name!r}.",
-                    hint=f"Known are {', '.join(sorted(self._asked))}.",
-                )
-
-
-def _merge(old: Registries, top: _Members) -> Registries:
+def _merge(old: Registries, top: Section) -> Registries:
     """The file of gear's own on top of what was there."""
     search = tuple(_checked(registry_host, host, top, "search") for host in top.texts("search"))
     aliases = top.below("aliases")
@@ -217,7 +157,7 @@ def _merge(old: Registries, top: _Members) -> Registries:
         _checked(Remote.parse, target, top, f"aliases.{name}")
     rules = {}
     for prefix, value in top.below("registries").items():
-        place = _Members({} if value is None else value, f"{top.what}: registries.{prefix}")
+        place = Section({} if value is None else value, f"{top.what}: registries.{prefix}")
         rules[_prefix(prefix, top, "registries")] = _rule(place)
         place.finish()
     result = Registries(
@@ -232,14 +172,14 @@ def _merge(old: Registries, top: _Members) -> Registries:
     return result
 
 
-def _checked(parse: Callable[[str], Any], text: str, top: _Members, name: str) -> Any:
+def _checked(parse: Callable[[str], Any], text: str, top: Section, name: str) -> Any:
     try:
         return parse(text)
     except UsageError as error:
         raise top.wrong(name, f"has {text[:100]!r}, which can't be: {error.message.rstrip('.')}") from error
 
 
-def _prefix(text: str, top: _Members, name: str) -> str:
+def _prefix(text: str, top: Section, name: str) -> str:
     """A registry, with or without the beginning of a repository, or *.DOMAIN."""
     host, slash, rest = text.partition("/")
     if host.startswith("*."):
@@ -249,7 +189,7 @@ def _prefix(text: str, top: _Members, name: str) -> str:
     return f"{_checked(registry_host, host, top, name)}{slash}{rest}".rstrip("/")
 
 
-def _rule(place: _Members) -> Rule:
+def _rule(place: Section) -> Rule:
     rule = Rule(
         tuple(_prefix(mirror, place, "mirrors") for mirror in place.texts("mirrors")),
         _prefix(place.text("location"), place, "location") if place.text("location") else "",
@@ -272,12 +212,12 @@ def _containers(path: Path, result: Registries) -> Registries:
         if data is None:
             continue
         try:
-            top = _Members(tomllib.loads(data.decode()), str(place))
+            top = Section(tomllib.loads(data.decode()), str(place))
         except ValueError as error:
             raise UsageError(f"{place} is not valid TOML: {error}.") from error
         rules = dict(result.rules)
         for number, value in enumerate(top.get("registry", list, [], "is not an array of tables")):
-            table = _Members(value, f"{place}: registry[{number}]")
+            table = Section(value, f"{place}: registry[{number}]")
             prefix = table.text("prefix") or table.text("location")
             if prefix:
                 rules[_prefix(prefix, table, "prefix")] = _table(table, prefix, rules)
@@ -303,11 +243,11 @@ def _drop_ins(directory: Path) -> list[Path]:
         return []
 
 
-def _table(table: _Members, prefix: str, rules: dict[str, Rule]) -> Rule:
+def _table(table: Section, prefix: str, rules: dict[str, Rule]) -> Rule:
     """One [[registry]]; an insecure mirror becomes a rule for the mirror."""
     mirrors = []
     for number, value in enumerate(table.get("mirror", list, [], "is not an array of tables")):
-        mirror = _Members(value, f"{table.what}.mirror[{number}]")
+        mirror = Section(value, f"{table.what}.mirror[{number}]")
         location = _prefix(mirror.text("location"), mirror, "location")
         mirrors.append(location)
         if mirror.flag("insecure"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import re
 import stat
 import sys
 import tempfile
@@ -34,6 +35,8 @@ LINK_LIMIT = 8
 NESTING_LIMIT = 3
 # The first has a full name where it is used; the second is a name for some and only a tag for others.
 NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+# The tag of what is no image, but signatures of one (gear/cosign.py).
+SIGNATURES = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}\.sig", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,17 @@ class Candidate:
     manifest_type: str
     config: Part
     layers: tuple[Part, ...]
-    digest: str = ""
+    digest: str = ""  # as the source's index has it
+    # The indexes between that of the source and the manifest, innermost first.
+    indexes: tuple[tuple[Descriptor, bytes], ...] = ()
 
 
 class Files(Protocol):
     """The files of a source, by name."""
 
     what: str
+    # Where they are, with links resolved; "" for standard input.
+    path: str
 
     def open(self, name: str) -> Reader | None: ...
 
@@ -69,7 +76,7 @@ class DirectoryFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.what = str(path)
+        self.what, self.path = str(path), os.path.realpath(path)
         self._stack = ExitStack()
 
     def open(self, name: str) -> Reader | None:
@@ -109,8 +116,8 @@ class Slice:
 class ArchiveFiles:
     """The files of an uncompressed tar archive, found in one pass over its headers."""
 
-    def __init__(self, file: IO[bytes], what: str) -> None:
-        self._file, self.what = file, what
+    def __init__(self, file: IO[bytes], what: str, path: str) -> None:
+        self._file, self.what, self.path = file, what, path
         self._members: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         size = os.fstat(file.fileno()).st_size
@@ -171,7 +178,7 @@ def opened(source: str, spool: Path) -> Iterator[Files]:
         kind = kind_of(os.pread(file.fileno(), 6, 0))
         if kind != "plain":
             file = _spooled(stack.enter_context(decompressed(file, what, kind)), what, spool, stack)
-        yield ArchiveFiles(file, what)
+        yield ArchiveFiles(file, what, "" if source == "-" else os.path.realpath(source))
 
 
 def seekable(source: str, spool: Path, stack: ExitStack) -> tuple[IO[bytes], str]:
@@ -215,6 +222,13 @@ def candidates(source: Files, platform: Platform) -> list[Candidate]:
     )
 
 
+def transport(source: Files, candidate: Candidate) -> str:
+    """What containers call the kind of file that *candidate* is from (containers-transports(5))."""
+    if candidate.manifest is None:
+        return "docker-archive"
+    return "oci" if isinstance(source, DirectoryFiles) else "oci-archive"
+
+
 def _whole(stream: Reader, what: str) -> bytes:
     """All of a document."""
     data = b""
@@ -238,46 +252,62 @@ def _blob(source: Files, expected: Descriptor) -> Part:
     return Part(read, expected)
 
 
-def _oci(source: Files, platform: Platform) -> list[Candidate]:
-    """The images of an OCI layout: one for each name, or the one for this host when there are no names."""
+def entries(source: Files) -> list[tuple[str, Descriptor]]:
+    """What the index of an OCI layout lists, and the name of each, "" if it has none; nothing for other files."""
     what = f"{source.what}: index.json"
     stream = source.open("index.json")
     if stream is None:
+        return []
+    return [
+        (next((entry.annotations[key] for key in NAME_ANNOTATIONS if entry.annotations.get(key)), ""), entry)
+        for entry in index_entries(parse_document(_whole(stream, what), what))
+    ]
+
+
+def _oci(source: Files, platform: Platform) -> list[Candidate]:
+    """The images of an OCI layout: one for each name, or the one for this host when there are no names."""
+    if source.open("index.json") is None:
         raise IntegrityError(f"{source.what} is not a whole OCI layout: it lacks index.json.")
     groups: dict[str, list[Descriptor]] = {}
-    for entry in index_entries(parse_document(_whole(stream, what), what)):
-        name = next((entry.annotations[key] for key in NAME_ANNOTATIONS if entry.annotations.get(key)), "")
-        groups.setdefault(name, []).append(entry)
+    for name, entry in entries(source):
+        if not SIGNATURES.fullmatch(name.rpartition(":")[2]):
+            groups.setdefault(name, []).append(entry)
     if not groups:
         raise IntegrityError(f"{source.what} holds no image: its index is empty.")
-    chosen: dict[str, tuple[list[str], Descriptor]] = {}
-    for name, entries in groups.items():
-        entry = _descend(source, choose(entries, platform, source.what), platform)
-        chosen.setdefault(entry.digest, ([], entry))[0].extend([name] if name else [])
-    return [_manifest(source, names, entry) for names, entry in chosen.values()]
+    chosen: dict[str, tuple[list[str], Descriptor, tuple[tuple[Descriptor, bytes], ...]]] = {}
+    for name, same in groups.items():
+        entry, indexes = _descend(source, choose(same, platform, source.what), platform)
+        chosen.setdefault(entry.digest, ([], entry, indexes))[0].extend([name] if name else [])
+    return [_manifest(source, *found) for found in chosen.values()]
 
 
-def _descend(source: Files, entry: Descriptor, platform: Platform) -> Descriptor:
-    """The manifest for *platform* behind indexes of indexes."""
+def _descend(
+    source: Files, entry: Descriptor, platform: Platform
+) -> tuple[Descriptor, tuple[tuple[Descriptor, bytes], ...]]:
+    """The manifest for *platform* behind indexes of indexes, and these, innermost first."""
+    indexes: tuple[tuple[Descriptor, bytes], ...] = ()
     for _ in range(NESTING_LIMIT):
         if entry.media_type not in INDEXES:
-            return entry
+            return entry, indexes
         what = f"The index {entry.digest}"
-        node = parse_document(_verified(source, entry, what), what)
+        data = verified(source, entry, what)
+        indexes, node = ((entry, data), *indexes), parse_document(data, what)
         entry = choose(index_entries(node, entry.media_type), platform, source.what)
     raise IntegrityError(f"{source.what} has indexes nested more than {NESTING_LIMIT} deep.")
 
 
-def _verified(source: Files, entry: Descriptor, what: str) -> bytes:
+def verified(source: Files, entry: Descriptor, what: str) -> bytes:
     """The content of a small blob, checked against its descriptor."""
     data = _whole(_blob(source, entry).open(), what)
     entry.check(data, what)
     return data
 
 
-def _manifest(source: Files, names: list[str], entry: Descriptor) -> Candidate:
+def _manifest(
+    source: Files, names: list[str], entry: Descriptor, indexes: tuple[tuple[Descriptor, bytes], ...]
+) -> Candidate:
     what = f"The manifest {entry.digest}"
-    data = _verified(source, entry, what)
+    data = verified(source, entry, what)
     manifest = Manifest.from_node(parse_document(data, what), entry.media_type)
     return Candidate(
         tuple(names),
@@ -286,6 +316,7 @@ def _manifest(source: Files, names: list[str], entry: Descriptor) -> Candidate:
         _blob(source, manifest.config),
         tuple(_blob(source, layer) for layer in manifest.layers),
         entry.digest,
+        indexes,
     )
 
 

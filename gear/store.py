@@ -10,6 +10,7 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
         layer.json              {"size": bytes of its files, "entries": number}
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
+    signatures/ALGORITHM/HEX    signatures of the image with that manifest (gear/signature_record.py)
     references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
     downloads/ALGORITHM/HEX     a blob that is being pulled, or as much of it as came before a pull failed;
                                 flock(2)ed by whoever writes it (gear/incoming.py)
@@ -54,7 +55,7 @@ _PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
 REPAIR = "Run `gear fsck --repair`, then pull or load the image again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30
-DIRECTORIES = ("blobs", "layers", "manifests", "downloads")
+DIRECTORIES = ("blobs", "layers", "manifests", "signatures", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Whether an image is what it says it is: each check by its name, in the order of CHECKS.
+"""Whether an image is what it says it is, and signed as it has to be: each check by its name, in the order of CHECKS.
 
 Nothing is changed; `gear fsck` mends.
 """
@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gear import images, leases, store
+from gear import images, leases, signatures, store
 from gear.checking import StoreCheck
+from gear.errors import GearError
 from gear.model import Layout
 from gear.oci import Image
 
@@ -62,7 +63,20 @@ def _content(layout: Layout, image: Image) -> Checked:
     )
 
 
-CHECKS: tuple[Callable[[Layout, Image], Checked], ...] = (_content,)
+def _signature(layout: Layout, image: Image) -> Checked:
+    """The policy lets it have its name, by the signatures that are kept beside it."""
+    if image.reference == image.digest:
+        return Checked("signature", (), "it has no name, so no policy is for it")
+    try:
+        verdict = signatures.check(layout, image)
+    except GearError as error:
+        hint = [f"hint: {error.hint}"] if error.hint else []
+        return Checked("signature", (error.message, *error.details, *hint))
+    said = f"signed by {', '.join(verdict.signers)}" if verdict.signers else "none is asked for"
+    return Checked("signature", (), f"{said}; {verdict.where or 'there is no policy'}")
+
+
+CHECKS: tuple[Callable[[Layout, Image], Checked], ...] = (_content, _signature)
 
 
 def verify(layout: Layout, text: str) -> Verified:

@@ -33,6 +33,7 @@ EXTRAS = {
     # A real registry, what puts images into it and looks at them, and what pulls are timed against.
     "registry": (
         "docker-registry", "skopeo", "podman", "crun", "conmon", "openssl", "python3-zstandard", "zstd",
+        "python3-cryptography", "python3-nacl", "gpg", "gpg-agent",
     ),
 }  # fmt: skip
 

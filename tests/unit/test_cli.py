@@ -33,7 +33,7 @@ VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TA
 
 IMAGE_VERBS = (
     "gear image needs one of: load, import, list, inspect, rm, history, tag, prune, save, mount, unmount, verify, "
-    "pull, push, login, logout, search-tags."
+    "pull, push, login, logout, search-tags, sign."
 )
 
 

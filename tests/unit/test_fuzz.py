@@ -20,15 +20,18 @@ import rendering
 from archives import OciLayout, config, directory, entry, hard_link, symlink, tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keys import SigstoreKey, artifact, claim
 
-from gear import cli_spec
+from gear import cli_spec, cosign, lookaside, openpgp, policy, signature_record, store
 from gear.bundle import environment
+from gear.claims import Claim, Signature
 from gear.compression import decompressed
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.helper.bundle import load_json
 from gear.helper.failure import Failure
 from gear.helper.options import Options
+from gear.model import Layout
 from gear.oci import ImageConfig, Manifest, Platform, Reference, choose, index_entries
 from gear.seccomp import compile as compile_filter
 from gear.seccomp import default_profile, load_profile
@@ -266,3 +269,111 @@ def test_seccomp_profile(changes: list[tuple[float, bytes, int]]) -> None:
         with bounded():
             program = compile_filter(load_profile(file.name), frozenset({"CAP_CHOWN"}), machine="x86_64")
             assert program and len(program) % 8 == 0 and len(program) <= 8 * 4096
+
+
+DIGEST = "sha256:" + "a" * 64
+PAYLOAD = claim("a.example/x:1", DIGEST)
+
+
+@given(CHANGES)
+def test_signed_payload(changes: list[tuple[float, bytes, int]]) -> None:
+    with bounded():
+        found = Claim.parse(mutated(PAYLOAD, changes), "sigstore")
+        assert found.digest.startswith("sha256:") and str(found.name)
+
+
+SIGNATURES, PAYLOADS = artifact((PAYLOAD, b"signature"), (b"another", b"signature"))
+
+
+@given(CHANGES)
+def test_artifact_with_signatures(changes: list[tuple[float, bytes, int]]) -> None:
+    with bounded():
+        node = parse_document(mutated(SIGNATURES, changes), "The artifact")
+        for found in cosign.signatures(node, lambda blob: PAYLOADS.get(blob.digest, b"")):
+            assert found.kind in ("gpg", "sigstore")
+
+
+POLICY_YAML = b"""default: reject
+load: accept
+scopes:
+  "*.example": accept
+  registry.example/team: {sigstore: [/etc/k.pub], gpg: [/etc/k.gpg], signed-as: quay.io/team}
+  registry.example/team/app:1: {sigstore: [/etc/k.pub], identity: repository}
+"""
+POLICY_JSON = json.dumps(
+    {
+        "default": [{"type": "reject"}],
+        "transports": {
+            "docker": {
+                "a.example": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}],
+                "b.example": [{"type": "sigstoreSigned", "keyData": "AAAA",
+                               "signedIdentity": {"type": "remapIdentity", "prefix": "b.example",
+                                                  "signedPrefix": "c.example/x"}}],
+            }
+        },
+    }
+).encode()  # fmt: skip
+
+
+@given(st.sampled_from((("policy.yaml", POLICY_YAML), ("policy.json", POLICY_JSON))), CHANGES)
+def test_policy(file: tuple[str, bytes], changes: list[tuple[float, bytes, int]]) -> None:
+    name, data = file
+    parse = policy._parse_yaml if name == "policy.yaml" else policy._parse_json
+    with bounded():
+        parse(mutated(data, changes), name)
+
+
+@given(CHANGES)
+def test_places_of_signatures_as_configured(changes: list[tuple[float, bytes, int]]) -> None:
+    text = (
+        b"default-docker: {lookaside: 'file:///x'}\ndocker:\n  a.example: {use-sigstore-attachments: true}\n"
+    )
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch, bounded():
+        (Path(place) / "a.yaml").write_bytes(mutated(text, changes))
+        patch.setattr(lookaside, "REGISTRIES_D", Path(place))
+        lookaside.load()
+
+
+FINGERPRINT = b"4AC51ED46840C3A038EC87F95F64D2BF2E44A1B0"
+STATUS = b"""[GNUPG:] PLAINTEXT 62 1795275249 p.json
+[GNUPG:] NEWSIG
+[GNUPG:] GOODSIG 5F64D2BF2E44A1B0 Me
+[GNUPG:] VALIDSIG %s 2026-11-21 1795275249 0 4 0 1 10 00 %s
+""" % (FINGERPRINT, FINGERPRINT)
+
+
+@given(CHANGES)
+def test_status_of_gpg(changes: list[tuple[float, bytes, int]]) -> None:
+    with bounded():
+        fingerprint, _ = openpgp.judge(0, mutated(STATUS, changes))
+        assert len(fingerprint) in (40, 64)
+
+
+RECORD = json.dumps(
+    {"signatures": [{"kind": "gpg", "signature": "AAAA", "payload": ""}], "indexes": [DIGEST]}
+).encode()
+
+
+@given(CHANGES)
+@settings(max_examples=60)
+def test_record_of_signatures(changes: list[tuple[float, bytes, int]]) -> None:
+    with tempfile.TemporaryDirectory() as place, bounded():
+        layout = Layout(state=Path(place))
+        store.prepare(layout)
+        store.place(layout, "signatures", DIGEST).write_bytes(mutated(RECORD, changes))
+        signature_record.write(layout, DIGEST, [Signature("gpg", b"x")], [], [])
+        assert Signature("gpg", b"x") in signature_record.read(layout, DIGEST).signatures
+
+
+MADE = SigstoreKey()
+PUBLIC, PRIVATE = MADE.public(), MADE.cosigns(b"geheim", cost=16)
+
+
+@given(CHANGES)
+@settings(max_examples=60)
+def test_keys_of_sigstore(changes: list[tuple[float, bytes, int]]) -> None:
+    for data in (PUBLIC, PRIVATE):
+        with bounded():
+            cosign.PublicKey(mutated(data, changes), "The key")
+        with bounded():
+            cosign.PrivateKey(mutated(data, changes), "The key", lambda: b"geheim")
