@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gear import files, store
+from gear import files, indexes, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
@@ -52,7 +52,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("manifests", "layers", "blobs", "downloads")
+        for kind in ("indexes", "manifests", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + _entries(layout.images / "references")
@@ -81,6 +81,10 @@ def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int
     wanted = set(keep_digests) | set(store.references(layout).values())
     for digest in wanted & set(store.held(layout)):
         keep |= set(needs(layout, digest))
+    for digest in indexes.wanted(layout):
+        parts = indexes.parts(layout, digest)
+        keep.add(store.place(layout, "indexes", digest))
+        keep.update(store.blob_path(layout, blob.digest) for blob in (*parts.documents, *parts.blobs))
     return [
         (path, _size(path))
         for path in _everything(layout)

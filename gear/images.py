@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, garbage, sources, store
+from gear import containers, files, garbage, indexes, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
@@ -246,11 +246,14 @@ def inspect(layout: Layout, name: str) -> dict[str, Any]:
     config = image.config
     _, node = store.read_document(layout, image.digest, "the manifest")
     manifest = Manifest.from_node(node)
+    index = indexes.of_reference(layout, image.reference)
     return {
         "reference": "" if image.reference == image.digest else image.reference,
         "references": [text for text, digest in store.references(layout).items() if digest == image.digest],
         "digest": image.digest,
         "mediaType": manifest.media_type,
+        "index": index,
+        "platforms": indexes.platforms(layout, index) if index else [],
         "size": image.size,
         "created": config.created,
         "architecture": config.architecture,
@@ -296,6 +299,7 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
     """
     reference, digest = _target(layout, name)
     known = store.references(layout)
+    was_index = reference is not None and indexes.of_reference(layout, reference)
     names = [text for text, target in known.items() if target == digest]
     doomed = [reference] if reference is not None else names
     last = set(doomed) >= set(names)
@@ -306,10 +310,12 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
         )
     for text in doomed:
         store.remove_reference(layout, text)
+    held = set(store.held(layout)) | set(in_use)
     if not last:
+        if was_index:  # the other references keep the image, but not those for other platforms
+            garbage.collect(layout, held)
         return doomed
-    keep = (set(store.held(layout)) | set(in_use)) - {digest}
-    freed = garbage.collect(layout, keep, drop=digest)
+    freed = garbage.collect(layout, held - {digest}, drop=digest)
     return doomed if freed is None else [*doomed, digest]
 
 

@@ -93,13 +93,13 @@ def claimed(layout: Layout, digest: str, stop: threading.Event) -> Iterator[int]
 
 
 class Layer:
-    """One layer: its blob, and what it unpacks to."""
+    """One layer: its blob, and what it unpacks to; without a diff id just a blob, whatever is in it."""
 
     def __init__(
         self,
         layout: Layout,
         blob: Descriptor,
-        diff_id: str,
+        diff_id: str | None,
         syncer: Syncer,
         stop: threading.Event,
         report: Report,
@@ -113,12 +113,11 @@ class Layer:
         return store.is_here(self._layout, self._blob) and self._is_unpacked()
 
     def _is_unpacked(self) -> bool:
-        return store.place(self._layout, "layers", self._diff_id).exists()
+        return self._diff_id is None or store.place(self._layout, "layers", self._diff_id).exists()
 
     def fetch(self, sources: list[Repository]) -> None:
         """Get it from the first of *sources* that has it whole, and put it into the store."""
-        parse_digest(self._diff_id)
-        if not self._diff_id.startswith("sha256:"):
+        if self._diff_id is not None and parse_digest(self._diff_id)[0] != "sha256":
             raise IntegrityError(
                 f"The layer {self._blob.digest} has a diff id other than sha256, which is not supported."
             )
@@ -179,7 +178,7 @@ class Layer:
         try:
             self._syncer.sync()
             os.rename(self._path, store.blob_path(self._layout, self._blob.digest))
-            if partial is not None:
+            if partial is not None and self._diff_id is not None:
                 store.keep_layer(self._layout, partial, self._diff_id)
         except BaseException:
             if partial is not None and partial.exists():

@@ -10,7 +10,9 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
         layer.json              {"size": bytes of its files, "entries": number}
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
-    references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
+    indexes/ALGORITHM/HEX       an index whose images are all here, as blobs: {"mediaType", "size"} (gear/indexes.py)
+    references/NAME:TAG         {"digest": that of the manifest, "index": that of the index it came by, if it did};
+                                "/" in a reference is written "+"
     downloads/ALGORITHM/HEX     a blob that is being pulled, or as much of it as came before a pull failed;
                                 flock(2)ed by whoever writes it (gear/incoming.py)
     **/.partial-*               work in progress, or what a crash left of it
@@ -49,7 +51,7 @@ _PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
 REPAIR = "Remove the image with `gear image rm`, then load or pull it again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30
-DIRECTORIES = ("blobs", "layers", "manifests", "downloads")
+DIRECTORIES = ("blobs", "layers", "manifests", "indexes", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:
@@ -236,10 +238,11 @@ def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
     return data, parse_document(data, what)
 
 
-def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Image:
+def publish(layout: Layout, manifest: Descriptor, reference: str | None, index: str = "") -> Image:
     """Make an image whose blobs and layers are all here visible, and give it *reference*.
 
-    The caller holds the lease.  Raises IntegrityError when something is missing.
+    *index* is the digest of the index that the reference stands for elsewhere.  The caller holds the lease.  Raises
+    IntegrityError when something is missing.
     """
     parsed, config = _documents(layout, manifest.digest, manifest.media_type)
     for blob in (parsed.config, *parsed.layers):
@@ -259,7 +262,7 @@ def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Imag
         files.write_atomic(path, record, 0o600)
     if reference is not None:
         reference = str(Reference.parse(reference))
-        set_reference(layout, reference, manifest.digest)
+        set_reference(layout, reference, manifest.digest, index)
     return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, unpacked)
 
 
@@ -277,21 +280,22 @@ def _documents(layout: Layout, digest: str, media_type: str) -> tuple[Manifest, 
     return manifest, config
 
 
-def _reference_path(layout: Layout, reference: str) -> Path:
+def reference_path(layout: Layout, reference: str) -> Path:
+    """Where the record of *reference* is or would be."""
     return layout.images / "references" / str(Reference.parse(reference)).replace("/", "+")
 
 
-def set_reference(layout: Layout, reference: str, digest: str) -> None:
-    """Let *reference* mean the image *digest* from now on."""
-    path = _reference_path(layout, reference)
-    data = files.dump_json({"digest": digest})
+def set_reference(layout: Layout, reference: str, digest: str, index: str = "") -> None:
+    """Let *reference* mean the image *digest* from now on, which was chosen from *index*."""
+    path = reference_path(layout, reference)
+    data = files.dump_json({"digest": digest, **({"index": index} if index else {})})
     if files.read_bytes(path) != data:
         files.write_atomic(path, data, 0o600)
 
 
 def remove_reference(layout: Layout, reference: str) -> bool:
     """Forget *reference*, not the image; tells whether it was there."""
-    return files.remove_file(_reference_path(layout, reference))
+    return files.remove_file(reference_path(layout, reference))
 
 
 def references(layout: Layout) -> dict[str, str]:

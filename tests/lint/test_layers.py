@@ -21,12 +21,12 @@ LAYERS = {
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
         "garbage "
-        "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
+        "yamlfile addresses netfailure registries registry_auth connecting transport registry upload incoming indexes "
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
-        "containers images pulling pushing install lifecycle remove inside top attach copying transfer joining "
-        "running debugging"
+        "containers images fetching pulling pushing referrers install lifecycle remove inside top attach copying "
+        "transfer joining running debugging"
     ),
     "front ends": (
         "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
@@ -215,6 +215,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "registries",
         "registry_auth",
         "netfailure",
+        "connecting",
         "transport",
         "registry",
         "upload",
@@ -229,6 +230,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "view",
         "store",
         "sources",
+        "indexes",
         "garbage",
     }
     host = set(LAYERS["host"].split())
