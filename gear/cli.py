@@ -46,7 +46,7 @@ TABLE = {
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_registry"}
+GROUPS = {"image": "gear.cli_image gear.cli_registry gear.cli_send"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {

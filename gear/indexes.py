@@ -13,7 +13,16 @@ from gear import files, store
 from gear.document import DOCUMENT_LIMIT, parse_document
 from gear.errors import IntegrityError, NotFoundError
 from gear.model import Layout
-from gear.oci import INDEXES, MANIFESTS, Descriptor, Reference, index_entries, opaque_blobs
+from gear.oci import (
+    INDEXES,
+    MANIFESTS,
+    Descriptor,
+    Image,
+    Manifest,
+    Reference,
+    index_entries,
+    opaque_blobs,
+)
 
 NESTING_LIMIT = 3
 # Of manifests and indexes in an index and those in it.
@@ -22,7 +31,7 @@ ENTRY_LIMIT = 500
 
 @dataclass(frozen=True)
 class Parts:
-    """What an index consists of: itself and what is in it, innermost first; and the blobs of these manifests."""
+    """What an image or index consists of: its documents, the one that is meant last; and the blobs they name."""
 
     documents: tuple[Descriptor, ...]
     blobs: tuple[Descriptor, ...]
@@ -106,6 +115,17 @@ def whole(layout: Layout, reference: str) -> Descriptor:
             hint=f"gear image pull --all-platforms {reference}",
         )
     return found
+
+
+def content(layout: Layout, image: Image, *, every: bool) -> Parts:
+    """What goes where *image* goes; with *every* all of the index that its reference stands for."""
+    if every:
+        index = whole(layout, image.reference)
+        return parts(layout, index.digest, index.media_type)
+    data, node = store.read_document(layout, image.digest, "the manifest")
+    manifest = Manifest.from_node(node)
+    document = Descriptor(manifest.media_type, image.digest, len(data))
+    return Parts((document,), (*manifest.layers, manifest.config))
 
 
 def wanted(layout: Layout) -> list[str]:

@@ -16,7 +16,7 @@ from gear.errors import GearError, IntegrityError, RemoteError, UsageError
 from gear.fetching import Progress, Silent
 from gear.model import Layout
 from gear.netfailure import Lost
-from gear.oci import Descriptor, Image, Manifest
+from gear.oci import Descriptor, Manifest
 from gear.reference import Remote, meant
 from gear.registries import Endpoint, Registries
 from gear.registry import Repository
@@ -52,8 +52,8 @@ def push(
     settings = settings or registries.load(layout)
     with store.lease(layout):
         image = store.resolve(layout, text)
-        documents, blobs = _content(layout, image, every=every)
-        digest = documents[-1].digest
+        parts = indexes.content(layout, image, every=every)
+        digest = parts.documents[-1].digest
         target = destination or (text if image.reference == image.digest else image.reference)
         remote = meant(target, (), settings.aliases)[0]
         if remote.digest not in (None, digest):
@@ -63,28 +63,14 @@ def push(
         repository = Target.opened(endpoint, settings, actions="pull,push")
         pushing = _Pushing(layout, repository, _origins(layout, remote), progress or Silent())
         try:
-            for blob in {blob.digest: blob for blob in blobs}.values():
+            for blob in {blob.digest: blob for blob in parts.blobs}.values():
                 pushing.blob(blob)
-            for document in documents[:-1]:
+            for document in parts.documents[:-1]:
                 pushing.document(document, document.digest)
-            pushing.document(documents[-1], remote.tag or digest)
+            pushing.document(parts.documents[-1], remote.tag or digest)
         finally:
             repository.transport.close()
     return Pushed(str(remote), digest)
-
-
-def _content(
-    layout: Layout, image: Image, *, every: bool
-) -> tuple[tuple[Descriptor, ...], tuple[Descriptor, ...]]:
-    """The documents to send, the one that is meant last, and the blobs that have to be there before."""
-    if every:
-        index = indexes.whole(layout, image.reference)
-        parts = indexes.parts(layout, index.digest, index.media_type)
-        return parts.documents, parts.blobs
-    data, node = store.read_document(layout, image.digest, "the manifest")
-    manifest = Manifest.from_node(node)
-    document = Descriptor(manifest.media_type, image.digest, len(data))
-    return (document,), (*manifest.layers, manifest.config)
 
 
 def _origins(layout: Layout, remote: Remote) -> Mapping[str, str]:

@@ -20,17 +20,17 @@ LAYERS = {
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
-        "garbage "
-        "yamlfile addresses netfailure registries registry_auth connecting transport registry upload incoming indexes "
+        "garbage indexes "
+        "yamlfile addresses netfailure registries registry_auth connecting transport piping registry upload incoming "
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
-        "containers images fetching pulling pushing referrers install lifecycle remove inside top attach copying "
-        "transfer joining running debugging"
+        "containers images fetching pulling pushing referrers offering sending install lifecycle remove inside top "
+        "attach copying transfer joining running debugging"
     ),
     "front ends": (
         "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
-        "cli_plan cli_registry cli_remove cli_run cli_spec __main__"
+        "cli_plan cli_registry cli_remove cli_run cli_send cli_spec __main__"
     ),
 }
 # What points up all the same, and why.
@@ -217,6 +217,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "netfailure",
         "connecting",
         "transport",
+        "piping",
         "registry",
         "upload",
     }
