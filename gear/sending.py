@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
 
@@ -160,7 +161,8 @@ def _receive(
             else:
                 image = Item(done.reference, done.image.digest, item.every)
                 result = Result((*result.images, image), (*result.changed, done.changed), result.errors)
-        _tell(repository, result)
+        with suppress(RemoteError):  # who is gone needs no telling, and all is done
+            _tell(repository, result)
         return result
     finally:
         transport.close()
