@@ -76,18 +76,18 @@ def explained(address: Address, timeout: float, check: Callable[[], None]) -> It
         raise Lost(f"{address} does not speak HTTP as it should: {type(error).__name__}.") from error
 
 
-def proxy_wants_login(host: str) -> RemoteError:
+def proxy_wants_login(host: str, status: str = "407") -> RemoteError:
     """The error for a proxy that does not know who asks."""
     return RemoteError(
-        f"The proxy on the way to {host} wants a name and a password (407).",
+        f"The proxy on the way to {host} wants a name and a password ({status}).",
         hint="Put them into https_proxy or http_proxy: http://NAME:PASSWORD@HOST:PORT.",
     )
 
 
 def tunnel_refused(address: Address, answer: str) -> RemoteError:
     """The error for a proxy that does not connect; *answer* is its status and what it says."""
-    if answer.startswith("407"):
-        return proxy_wants_login(str(address))
+    if answer.startswith(("407", "401")):  # the latter by tinyproxy, for a wrong password
+        return proxy_wants_login(str(address), answer[:3])
     # 502 and the like: it tried.
     kind = Lost if answer.startswith("5") else RemoteError
     return kind(f"The proxy does not connect to {address}: {ascii(answer[:100])[1:-1].rstrip('.')}.")
