@@ -228,9 +228,10 @@ def listing(layout: Layout) -> tuple[list[Row], list[GearError]]:
     except GearError as error:  # a damaged container is no reason to show no images
         faults.append(error)
         used = {}
+    read: dict[str, Image] = {}  # an image may have many names
     for reference, digest in [*known, *((digest, digest) for digest in nameless)]:
         try:
-            image = store.image(layout, digest, reference)
+            image = read[digest] = read.get(digest) or store.image(layout, digest, reference)
         except GearError as error:
             faults.append(error)
             continue

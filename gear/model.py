@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
 
 from gear.errors import UsageError
 
@@ -103,7 +104,7 @@ class Layout:
         """One directory per named volume."""
         return self.state / "volumes"
 
-    @property
+    @cached_property
     def images(self) -> Path:
         """The image store; its format is documented in gear/store.py."""
         return self.state / "images"

@@ -72,7 +72,7 @@ def prepare(layout: Layout) -> None:
 def place(layout: Layout, directory: str, digest: str) -> Path:
     """Where the blob, layer or manifest record *digest* is or would be."""
     algorithm, digits = parse_digest(digest)
-    return layout.images / directory / algorithm / digits
+    return Path(f"{layout.images}/{directory}/{algorithm}/{digits}")
 
 
 def blob_path(layout: Layout, digest: str) -> Path:
@@ -301,8 +301,9 @@ def remove_reference(layout: Layout, reference: str) -> bool:
 def references(layout: Layout) -> dict[str, str]:
     """Every reference and the digest it stands for, sorted."""
     result = {}
-    for name in _names(layout, layout.images / "references"):
-        data = files.read_bytes(layout.images / "references" / name)
+    directory = layout.images / "references"
+    for name in _names(layout, directory):
+        data = files.read_bytes(directory / name)
         if data is not None:
             reference = name.replace("+", "/")
             result[reference] = parse_document(data, f"the reference {reference}").digest("digest")
