@@ -27,7 +27,7 @@ def _timeout_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _quiet_option(parser: argparse.ArgumentParser) -> None:
+def quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
@@ -60,7 +60,7 @@ def _pull_arguments(parser: argparse.ArgumentParser) -> None:
     )
     every_option(parser, "keep the index, and what it has for other platforms, as well")
     _timeout_option(parser)
-    _quiet_option(parser)
+    quiet_option(parser)
     add_output_option(parser)
 
 
@@ -113,7 +113,7 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
     )
     every_option(parser, "send the index, and what it has for other platforms, as well")
     _timeout_option(parser)
-    _quiet_option(parser)
+    quiet_option(parser)
     add_output_option(parser)
 
 

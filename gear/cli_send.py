@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gear import host
+from gear.cli_registry import every_option, quiet_option
 from gear.command import Context, Verb, add_output_option, printable
 from gear.errors import GearError, UsageError
 
@@ -14,33 +15,24 @@ if TYPE_CHECKING:
 
 # The modules that know the network are imported by the verbs: `gear image list` need not pay for them.
 SEPARATOR = "::"
-
-
-def _every_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--all-platforms", action="store_true", help="the index, and what it has for other platforms, as well"
-    )
-
-
-def _quiet_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+EVERY = "the index, and what it has for other platforms, as well"
 
 
 def _copy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to send, of this host")
     parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="IMAGE",
-        help="images of this host and then [USER@]HOST, or images of another as [USER@]HOST::IMAGE",
+        "place",
+        metavar="HOST[::IMAGE]",
+        help="[USER@]HOST to send to; or, for each image, HOST::IMAGE to get it from there",
     )
-    _every_option(parser)
+    every_option(parser, EVERY)
     parser.add_argument(
         "--remote-command",
         metavar="COMMAND",
         default="gear",
-        help="how to run gear there, as in 'sudo -n gear'",
+        help="how to run gear there, as in 'sudo gear'",
     )
-    _quiet_option(parser)
+    quiet_option(parser)
     add_output_option(parser)
 
 
@@ -70,7 +62,7 @@ def _copy(args: argparse.Namespace, context: Context) -> int:
     from gear import progress, sending
 
     host.require_root("copy images")
-    destination, names, from_there = sides(args.words)
+    destination, names, from_there = sides([*args.images, args.place])
     peer = sending.Peer(destination, args.remote_command)
     work = sending.take if from_there else sending.send
 
@@ -102,7 +94,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a reference, or 8 or more digits of a digest"
     )
-    _every_option(parser)
+    every_option(parser, EVERY)
 
 
 def _serve(args: argparse.Namespace, context: Context) -> int:
@@ -147,7 +139,7 @@ VERBS: tuple[Verb, ...] = (
         "Get the images that another gear offers on standard input and output. `gear image copy` runs this by "
         "ssh; as the only command that a key in authorized_keys may run it lets others bring images, and "
         "nothing else.",
-        _quiet_option,
+        quiet_option,
         _receive,
     ),
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cached_property
 
 from gear.errors import UsageError
 
@@ -104,7 +103,7 @@ class Layout:
         """One directory per named volume."""
         return self.state / "volumes"
 
-    @cached_property
+    @property
     def images(self) -> Path:
         """The image store; its format is documented in gear/store.py."""
         return self.state / "images"

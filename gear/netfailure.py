@@ -80,7 +80,7 @@ def proxy_wants_login(host: str, status: str = "407") -> RemoteError:
     """The error for a proxy that does not know who asks."""
     return RemoteError(
         f"The proxy on the way to {host} wants a name and a password ({status}).",
-        hint="Put them into https_proxy or http_proxy: http://NAME:PASSWORD@HOST:PORT.",
+        hint="Put them into https_proxy or http_proxy, as NAME:PASSWORD@ in front of the host.",
     )
 
 

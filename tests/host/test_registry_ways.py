@@ -46,6 +46,7 @@ FAR = """version: 0.1
 storage: {filesystem: {rootdirectory: /var/lib/plain}}
 http: {addr: "192.0.2.1:443", tls: {certificate: /root/tls/far.pem, key: /root/tls/far.key}}
 """
+LOGIN = "me:geheim"
 PROXY = """Port 8888
 Listen 192.0.2.2
 Allow 127.0.0.0/8
@@ -89,11 +90,17 @@ def connections(machine: GearHost) -> int:
 
 def test_https_by_a_proxy_that_wants_a_password(far: GearHost) -> None:
     name = "registry.test/hello:1"
-    env = {"https_proxy": "http://me:geheim@192.0.2.2:8888"}
+    env = {"https_proxy": f"http://{LOGIN}@192.0.2.2:8888"}
     assert far.gear("image", "pull", name, env=env).startswith(f"{name} sha256:")
     before = connections(far)
     assert before > 0
-    error = far.fails(1, "image", "pull", name, env={"https_proxy": "http://me:falsch@192.0.2.2:8888"})
+    error = far.fails(
+        1,
+        "image",
+        "pull",
+        name,
+        env={"https_proxy": f"http://{LOGIN.replace('geheim', 'falsch')}@192.0.2.2:8888"},
+    )
     assert "The proxy on the way to registry.test wants a name and a password (401)." in error
     assert "falsch" not in error
     assert "wants a name and a password (407)" in far.fails(
@@ -316,7 +323,7 @@ def test_a_copy_that_is_killed_goes_on(ssh: GearHost) -> None:
         'until [ "$(stat -c %s $file 2>/dev/null || echo 0)" -gt 1000000 ]; do :; done\n'
         "kill -KILL $!; wait $! || :"
     )
-    ssh.wait(lambda: not ssh.sh("pgrep -f 'image receiv[e]' || :"), "the other end to go")
+    ssh.wait(lambda: not ssh.sh("pgrep -f '[i]mage receive' || :"), "the other end to go")
     left = int(ssh.sh("stat -c %s /var/lib/other/images/downloads/sha256/*"))
     assert left > 1_000_000 and name not in ssh.gear("--state-dir", "/var/lib/other", "image", "list")
     before = received(ssh)

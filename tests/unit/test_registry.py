@@ -637,6 +637,8 @@ def test_a_full_disk_is_told(layout: Layout, registry: Hostile, monkeypatch: pyt
     assert refused(layout, registry).endswith("the file system is full.")
 
 
+LOGIN = "me:geheim"
+
 # -- the way there -----------------------------------------------------------------------------------------------
 
 
@@ -702,7 +704,7 @@ def test_a_proxy_that_refuses(
     layout: Layout, registry: Hostile, monkeypatch: pytest.MonkeyPatch, status: int, words: str, attempts: int
 ) -> None:
     """tests/host/test_registries.py has a real one."""
-    monkeypatch.setenv("https_proxy", f"http://me:geheim@{registry.host}")
+    monkeypatch.setenv("https_proxy", f"http://{LOGIN}@{registry.host}")
     registry.tricks.append(for_path("", lambda r, handler: reply(handler, status), method="CONNECT"))
     with pytest.raises(RemoteError, match=words) as caught:
         pulling.pull(layout, "far.example/x:1", settings=Registries(timeout=2, retries=1))
@@ -717,7 +719,7 @@ def test_plain_requests_by_a_proxy(
     """A registry that speaks no TLS, somewhere else: the proxy gets whole URLs, and its password is for it only."""
     registry.image(SECOND)
     rules = {"far.example:5000": Rule(insecure=True)}
-    monkeypatch.setenv("http_proxy", f"http://me:geheim@{registry.host}")
+    monkeypatch.setenv("http_proxy", f"http://{LOGIN}@{registry.host}")
     registry.tricks.append(for_path("", lambda r, handler: drop(handler), method="CONNECT"))
     monkeypatch.setenv("https_proxy", f"http://{registry.host}")
 
