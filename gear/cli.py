@@ -47,7 +47,7 @@ TABLE = {
     "clean": "gear.cli_remove",
     "fsck": "gear.cli_fsck",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry gear.cli_signatures"}
+GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry gear.cli_send gear.cli_signatures"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {

@@ -1,4 +1,4 @@
-"""The verbs of `gear image` that talk to registries: pull, push, login, logout, search-tags."""
+"""The verbs of `gear image` that talk to registries: pull, push, login, logout, search-tags, referrers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gear import host
-from gear.command import Context, Verb, add_output_option, for_each, printable
+from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ def _timeout_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _quiet_option(parser: argparse.ArgumentParser) -> None:
+def quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+
+
+def every_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """--all-platforms, the same wherever images go from one place to another."""
+    parser.add_argument("--all-platforms", action="store_true", help=help)
 
 
 def _settings(args: argparse.Namespace, context: Context) -> Registries:
@@ -53,8 +58,9 @@ def _pull_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--platform", metavar="OS/ARCH[/VARIANT]", help="for another kind of machine than this one"
     )
+    every_option(parser, "keep the index, and what it has for other platforms, as well")
     _timeout_option(parser)
-    _quiet_option(parser)
+    quiet_option(parser)
     add_output_option(parser)
 
 
@@ -76,7 +82,14 @@ def _pull(args: argparse.Namespace, context: Context) -> int:
 
     def one(name: str) -> None:
         with progress.shown(quiet=args.quiet) as shown:
-            done = pulling.pull(context.layout, name, settings=settings, platform=platform, progress=shown)
+            done = pulling.pull(
+                context.layout,
+                name,
+                settings=settings,
+                platform=platform,
+                every=args.all_platforms,
+                progress=shown,
+            )
         if args.output == "json":
             reports.append(
                 {"reference": done.reference, "digest": done.image.digest, "changed": done.changed}
@@ -98,12 +111,13 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DESTINATION",
         help="where to; the image's own reference if not given",
     )
+    every_option(parser, "send the index, and what it has for other platforms, as well")
     parser.add_argument("--sign-by", metavar="FILE", help="sign it there with this private key")
     parser.add_argument(
         "--passphrase-file", metavar="FILE", help="the key's passphrase; asked for if not given"
     )
     _timeout_option(parser)
-    _quiet_option(parser)
+    quiet_option(parser)
     add_output_option(parser)
 
 
@@ -120,7 +134,14 @@ def _push(args: argparse.Namespace, context: Context) -> int:
     elif args.passphrase_file is not None:
         raise UsageError("--passphrase-file needs --sign-by.")
     with progress.shown(quiet=args.quiet) as shown:
-        done = pushing.push(context.layout, args.image, args.destination, settings=settings, progress=shown)
+        done = pushing.push(
+            context.layout,
+            args.image,
+            args.destination,
+            every=args.all_platforms,
+            settings=settings,
+            progress=shown,
+        )
     if key is not None:
         from gear import signing
 
@@ -197,12 +218,38 @@ def _tags(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
+def _referrers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="a reference: [REGISTRY/]NAME[:TAG][@DIGEST]")
+    parser.add_argument("--type", metavar="TYPE", default="", help="only artifacts of this type")
+    _timeout_option(parser)
+    add_output_option(parser)
+
+
+def _referrers(args: argparse.Namespace, context: Context) -> int:
+    from gear import referrers
+
+    name, found = referrers.referrers(
+        context.layout, args.image, kind=args.type, settings=_settings(args, context)
+    )
+    if args.output == "json":
+        context.report_json({"image": name, "referrers": [one.document() for one in found]})
+        return 0
+    rows = [
+        (one.manifest.digest, printable(one.artifact_type[:80]) or "-", str(one.manifest.size))
+        for one in found
+    ]
+    context.report(table(("DIGEST", "TYPE", "SIZE"), rows))
+    return 0
+
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "pull",
         "get images from a registry",
         "Get images from a registry, by tag or digest. Prints the full reference and the digest of each. Layers "
-        "that are here are not fetched again, and a pull that was interrupted goes on where it was. JSON is an "
+        "that are here are not fetched again, and a pull that was interrupted goes on where it was. Of an image "
+        "for several platforms the one for this machine is taken and unpacked; with --all-platforms the others "
+        "are kept as they are, so that push and copy can pass them on. JSON is an "
         "array of objects with reference, digest and changed (whether the reference stood for another image).",
         _pull_arguments,
         _pull,
@@ -237,5 +284,15 @@ VERBS: tuple[Verb, ...] = (
         "List the tags that a repository of a registry has. JSON is an object with repository and tags.",
         _tags_arguments,
         _tags,
+    ),
+    Verb(
+        "referrers",
+        "list what refers to an image in its registry",
+        "List the artifacts that a registry has for an image: signatures, lists of contents, attestations. "
+        "Asks for the image that the name stands for there, be it here or not, by the referrers API of OCI "
+        "distribution 1.1, or by the tag that stands in for it. JSON is an object with image (repository and "
+        "digest) and referrers (each with digest, artifactType, mediaType, size and annotations).",
+        _referrers_arguments,
+        _referrers,
     ),
 )

@@ -20,6 +20,7 @@ DOCUMENT_LIMIT = 4 << 20
 TEXT_LIMIT = 128 << 10
 COUNT_LIMIT = 4096
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})", re.ASCII)
 
 
@@ -67,7 +68,7 @@ class Node:
         if "\0" in value:
             self.fail(name, "holds a NUL byte")
         # A lone surrogate is JSON but no text: it can't be written to any file.
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if not value.isascii() and _SURROGATE.search(value):
             self.fail(name, "is not valid Unicode")
         return value
 
@@ -140,13 +141,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+# Made once: json.loads() would make one for each document.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def parse_json(data: bytes, what: str) -> Any:
     """The JSON value in *data*; *what* names it in errors, as in "the manifest sha256:..."."""
     what = what[0].upper() + what[1:]
     if len(data) > DOCUMENT_LIMIT:
         raise IntegrityError(f"{what} is larger than {DOCUMENT_LIMIT} bytes.")
     try:
-        return json.loads(data, object_pairs_hook=_unique)
+        return _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{what} is not valid JSON: {error}.") from error
 

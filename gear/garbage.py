@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gear import files, leases, signature_record, store
+from gear import files, indexes, leases, signature_record, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
@@ -29,7 +29,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("manifests", "signatures", "layers", "blobs", "downloads")
+        for kind in ("indexes", "manifests", "signatures", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + [*_entries(layout.images / "references"), *_entries(layout.images / "leases")]
@@ -66,8 +66,13 @@ def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int
 def unneeded(layout: Layout, wanted: Iterable[str]) -> list[tuple[Path, int]]:
     """What none of the images *wanted* needs, whatever references there are, with its size in bytes."""
     keep: set[Path] = set()
-    for digest in set(wanted) & set(store.held(layout)):
+    wanted = set(wanted)
+    for digest in wanted & set(store.held(layout)):
         keep |= set(needs(layout, digest))
+    for digest in indexes.wanted(layout, wanted):
+        parts = indexes.parts(layout, digest)
+        keep.add(store.place(layout, "indexes", digest))
+        keep.update(store.blob_path(layout, blob.digest) for blob in (*parts.documents, *parts.blobs))
     return [
         (path, _size(path))
         for path in _everything(layout)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gear import containers, files, garbage, imagemounts, leases, sources, store
+from gear import containers, files, garbage, imagemounts, indexes, leases, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.document import digest_of
@@ -272,9 +272,10 @@ def listing(layout: Layout) -> tuple[list[Row], list[GearError]]:
     except GearError as error:  # a damaged container is no reason to show no images
         faults.append(error)
         used = {}
+    read: dict[str, Image] = {}  # an image may have many names
     for reference, digest in [*known, *((digest, digest) for digest in nameless)]:
         try:
-            image = store.image(layout, digest, reference)
+            image = read[digest] = read.get(digest) or store.image(layout, digest, reference)
         except GearError as error:
             faults.append(error)
             continue
@@ -290,11 +291,14 @@ def inspect(layout: Layout, name: str) -> dict[str, Any]:
     config = image.config
     _, node = store.read_document(layout, image.digest, "the manifest")
     manifest = Manifest.from_node(node)
+    index = indexes.of_reference(layout, image.reference)
     return {
         "reference": "" if image.reference == image.digest else image.reference,
         "references": [text for text, digest in store.references(layout).items() if digest == image.digest],
         "digest": image.digest,
         "mediaType": manifest.media_type,
+        "index": index,
+        "platforms": indexes.platforms(layout, index) if index else [],
         "size": image.size,
         "created": config.created,
         "architecture": config.architecture,
@@ -357,7 +361,9 @@ def tag(layout: Layout, source: str, targets: Sequence[str]) -> list[Image]:
             if name.digest not in (None, image.digest):
                 raise UsageError(f"{source} is {image.digest}, and can't be called {name}.")
         for name in names:
-            store.set_reference(layout, str(name), image.digest)
+            store.set_reference(
+                layout, str(name), image.digest, indexes.of_reference(layout, image.reference)
+            )
     return [Image(str(name), image.digest, image.config, image.layers, image.size) for name in names]
 
 
@@ -377,6 +383,7 @@ def remove(
     """
     reference, digest = _target(layout, name)
     known = store.references(layout)
+    was_index = reference is not None and indexes.of_reference(layout, reference)
     names = [text for text, target in known.items() if target == digest]
     doomed = [reference] if reference is not None else names
     last = set(doomed) >= set(names)
@@ -389,10 +396,12 @@ def remove(
         )
     for text in doomed:
         store.remove_reference(layout, text)
+    held = set(store.held(layout)) | set(in_use)
     if not last:
+        if was_index:  # the other references keep the image, but not those for other platforms
+            garbage.collect(layout, held)
         return doomed
-    keep = (set(store.held(layout)) | set(in_use)) - {digest}
-    freed = garbage.collect(layout, keep, drop=digest, wait=leases.PATIENCE_S)
+    freed = garbage.collect(layout, held - {digest}, drop=digest, wait=leases.PATIENCE_S)
     if freed is None or digest in store.held(layout):
         warn(f"{digest} stays on the disk: {leases.who_works(layout)}; gear image prune removes it later")
         return doomed

@@ -93,13 +93,13 @@ def claimed(layout: Layout, digest: str, stop: threading.Event) -> Iterator[int]
 
 
 class Layer:
-    """One layer: its blob, and what it unpacks to."""
+    """One layer: its blob, and what it unpacks to; without a diff id just a blob, whatever is in it."""
 
     def __init__(
         self,
         layout: Layout,
         blob: Descriptor,
-        diff_id: str,
+        diff_id: str | None,
         syncer: Syncer,
         stop: threading.Event,
         report: Report,
@@ -110,11 +110,11 @@ class Layer:
 
     def is_here(self) -> bool:
         """Whether nothing is to be done; from now on it stays."""
-        leases.pin(self._layout, self._blob.digest, self._diff_id)
+        leases.pin(self._layout, *(digest for digest in (self._blob.digest, self._diff_id) if digest))
         return store.is_here(self._layout, self._blob) and self._is_unpacked()
 
     def _is_unpacked(self) -> bool:
-        return unpacked.is_whole(self._layout, self._diff_id)
+        return self._diff_id is None or unpacked.is_whole(self._layout, self._diff_id)
 
     def fetch(self, sources: list[Repository]) -> None:
         """Get it from the first of *sources* that has it whole, and put it into the store."""
@@ -175,7 +175,7 @@ class Layer:
         try:
             self._syncer.sync()
             os.rename(self._path, store.blob_path(self._layout, self._blob.digest))
-            if partial is not None:
+            if partial is not None and self._diff_id is not None:
                 store.keep_layer(self._layout, partial, self._diff_id)
         except BaseException:
             if partial is not None and partial.exists():

@@ -24,6 +24,8 @@ _NOT_TLS = (
     "RECORD_LAYER_FAILURE",
     "PACKET_LENGTH_TOO_LONG",
 )
+# What http.client says when a proxy answers CONNECT with another status than 200.
+_TUNNEL = "Tunnel connection failed: "
 
 
 class Lost(RemoteError):
@@ -64,12 +66,31 @@ def explained(address: Address, timeout: float, check: Callable[[], None]) -> It
         raise RemoteError(f"The name {address.host} can't be resolved: {error.strerror}.") from error
     except (OSError, EOFError) as error:
         check()
+        if (text := str(error)).startswith(_TUNNEL):
+            raise tunnel_refused(address, text.removeprefix(_TUNNEL)) from error
         raise Lost(
             f"The connection to {address} failed: {getattr(error, 'strerror', None) or error}."
         ) from error
     except http.client.HTTPException as error:
         check()
         raise Lost(f"{address} does not speak HTTP as it should: {type(error).__name__}.") from error
+
+
+def proxy_wants_login(host: str, status: str = "407") -> RemoteError:
+    """The error for a proxy that does not know who asks."""
+    return RemoteError(
+        f"The proxy on the way to {host} wants a name and a password ({status}).",
+        hint="Put them into https_proxy or http_proxy, as NAME:PASSWORD@ in front of the host.",
+    )
+
+
+def tunnel_refused(address: Address, answer: str) -> RemoteError:
+    """The error for a proxy that does not connect; *answer* is its status and what it says."""
+    if answer.startswith(("407", "401")):  # the latter by tinyproxy, for a wrong password
+        return proxy_wants_login(str(address), answer[:3])
+    # 502 and the like: it tried.
+    kind = Lost if answer.startswith("5") else RemoteError
+    return kind(f"The proxy does not connect to {address}: {ascii(answer[:100])[1:-1].rstrip('.')}.")
 
 
 def speaks_no_tls(error: RemoteError, other_port: bool) -> bool:

@@ -232,7 +232,7 @@ class Manifest:
         if len(layers) > LAYER_LIMIT:
             node.fail("layers", f"has more than {LAYER_LIMIT} items")
         for place, layer in enumerate(layers):
-            if "foreign" in layer.media_type or "nondistributable" in layer.media_type:
+            if is_foreign(layer.media_type):
                 node.fail(f"layers[{place}]", "is a foreign layer, which has to come from elsewhere")
             if layer.media_type not in LAYERS:
                 node.fail(
@@ -248,6 +248,25 @@ class Manifest:
             "config": self.config.document(),
             "layers": [layer.document() for layer in self.layers],
         }
+
+
+def opaque_blobs(node: Node, promised: str = "") -> tuple[Descriptor, ...]:
+    """The blobs of a manifest that is kept as it came, of an image or of an artifact; not foreign layers."""
+    if media_type(node, promised) not in MANIFESTS:
+        raise IntegrityError(f"{node.what} is an index of images, where a single image was expected.")
+    config = node.node("config")
+    if config is None:
+        node.fail("config", "is missing")
+    layers = node.nodes("layers")
+    if len(layers) > LAYER_LIMIT:
+        node.fail("layers", f"has more than {LAYER_LIMIT} items")
+    found = [Descriptor.from_node(part) for part in (config, *layers)]
+    return tuple(blob for blob in found if not is_foreign(blob.media_type))
+
+
+def is_foreign(kind: str) -> bool:
+    """Whether layers of this media type come from elsewhere than the registry."""
+    return "foreign" in kind or "nondistributable" in kind
 
 
 def index_entries(node: Node, promised: str = "") -> list[Descriptor]:

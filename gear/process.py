@@ -9,15 +9,25 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from gear.errors import GearError, HostError
 
+if TYPE_CHECKING:
+    from socket import socket
+
 # The Debian package that brings each program gear calls.
-_PACKAGES = {"journalctl": "systemd", "systemctl": "systemd", "systemd-analyze": "systemd"}
+_PACKAGES = {
+    "journalctl": "systemd",
+    "systemctl": "systemd",
+    "systemd-analyze": "systemd",
+    "ssh": "openssh-client",
+}
 # The most that is kept of what a program answers.
 ANSWER_LIMIT = 1 << 20
+# How long a program may take to end when nobody talks to it any more.
+_GRACE_S = 10.0
 
 
 def find(program: str) -> str:
@@ -70,6 +80,53 @@ def reading(arguments: Sequence[str]) -> Iterator[int]:
         assert running.stdout is not None
         try:
             yield running.stdout.fileno()
+        finally:
+            running.kill()
+
+
+@contextlib.contextmanager
+def conversing(
+    arguments: Sequence[str], tell: Callable[[str], None]
+) -> Iterator[tuple[socket, Callable[[], int]]]:
+    """Run a program whose standard input and output are one socket; gives the other end of it.
+
+    *tell* gets each line of its standard error, in a thread.  The second value waits for the end of the program and
+    returns its status.  It may ask for a password on the terminal, so it stays in the same process group.
+    """
+    # Here, since only copying between hosts needs them, and most verbs come by this module.
+    import socket
+    import threading
+
+    command = [find(arguments[0]), *arguments[1:]]
+    ours, theirs = socket.socketpair()
+    number = theirs.fileno()
+    with (
+        ours,
+        theirs,
+        subprocess.Popen(command, stdin=number, stdout=number, stderr=subprocess.PIPE) as running,
+    ):
+        theirs.close()
+
+        def listen() -> None:
+            assert running.stderr is not None
+            while line := running.stderr.readline(4096):
+                tell(line.decode(errors="replace").rstrip("\r\n"))
+
+        listener = threading.Thread(target=listen, name="standard error", daemon=True)
+        listener.start()
+
+        def end() -> int:
+            ours.close()
+            try:
+                status = running.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                status = running.wait()
+            listener.join(_GRACE_S)
+            return status
+
+        try:
+            yield ours, end
         finally:
             running.kill()
 

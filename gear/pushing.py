@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from gear import files, images, leases, registries, registry_auth, store
+from gear import files, images, indexes, leases, registries, registry_auth, store
 from gear.errors import GearError, IntegrityError, RemoteError, UsageError
+from gear.fetching import Progress, Silent
 from gear.model import Layout
 from gear.netfailure import Lost
 from gear.oci import Descriptor, Manifest
-from gear.pulling import Progress, Silent
 from gear.reference import Remote, meant
 from gear.registries import Endpoint, Registries
 from gear.registry import Repository
@@ -40,34 +40,38 @@ def push(
     text: str,
     destination: str | None = None,
     *,
+    every: bool = False,
     settings: Registries | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Send the image *text* to the registry that *destination*, or its own reference, names."""
+    """Send the image *text* to the registry that *destination*, or its own reference, names.
+
+    With *every* the index goes that the reference was pulled by, and all that is in it.
+    """
     settings = settings or registries.load(layout)
     store.prepare(layout)
     with leases.pinning(layout):
         image = images.pinned(layout, text)
+        parts = indexes.content(layout, image, every=every)
+        leases.pin(layout, *(part.digest for part in (*parts.documents, *parts.blobs)))
+        digest = parts.documents[-1].digest
         target = destination or (text if image.reference == image.digest else image.reference)
         remote = meant(target, (), settings.aliases)[0]
-        if remote.digest not in (None, image.digest):
-            raise UsageError(f"{text} is {image.digest}, and can't be pushed as {remote.digest}.")
+        if remote.digest not in (None, digest):
+            raise UsageError(f"{text} is {digest}, and can't be pushed as {remote.digest}.")
         settings.endpoints(remote)  # raises when that is blocked
-        data, node = store.read_document(layout, image.digest, "the manifest")
-        manifest = Manifest.from_node(node)
-        kind = manifest.media_type
         endpoint = settings.target(remote)
         repository = Target.opened(endpoint, settings, actions="pull,push")
         pushing = _Pushing(layout, repository, _origins(layout, remote), progress or Silent())
         try:
-            for blob in {blob.digest: blob for blob in (*manifest.layers, manifest.config)}.values():
+            for blob in {blob.digest: blob for blob in parts.blobs}.values():
                 pushing.blob(blob)
-            found = repository.put_manifest(remote.tag or image.digest, data, kind)
+            for document in parts.documents[:-1]:
+                pushing.document(document, document.digest)
+            pushing.document(parts.documents[-1], remote.tag or digest)
         finally:
             repository.transport.close()
-    if found not in ("", image.digest) and found.startswith(image.digest.partition(":")[0]):
-        raise IntegrityError(f"{remote} arrived as {found} instead of {image.digest}.")
-    return Pushed(str(remote), image.digest)
+    return Pushed(str(remote), digest)
 
 
 def _origins(layout: Layout, remote: Remote) -> Mapping[str, str]:
@@ -102,6 +106,15 @@ class _Pushing:
             outcome = self._send(blob)
         finally:
             self._progress.end(blob.digest, outcome)
+
+    def document(self, document: Descriptor, name: str) -> None:
+        """Store a manifest or index under a tag or digest; all it names is there."""
+        data, _ = store.read_document(self._layout, document.digest, "the manifest")
+        found = self._repository.put_manifest(name, data, document.media_type)
+        if found not in ("", document.digest) and found.startswith(document.digest.partition(":")[0]):
+            raise IntegrityError(
+                f"{self._repository.what}:{name} arrived as {found} instead of {document.digest}."
+            )
 
     def _send(self, blob: Descriptor) -> str:
         transport = self._repository.transport

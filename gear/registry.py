@@ -21,7 +21,7 @@ from gear import registry_auth
 from gear.addresses import split_url
 from gear.document import DIGEST, DOCUMENT_LIMIT, parse_digest, parse_document, parse_json
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
-from gear.netfailure import Lost
+from gear.netfailure import Lost, proxy_wants_login
 from gear.oci import INDEXES, MANIFESTS, Descriptor
 from gear.registries import Endpoint, Registries
 from gear.registry_auth import Credentials
@@ -37,7 +37,7 @@ _GENERIC = (
     "application/vnd.oci.image.manifest.v1",
 )
 _OLD = "application/vnd.docker.distribution.manifest.v1+"
-_LINK = re.compile(r'<([^>]{1,2000})>\s*;\s*rel="?next"?', re.ASCII)
+LINK = re.compile(r'<([^>]{1,2000})>\s*;\s*rel="?next"?', re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,65536}", re.ASCII)
 PAGES = 1000
 CLIENT_ID = "gear"
@@ -180,7 +180,7 @@ class Repository:
                 self.expect(response, 200)
                 what = f"The list of tags of {self.what}"
                 names = parse_json(response.document(), what)
-                following = _LINK.search(response.headers.get("Link") or "")
+                following = LINK.search(response.headers.get("Link") or "")
             tags = names.get("tags") if isinstance(names, dict) else None
             if tags is not None and not (
                 isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
@@ -193,7 +193,7 @@ class Repository:
                 yield tag
             if following is None or not tags:
                 return
-            path = urljoin(self._url(path), following[1])
+            path = urljoin(self.url(path), following[1])
             if split_url(path)[0] != self.transport.home():
                 raise RemoteError(f"{what} goes on at another host, {ascii(path[:200])}.")
 
@@ -206,7 +206,8 @@ class Repository:
 
     # -- asking ----------------------------------------------------------------------------------------------
 
-    def _url(self, path: str) -> str:
+    def url(self, path: str) -> str:
+        """The URL of *path* below this repository, or *path* if it is one."""
         if path.startswith(("http://", "https://")):
             return path
         return f"{self.transport.base()}/v2/{quote(self.name)}/{path}"
@@ -215,7 +216,7 @@ class Repository:
         return self.call(method, path, headers)
 
     def call(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
-        return self.transport.persist(lambda: self.authorized(method, self._url(path), headers, body))
+        return self.transport.persist(lambda: self.authorized(method, self.url(path), headers, body))
 
     def _again(self, attempt: Callable[[], T]) -> T:
         """Repeat what reads a document when the connection breaks in the middle of it."""
@@ -335,4 +336,6 @@ class Repository:
             raise self._refused(f"does not allow this for {self.name or 'itself'}{words}")
         if response.status == 404:
             raise NotFoundError(f"{self.what} does not have what was asked for{words}.")
+        if response.status == 407:
+            raise proxy_wants_login(self.endpoint.host)
         raise RemoteError(f"{self.endpoint.host} answers with status {response.status}{words}.")

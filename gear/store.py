@@ -11,7 +11,9 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
     signatures/ALGORITHM/HEX    signatures of the image with that manifest (gear/signature_record.py)
-    references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"
+    indexes/ALGORITHM/HEX       an index whose images are all here, as blobs: {"mediaType", "size"} (gear/indexes.py)
+    references/NAME:TAG         {"digest": that of the manifest, "index": that of the index it came by, if it did};
+                                "/" in a reference is written "+"
     downloads/ALGORITHM/HEX     a blob that is being pulled, or as much of it as came before a pull failed;
                                 flock(2)ed by whoever writes it (gear/incoming.py)
     leases/PID-HEX              who is at work, and what of all this they need (gear/leases.py)
@@ -55,7 +57,7 @@ _PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
 REPAIR = "Run `gear fsck --repair`, then pull or load the image again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30
-DIRECTORIES = ("blobs", "layers", "manifests", "signatures", "downloads")
+DIRECTORIES = ("blobs", "layers", "manifests", "signatures", "indexes", "downloads")
 
 
 def lease(layout: Layout) -> AbstractContextManager[None]:
@@ -77,7 +79,7 @@ def prepare(layout: Layout) -> None:
 def place(layout: Layout, directory: str, digest: str) -> Path:
     """Where the blob, layer or manifest record *digest* is or would be."""
     algorithm, digits = parse_digest(digest)
-    return layout.images / directory / algorithm / digits
+    return Path(f"{layout.images}/{directory}/{algorithm}/{digits}")
 
 
 def blob_path(layout: Layout, digest: str) -> Path:
@@ -248,10 +250,11 @@ def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
     return data, parse_document(data, what)
 
 
-def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Image:
+def publish(layout: Layout, manifest: Descriptor, reference: str | None, index: str = "") -> Image:
     """Make an image whose blobs and layers are all here visible, and give it *reference*.
 
-    The caller holds a lease.  Raises IntegrityError when something is missing.
+    *index* is the digest of the index that the reference stands for elsewhere.  The caller holds a lease.  Raises
+    IntegrityError when something is missing.
     """
     leases.pin(layout, manifest.digest)
     parsed, config = _documents(layout, manifest.digest, manifest.media_type)
@@ -271,7 +274,7 @@ def publish(layout: Layout, manifest: Descriptor, reference: str | None) -> Imag
         files.write_atomic(path, record, 0o600)
     if reference is not None:
         reference = str(Reference.parse(reference))
-        set_reference(layout, reference, manifest.digest)
+        set_reference(layout, reference, manifest.digest, index)
     return Image(reference or manifest.digest, manifest.digest, config, config.diff_ids, size)
 
 
@@ -289,28 +292,30 @@ def _documents(layout: Layout, digest: str, media_type: str) -> tuple[Manifest, 
     return manifest, config
 
 
-def _reference_path(layout: Layout, reference: str) -> Path:
+def reference_path(layout: Layout, reference: str) -> Path:
+    """Where the record of *reference* is or would be."""
     return layout.images / "references" / str(Reference.parse(reference)).replace("/", "+")
 
 
-def set_reference(layout: Layout, reference: str, digest: str) -> None:
-    """Let *reference* mean the image *digest* from now on."""
-    path = _reference_path(layout, reference)
-    data = files.dump_json({"digest": digest})
+def set_reference(layout: Layout, reference: str, digest: str, index: str = "") -> None:
+    """Let *reference* mean the image *digest* from now on, which was chosen from *index*."""
+    path = reference_path(layout, reference)
+    data = files.dump_json({"digest": digest, **({"index": index} if index else {})})
     if files.read_bytes(path) != data:
         files.write_atomic(path, data, 0o600)
 
 
 def remove_reference(layout: Layout, reference: str) -> bool:
     """Forget *reference*, not the image; tells whether it was there."""
-    return files.remove_file(_reference_path(layout, reference))
+    return files.remove_file(reference_path(layout, reference))
 
 
 def references(layout: Layout) -> dict[str, str]:
     """Every reference and the digest it stands for, sorted."""
     result = {}
-    for name in _names(layout, layout.images / "references"):
-        data = files.read_bytes(layout.images / "references" / name)
+    directory = layout.images / "references"
+    for name in _names(layout, directory):
+        data = files.read_bytes(directory / name)
         if data is not None:
             reference = name.replace("+", "/")
             result[reference] = parse_document(data, f"the reference {reference}").digest("digest")

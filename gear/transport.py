@@ -1,8 +1,8 @@
-"""HTTP to one registry: connections, TLS, proxies, time limits, attempts and redirects.
+"""HTTP to one registry: time limits, attempts and redirects.
 
-Not what is said (gear/registry.py).  It is http.client with what that leaves to its caller.  Whatever goes wrong is a
-RemoteError; a Lost says that trying again may help.  Authorization is for the registry's own host and never follows a
-redirect to another one.
+Not what is said (gear/registry.py), nor how a connection comes to be (gear/dialing.py).  It is http.client with
+what that leaves to its caller.  Whatever goes wrong is a RemoteError; a Lost says that trying again may help.
+Authorization is for the registry's own host and never follows a redirect to another one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import http.client
 import os
 import random
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
-from gear import __version__, registries
-from gear.addresses import Address, is_loopback, proxy_for, split_url
+from gear import __version__
+from gear.addresses import Address, is_loopback, split_url
+from gear.dialing import Connector
 from gear.document import DOCUMENT_LIMIT
-from gear.errors import GearError, IntegrityError, RemoteError, UsageError
+from gear.errors import GearError, IntegrityError, RemoteError
 from gear.netfailure import Cancelled, Lost, explained, hanging, overloaded, retry_after, speaks_no_tls
 from gear.registries import Endpoint, Registries
 
@@ -108,17 +108,14 @@ class Transport:
     ) -> None:
         self.endpoint, self.timeout = endpoint, settings.timeout
         self.retries = settings.retries
-        self._environ = os.environ if environ is None else environ
-        parts = urlsplit(f"//{endpoint.host}")
-        self._host, self._port = parts.hostname or "", parts.port
-        self._plain_allowed = endpoint.rule.insecure or is_loopback(self._host)
+        self._connector = Connector(endpoint, os.environ if environ is None else environ)
+        self._plain_allowed = endpoint.rule.insecure or is_loopback(self._connector.host)
         # Which protocol it speaks is found out by the first connection.
         self._home: Address | None = None
         self._lock = threading.Lock()
         self._finding = threading.Lock()
         self._idle: dict[Address, list[http.client.HTTPConnection]] = {}
         self._open: set[http.client.HTTPConnection] = set()
-        self._contexts: dict[bool, ssl.SSLContext] = {}
         self.cancelled = threading.Event()
 
     # -- for responses ---------------------------------------------------------------------------------------
@@ -186,12 +183,13 @@ class Transport:
         """The registry's own address; the first call connects to find out whether it speaks TLS."""
         with self._finding:
             if self._home is None:
-                secure = Address(True, self._host, self._port or 443)
+                host, port = self._connector.host, self._connector.port
+                secure = Address(True, host, port or 443)
                 try:
                     connection = self._connect(secure)
                 except RemoteError as error:
-                    plain = Address(False, self._host, self._port or 80)
-                    if not (self._plain_allowed and speaks_no_tls(error, self._port is None)):
+                    plain = Address(False, host, port or 80)
+                    if not (self._plain_allowed and speaks_no_tls(error, port is None)):
                         if speaks_no_tls(error, False) and not self._plain_allowed:
                             raise RemoteError(
                                 f"{secure} speaks no TLS.",
@@ -209,52 +207,14 @@ class Transport:
         host = f"[{home.host}]" if ":" in home.host else home.host
         return f"{'https' if home.secure else 'http'}://{host}:{home.port}"
 
-    def _context(self, own: bool) -> ssl.SSLContext:
-        """TLS for the registry itself, which may have certificates of its own, or for others."""
-        with self._lock:
-            if own not in self._contexts:
-                context = ssl.create_default_context()
-                if own:
-                    rule = self.endpoint.rule
-                    authorities, certificate, key = registries.certificates(self.endpoint.registry, rule)
-                    try:
-                        for path in authorities:
-                            context.load_verify_locations(path)
-                        if certificate:
-                            context.load_cert_chain(certificate, key or None)
-                    except (OSError, ssl.SSLError) as error:
-                        raise UsageError(
-                            f"The certificates for {self.endpoint.registry} can't be used: "
-                            f"{getattr(error, 'reason', None) or error}.",
-                            hint=", ".join([*authorities, *filter(None, (certificate, key))]),
-                        ) from error
-                    if rule.insecure:
-                        context.check_hostname = False
-                        context.verify_mode = ssl.CERT_NONE
-                self._contexts[own] = context
-            return self._contexts[own]
-
     def _connect(self, address: Address) -> http.client.HTTPConnection:
         self.check()
-        proxy = proxy_for(address, self._environ)
-        where = proxy[0] if proxy else address
-        connection: http.client.HTTPConnection
-        if address.secure:
-            own = (address.host, address.port) == (self._host, self._port or 443)
-            connection = http.client.HTTPSConnection(
-                where.host, where.port, timeout=self.timeout, context=self._context(own), blocksize=1 << 18
-            )
-            if proxy:
-                connection.set_tunnel(address.host, address.port, headers=proxy[1])
-        else:
-            connection = http.client.HTTPConnection(
-                where.host, where.port, timeout=self.timeout, blocksize=1 << 18
-            )
+        connection = self._connector.prepared(address, self.timeout, self.check)
         with self._lock:
             self._open.add(connection)
         try:
             # connect() of HTTPSConnection shakes hands, too; the whole has to be done in time.
-            with self.watched(connection, 2 * self.timeout), self.explained(where):
+            with self.watched(connection, 2 * self.timeout), self.explained(address):
                 connection.connect()
         except BaseException:
             self.drop(connection)
@@ -301,7 +261,7 @@ class Transport:
         body: bytes | Body | None,
         patience: float | None,
     ) -> Response:
-        proxy = None if address.secure else proxy_for(address, self._environ)
+        proxy = None if address.secure else self._connector.proxy(address)
         words = {
             "Host": str(address),
             "User-Agent": f"gear/{__version__}",

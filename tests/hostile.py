@@ -99,6 +99,8 @@ def drop(handler: Handler) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Header and body go in two writes, and the second would wait for the delayed acknowledgement of the first.
+    disable_nagle_algorithm = True
     registry: Hostile
 
     def log_message(self, *arguments: object) -> None:
@@ -126,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             reply(self, 200 if path == "/v2/" else 404)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _any
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_CONNECT = _any
 
     def _blob(self, name: str) -> None:
         data = self.registry.blobs.get(name)

@@ -11,7 +11,12 @@ from . import needs, recipe, trees
 from .errors import UsageError
 from .places import Places
 
-PACKAGES = {"nginx": ("nginx-light",), "redis": ("redis-server",), "postgresql": ("postgresql",)}
+PACKAGES = {
+    "nginx": ("nginx-light",),
+    "redis": ("redis-server",),
+    "postgresql": ("postgresql",),
+    "python": ("python3",),
+}
 NAMES = (*PACKAGES, "busybox")
 IMAGE_MIB = 1024
 

@@ -30,10 +30,11 @@ EXTRAS = {
         "podman", "buildah", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
         "apparmor",
     ),
-    # A real registry, what puts images into it and looks at them, and what pulls are timed against.
+    # A real registry and a real proxy, what makes images, puts them there and looks at them, and what pulls are timed
+    # against.
     "registry": (
-        "docker-registry", "skopeo", "podman", "crun", "conmon", "openssl", "python3-zstandard", "zstd",
-        "python3-cryptography", "python3-nacl", "gpg", "gpg-agent",
+        "docker-registry", "tinyproxy-bin", "skopeo", "umoci", "buildah", "podman", "crun", "conmon", "openssl",
+        "python3-zstandard", "zstd", "python3-cryptography", "python3-nacl", "gpg", "gpg-agent",
     ),
 }  # fmt: skip
 

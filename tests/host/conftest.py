@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from attacking import Attacker, programs  # noqa: E402
 from gearhost import TOP, GearHost, demo_image, start_host  # noqa: E402
+from registryhost import registry_host  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,13 @@ def oci(booted: GearHost) -> GearHost:
     booted.sh("mkdir -p /opt/gear/contrib")
     booted.host.copy([TOP / "contrib" / "gear-oci"], "/opt/gear/contrib")
     return booted
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
+    """Another host, with registries; each test uses repositories of its own."""
+    with registry_host(tmp_path_factory.mktemp("image")) as machine:
+        yield machine
 
 
 @pytest.fixture

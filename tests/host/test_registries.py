@@ -2,83 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gearhost import GearHost, demo_image, start_host  # noqa: E402
-
-# bcrypt of `geheim`, which is all that this registry takes.
-HTPASSWD = b"me:$2b$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n"
-PLAIN = """version: 0.1
-storage: {filesystem: {rootdirectory: /var/lib/plain}, delete: {enabled: true}}
-http: {addr: "127.0.0.1:5000"}
-"""
-SAFE = """version: 0.1
-storage: {filesystem: {rootdirectory: /var/lib/safe}}
-http: {addr: "127.0.0.1:5443", tls: {certificate: /root/tls/cert.pem, key: /root/tls/key.pem}}
-auth: {htpasswd: {realm: r, path: /root/tls/htpasswd}}
-"""
-# Takes whoever has a certificate of the one authority that it knows, which here is its own.
-MUTUAL = """version: 0.1
-storage: {filesystem: {rootdirectory: /var/lib/plain}}
-http:
-  addr: "127.0.0.1:5444"
-  tls: {certificate: /root/tls/cert.pem, key: /root/tls/key.pem, clientcas: [/root/tls/cert.pem]}
-"""
-MAKE_CERTIFICATE = """
-openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout /root/tls/key.pem -out /root/tls/cert.pem \\
-    -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>/dev/null
-"""
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
-    """A host with two registries: without TLS on port 5000, with TLS and a password on port 5443."""
-    machine = start_host(extra="registry")
-    try:
-        machine.sh(
-            "systemctl disable --now -q docker-registry; mkdir -p /root/tls /var/lib/plain /var/lib/safe"
-        )
-        machine.write("/root/plain.yml", PLAIN.encode())
-        machine.write("/root/safe.yml", SAFE.encode())
-        machine.write("/root/tls/htpasswd", HTPASSWD)
-        machine.sh(MAKE_CERTIFICATE)
-        machine.write("/root/mutual.yml", MUTUAL.encode())
-        for name in ("plain", "safe", "mutual"):
-            machine.run(
-                "systemd-run", "-q", f"--unit={name}", "docker-registry", "serve", f"/root/{name}.yml"
-            )
-        for port in (5000, 5443, 5444):
-            machine.wait(lambda port=port: listens(machine, port), f"the registry on port {port}")  # type: ignore[misc]
-        machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
-        copy(machine, "oci:/root/hello:hello", "docker://localhost:5000/hello:1")
-        yield machine
-    finally:
-        machine.host.stop()
-
-
-def listens(machine: GearHost, port: int) -> bool:
-    return bool(machine.out("ss", "-Hltn", f"sport = :{port}"))
-
-
-def copy(machine: GearHost, source: str, target: str, *options: str) -> None:
-    machine.run("skopeo", "copy", "-q", "--dest-tls-verify=false", *options, source, target)
-
-
-def raw(machine: GearHost, reference: str) -> bytes:
-    """The manifest that the registry has, byte for byte."""
-    return machine.run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}").stdout
-
-
-def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+from gearhost import GearHost  # noqa: E402
+from registryhost import copy, digest_of, make_image, raw, serve  # noqa: E402
 
 
 @pytest.mark.parametrize("options", [(), ("--format=v2s2",), ("--dest-compress-format=zstd", "--format=oci")])
@@ -163,36 +96,11 @@ def test_install_pulls_by_policy(registry: GearHost) -> None:
     registry.run("systemctl", "stop", "plain")
     registry.gear("install", "--pull", "newer", name, "pulled")
     registry.fails(1, "install", "--pull", "always", name, "pulled")
-    registry.run("systemd-run", "-q", "--unit=plain", "docker-registry", "serve", "/root/plain.yml")
-    registry.wait(lambda: listens(registry, 5000), "the registry")
+    serve(registry, "plain", 5000)
     registry.gear("install", "--pull", "always", name, "pulled")
     registry.gear("delete", "pulled")
 
 
-LARGE = """
-import hashlib, io, json, os, tarfile
-out = "/root/large/"
-os.makedirs(out + "blobs/sha256", exist_ok=True)
-def blob(data, kind):
-    digest = hashlib.sha256(data).hexdigest()
-    open(out + "blobs/sha256/" + digest, "wb").write(data)
-    return {"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(data)}
-layers, diffs = [], []
-for number in range(3):
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        info = tarfile.TarInfo(f"file{number}")
-        info.size = 80 << 20
-        archive.addfile(info, io.BytesIO(os.urandom(info.size)))
-    layers.append(blob(raw.getvalue(), "layer.v1.tar"))
-    diffs.append(layers[-1]["digest"])
-config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diffs}}
-manifest = {"schemaVersion": 2, "config": blob(json.dumps(config).encode(), "config.v1+json"), "layers": layers}
-entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-entry["annotations"] = {"org.opencontainers.image.ref.name": "large"}
-json.dump({"schemaVersion": 2, "manifests": [entry]}, open(out + "index.json", "w"))
-open(out + "oci-layout", "w").write('{"imageLayoutVersion": "1.0.0"}')
-"""
 # Stops the registry as soon as something of a layer is there, then ends gear without a chance to tidy up.
 INTERRUPT = """
 gear image pull -q localhost:5000/large:1 >/dev/null 2>&1 &
@@ -209,13 +117,7 @@ stat -c %s /var/lib/gear/images/downloads/sha256/*
 
 
 def test_sigkill_in_the_middle_and_the_next_pull_goes_on(registry: GearHost) -> None:
-    registry.run("python3", "-c", LARGE)
-    copy(
-        registry,
-        "oci:/root/large:large",
-        "docker://localhost:5000/large:1",
-        "--dest-oci-accept-uncompressed-layers",
-    )
+    make_image(registry, "large", *(f"{seed}:{80 << 20}" for seed in range(3)))
     sizes = [int(line) for line in registry.sh(INTERRUPT).split()]
     assert sizes and max(sizes) > 1_000_000
     assert "localhost:5000/large" not in registry.gear("image", "list")
@@ -255,22 +157,7 @@ def test_a_pull_takes_no_longer_than_podmans(registry: GearHost) -> None:
         "mkdir -p /root/tree; cd /root/tree; for part in lib bin share; do\n"
         "tar -C / -cf - usr/$part | gzip -1 >$part.tar.gz; done"
     )
-    registry.run(
-        "python3",
-        "-c",
-        LARGE.replace("/root/large/", "/root/real/")
-        .replace("range(3)", "range(0)")
-        .replace(
-            "config = {",
-            "import gzip\n"
-            "for part in ('lib', 'bin', 'share'):\n"
-            "    data = open(f'/root/tree/{part}.tar.gz', 'rb').read()\n"
-            "    layers.append(blob(data, 'layer.v1.tar+gzip'))\n"
-            "    diffs.append('sha256:' + hashlib.sha256(gzip.decompress(data)).hexdigest())\n"
-            "config = {",
-        ),
-    )
-    copy(registry, "oci:/root/real:large", "docker://localhost:5000/real:1")
+    make_image(registry, "real", *(f"/root/tree/{part}.tar.gz" for part in ("lib", "bin", "share")))
     times: dict[str, list[float]] = {"gear": [], "podman": []}
     for number in range(3):
         registry.sh("rm -rf /var/speed; mkdir /var/speed; sync")

@@ -23,18 +23,19 @@ LAYERS = {
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
-        "garbage leases unpacked treediff checking imagemounts "
-        "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
+        "garbage indexes leases unpacked treediff checking imagemounts "
+        "yamlfile addresses netfailure registries registry_auth dialing transport piping registry upload incoming "
         "signature_record policy cosign openpgp lookaside attached "
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
-        "containers signatures signature_files images pulling pushing signing install lifecycle remove inside top "
-        "attach copying transfer joining running debugging history pruning saving verifying container_check fsck"
+        "containers signatures signature_files images fetching pulling pushing signing referrers offering sending "
+        "install lifecycle remove inside top attach copying transfer joining running debugging history pruning saving "
+        "verifying container_check fsck"
     ),
     "front ends": (
         "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
-        "cli_fsck cli_plan cli_registry cli_remove cli_run cli_signatures cli_spec cli_store __main__"
+        "cli_fsck cli_plan cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store __main__"
     ),
 }
 # What points up all the same, and why.
@@ -222,7 +223,9 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "registries",
         "registry_auth",
         "netfailure",
+        "dialing",
         "transport",
+        "piping",
         "registry",
         "upload",
     }
@@ -236,6 +239,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "view",
         "store",
         "sources",
+        "indexes",
         "garbage",
         "leases",
         "unpacked",

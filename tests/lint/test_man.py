@@ -227,6 +227,8 @@ JSON = {
     "image pull": ("cli_registry", "_pull"),
     "image push": ("cli_registry", "_push"),
     "image search-tags": ("cli_registry", "_tags"),
+    "image referrers": ("cli_registry", "_referrers"),
+    "image copy": ("cli_send", "_report"),
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import Hostile, serving
 from hypothesis import settings
+
+from gear import transport
 
 settings.register_profile("gear", derandomize=True, database=None, deadline=None, max_examples=100)
 settings.load_profile("gear")
@@ -42,3 +47,20 @@ def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
     _guard.armed = request.node.get_closest_marker("spawns") is None
     yield
     _guard.armed = False
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attempts follow each other at once, and no credentials of this machine are read."""
+    monkeypatch.setattr(transport, "BACKOFF_S", 0.001)
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in ("DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+
+
+@pytest.fixture
+def registry() -> Iterator[Hostile]:
+    with serving(Hostile()) as made:
+        yield made

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,31 @@ def test_the_demo_image_is_reproducible(context: Context, tmp_path: Path) -> Non
     )
     assert failed.returncode == 1
     assert failed.stderr.endswith("hint: apt-get install busybox-static\n")
+
+
+@needs_root
+def test_a_list_of_a_thousand_references_costs_no_more_for_each(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In processor time of one run; a search through all of them for each would be a hundred times as much."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    made = OciLayout()
+    for number in range(50):
+        made.image(ONE, name=f"i{number}:1", document=config(ONE, Labels={"n": str(number)}))
+    loaded = images.load(context.layout, str(made.write(tmp_path / "many")))
+
+    def cost() -> float:
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            rows, faults = images.listing(context.layout)
+            times.append((time.process_time() - began) / len(rows))
+            assert not faults
+        return min(times)
+
+    few = cost()
+    for number in range(950):
+        image = loaded[number % len(loaded)]
+        store.set_reference(context.layout, f"example.com/team/app{number}:1", image.digest)
+    assert len(images.listing(context.layout)[0]) == 1000
+    assert cost() < 2 * few

@@ -6,9 +6,9 @@ import errno
 import gzip
 import json
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,34 +17,21 @@ import pytest
 from archives import digest, entry, tar
 from hostile import INDEX, LAYER, OCI, Handler, Hostile, drop, for_path, reply, serving
 
-from gear import files, garbage, images, pulling, pushing, store, transport
+from gear import dialing, files, garbage, images, pulling, pushing, store
+from gear.addresses import Address
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
+from gear.fetching import Pulled
 from gear.model import Layout
 from gear.oci import Platform
 from gear.registries import Registries, Rule
 from gear.registry_auth import Credentials
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 AMD64 = Platform("linux", "amd64")
 # Larger than a piece of a download, and than what a socket takes at once.
 FIRST = tar(entry("a", os.urandom(3 << 20)))
 SECOND = tar(entry("b", b"b" * 5000))
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Attempts follow each other at once, and no credentials of this machine are read."""
-    monkeypatch.setattr(transport, "BACKOFF_S", 0.001)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in ("DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-
-
-@pytest.fixture
-def registry() -> Iterator[Hostile]:
-    with serving(Hostile()) as made:
-        yield made
 
 
 @pytest.fixture
@@ -56,9 +43,14 @@ SETTINGS = Registries(timeout=1.0, retries=2)
 
 
 def pull(
-    layout: Layout, registry: Hostile, what: str = "x:1", settings: Registries = SETTINGS
-) -> pulling.Pulled:
-    return pulling.pull(layout, f"{registry.host}/{what}", settings=settings, platform=AMD64)
+    layout: Layout,
+    registry: Hostile,
+    what: str = "x:1",
+    settings: Registries = SETTINGS,
+    *,
+    every: bool = False,
+) -> Pulled:
+    return pulling.pull(layout, f"{registry.host}/{what}", settings=settings, platform=AMD64, every=every)
 
 
 def refused(
@@ -643,3 +635,108 @@ def test_a_full_disk_is_told(layout: Layout, registry: Hostile, monkeypatch: pyt
 
     monkeypatch.setattr(files, "write_all", full)
     assert refused(layout, registry).endswith("the file system is full.")
+
+
+LOGIN = "me:geheim"
+
+# -- the way there -----------------------------------------------------------------------------------------------
+
+
+def test_a_resolver_that_hangs(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/host/test_registries.py has a real one."""
+    over = threading.Event()
+
+    def never(*arguments: object, **more: object) -> list[Any]:
+        over.wait(30)
+        return []
+
+    monkeypatch.setattr("gear.dialing.socket.getaddrinfo", never)
+    began = time.monotonic()
+    with pytest.raises(RemoteError, match=r"could not be resolved within 0\.2 seconds"):
+        pulling.pull(layout, "slow.example/x:1", settings=Registries(timeout=0.2, retries=3))
+    assert time.monotonic() - began < 5
+    over.set()
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "nowhere.invalid"])
+def test_a_name_that_is_none(layout: Layout, host: str) -> None:
+    with pytest.raises(RemoteError, match="can't be resolved"):
+        pulling.pull(layout, f"{host}/x:1", settings=Registries(timeout=20, retries=0))
+
+
+def test_the_next_address_is_tried(registry: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(registry.host.rpartition(":")[2])
+    places = [("127.0.0.9", 1), ("127.0.0.1", port)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+    monkeypatch.setattr(connecting, "resolve", lambda *arguments: found)
+    with dialing.dial(Address(False, "several.example", 80), 5) as sock:
+        assert sock.getpeername() == ("127.0.0.1", port) and sock.gettimeout() == 5
+
+
+def test_all_addresses_together_have_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners whose queue is full take connections up, and never answer."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(4):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            place = listener.getsockname()
+            for _ in range(3):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(place)
+            found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", place))
+        monkeypatch.setattr(connecting, "resolve", lambda *arguments: found)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            dialing.dial(Address(False, "full.example", 80), 0.4)
+        assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "attempts"),
+    [
+        (407, r"The proxy on the way to far.example wants a name and a password \(407\)", 1),
+        (403, "The proxy does not connect to far.example: 403 Forbidden", 1),
+        (502, "The proxy does not connect to far.example: 502 Bad Gateway", 2),
+    ],
+)
+def test_a_proxy_that_refuses(
+    layout: Layout, registry: Hostile, monkeypatch: pytest.MonkeyPatch, status: int, words: str, attempts: int
+) -> None:
+    """tests/host/test_registries.py has a real one."""
+    monkeypatch.setenv("https_proxy", f"http://{LOGIN}@{registry.host}")
+    registry.tricks.append(for_path("", lambda r, handler: reply(handler, status), method="CONNECT"))
+    with pytest.raises(RemoteError, match=words) as caught:
+        pulling.pull(layout, "far.example/x:1", settings=Registries(timeout=2, retries=1))
+    assert "geheim" not in str(caught.value)
+    assert registry.paths("CONNECT") == ["far.example:443"] * attempts
+    assert set(registry.told("Proxy-Authorization")) == {Credentials("me", "geheim").basic()}
+
+
+def test_plain_requests_by_a_proxy(
+    layout: Layout, registry: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that speaks no TLS, somewhere else: the proxy gets whole URLs, and its password is for it only."""
+    registry.image(SECOND)
+    rules = {"far.example:5000": Rule(insecure=True)}
+    monkeypatch.setenv("http_proxy", f"http://{LOGIN}@{registry.host}")
+    registry.tricks.append(for_path("", lambda r, handler: drop(handler), method="CONNECT"))
+    monkeypatch.setenv("https_proxy", f"http://{registry.host}")
+
+    def proxied(registry: Hostile, handler: Handler) -> bool:
+        assert handler.path.startswith("http://far.example:5000/v2/")
+        handler.path = handler.path.removeprefix("http://far.example:5000")
+        return False
+
+    registry.tricks.append(for_path("", proxied))
+    settings = Registries(rules=rules, timeout=2, retries=0)
+    pulling.pull(layout, "far.example:5000/x:1", settings=settings, platform=AMD64)
+    assert set(registry.told("Proxy-Authorization")) == {Credentials("me", "geheim").basic()}
+    registry.tricks.append(for_path("", lambda r, handler: reply(handler, 407)))
+    with pytest.raises(RemoteError, match=r"The proxy on the way to far.example:5000 wants a name"):
+        pulling.pull(layout, "far.example:5000/x:2", settings=settings, platform=AMD64)
+    monkeypatch.setenv("no_proxy", "example")
+    before = len(registry.seen)
+    with pytest.raises(RemoteError, match="far.example can't be resolved"):
+        pulling.pull(layout, "far.example:5000/x:1", settings=settings, platform=AMD64)
+    assert len(registry.seen) == before

@@ -20,6 +20,7 @@ from keys import Gpg, SigstoreKey, artifact, claim
 
 from gear import (
     cosign,
+    fetching,
     garbage,
     images,
     lookaside,
@@ -105,7 +106,7 @@ def sign(
 
 def pull(
     layout: Layout, registry: Hostile, what: str = "x:1", settings: Registries = SETTINGS
-) -> pulling.Pulled:
+) -> fetching.Pulled:
     return pulling.pull(layout, f"{registry.host}/{what}", settings=settings, platform=AMD64)
 
 
