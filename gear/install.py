@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gear
-from gear import boot, bundle, containers, files, host, process, store, uids, units
+from gear import boot, bundle, containers, files, host, process, storage, store, uids, units
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
@@ -168,7 +168,7 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
     if not spec.ephemeral:
-        _make_writable_layer(layout, spec, image)
+        storage.driver("overlay").make(layout, spec, containers.roots(layout, image))
     # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
@@ -184,29 +184,6 @@ def _discard(path: Path) -> None:
         files.remove_tree(path)
     else:
         files.remove_file(path)
-
-
-def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
-    target = bundle.writable_layer(spec, layout)
-    if target.exists():
-        return
-    partial = files.partial_name(target)
-    with files.explained(f"create the writable layer {target}"):
-        try:
-            (partial / "work").mkdir(parents=True, mode=0o700)
-            upper = partial / "upper"
-            upper.mkdir()
-            # The upper directory is what the container sees as `/`, so it looks as the image's root does.
-            layers = containers.roots(layout, image)
-            top = layers[-1].stat() if layers else partial.stat()
-            os.chown(upper, spec.uid_base + top.st_uid, spec.uid_base + top.st_gid)
-            os.chmod(upper, top.st_mode & 0o7777)
-            for made in (upper, partial):
-                files.sync_directory(made)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 def _make_volume(layout: Layout, name: str, view: View, destination: str) -> None:

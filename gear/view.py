@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from gear import accounts, files
+from gear import accounts, duplicate, files
 from gear.accounts import Identity
 from gear.errors import GearError, IntegrityError
 from gear.layer import kept
@@ -161,6 +161,7 @@ class _Copy:
     def __init__(self, root: int) -> None:
         self._root = root
         self._owners = os.geteuid() == 0
+        self._share = True
         # (device, inode) of a file with several names -> the name of its copy, from the root.
         self._links: dict[tuple[int, int], bytes] = {}
 
@@ -213,11 +214,7 @@ class _Copy:
             copy = os.open(found.name, flags, 0o600, dir_fd=target)
             try:
                 status = os.fstat(source)
-                os.ftruncate(copy, status.st_size)
-                offset = 0
-                while (start := _next_data(source, offset)) is not None:
-                    offset = os.lseek(source, start, os.SEEK_HOLE)
-                    _copy_range(source, copy, start, offset)
+                self._share = duplicate.copy_content(source, copy, status.st_size, share=self._share)
                 self._dress(source, status, copy)
             finally:
                 os.close(copy)
@@ -232,23 +229,3 @@ class _Copy:
         for name in os.listxattr(source):
             if kept(name):
                 os.setxattr(target, name, os.getxattr(source, name))
-
-
-def _next_data(source: int, offset: int) -> int | None:
-    """Where data begins at or after *offset*, or None when only a hole is left."""
-    try:
-        return os.lseek(source, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return None
-
-
-def _copy_range(source: int, copy: int, start: int, end: int) -> None:
-    """The bytes from *start* to *end*."""
-    os.lseek(copy, start, os.SEEK_SET)
-    while start < end:
-        count = os.sendfile(copy, source, start, end - start)
-        if count == 0:
-            return
-        start += count

@@ -20,7 +20,7 @@ LAYERS = {
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
-        "garbage "
+        "garbage duplicate storage "
         "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
         "seccomp inroot reports stacking groups terminal"
     ),
@@ -230,6 +230,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "store",
         "sources",
         "garbage",
+        "duplicate",
+        "storage",
     }
     host = set(LAYERS["host"].split())
     for module in host:
