@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gear import files
 from gear.errors import GearError
-from gear.tree import DIRECTORY
+from gear.tree import DIRECTORY, is_whiteout
 
 # linux/fs.h
 _FICLONE = 0x40049409
@@ -174,13 +174,10 @@ class _Copy:
 
     def _dress_name(self, source: int, target: int, name: bytes, status: os.stat_result) -> None:
         """The same for what can't be opened."""
-        os.chown(
-            name,
-            self._shifted(status.st_uid),
-            self._shifted(status.st_gid),
-            dir_fd=target,
-            follow_symlinks=False,
-        )
+        uid, gid = status.st_uid, status.st_gid
+        if not is_whiteout(status):  # overlayfs makes those as the host's root
+            uid, gid = self._shifted(uid), self._shifted(gid)
+        os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
             os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
         # There are no calls for attributes that take a directory's descriptor before Linux 6.13.

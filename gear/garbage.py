@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gear import files, store
+from gear import files, removal, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
@@ -52,7 +52,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("manifests", "layers", "blobs", "downloads")
+        for kind in ("manifests", "subvolumes", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + _entries(layout.images / "references")
@@ -66,10 +66,20 @@ def sweep(layout: Layout, *, wait: bool = False) -> list[Path] | None:
     with _alone(layout, wait=wait) as alone:
         if not alone:
             return None
-        partials = [path for path in _everything(layout) if path.name.startswith(files.PARTIAL)]
+        partials = _partials(layout)
         for path in partials:
             _remove(path)
         return partials
+
+
+def interrupted(layout: Layout) -> list[Path]:
+    """What sweep() would remove; nothing when somebody holds a lease, since it may be theirs."""
+    with _alone(layout, wait=False) as alone:
+        return _partials(layout) if alone else []
+
+
+def _partials(layout: Layout) -> list[Path]:
+    return [path for path in _everything(layout) if path.name.startswith(files.PARTIAL)]
 
 
 def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int]]:
@@ -89,13 +99,14 @@ def garbage(layout: Layout, keep_digests: Iterable[str]) -> list[tuple[Path, int
 
 
 def needs(layout: Layout, digest: str) -> list[Path]:
-    """The files and directories of the store that the image *digest* consists of."""
+    """The files and directories of the store that the image *digest* consists of; of a subvolume it may have none."""
     _, node = store.read_document(layout, digest, "the manifest")
     manifest = Manifest.from_node(node)
     _, node = store.read_document(layout, manifest.config.digest, "the image config")
     config = ImageConfig.from_mapping(node.value, node.what)
     return [
         store.place(layout, "manifests", digest),
+        store.place(layout, "subvolumes", digest),
         *(
             store.blob_path(layout, blob)
             for blob in (digest, manifest.config.digest, *(blob.digest for blob in manifest.layers))
@@ -115,9 +126,8 @@ def collect(
     with _alone(layout, wait=wait) as alone:
         if not alone:
             return None
-        for path in _everything(layout):
-            if path.name.startswith(files.PARTIAL):
-                _remove(path)
+        for path in _partials(layout):
+            _remove(path)
         if drop is not None:
             files.remove_file(store.place(layout, "manifests", drop))
         doomed = garbage(layout, keep_digests)
@@ -129,13 +139,16 @@ def collect(
 def _remove(path: Path) -> None:
     """A file is unlinked; a layer is renamed first, so that half of it is never taken for a whole one."""
     if path.is_dir() and not path.is_symlink():
-        files.remove_tree(path)
+        removal.remove_tree(path)
     else:
         files.remove_file(path)
 
 
 def _size(path: Path) -> int:
-    """Bytes of a blob or record, or of the files of a layer as its metadata says."""
+    """Bytes of a blob or record, or of the files of a layer as its metadata says; a subvolume shares its files with
+    the layers."""
+    if path.parent.parent.name == "subvolumes":
+        return 0
     with suppress(FileNotFoundError):
         if not path.is_dir():
             return path.stat().st_size

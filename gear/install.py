@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import gear
-from gear import boot, bundle, containers, files, host, process, storage, store, uids, units
+from gear import boot, bundle, containers, files, host, process, removal, storage, store, uids, units
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Image
-from gear.spec import ImageRef, Spec
+from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
 from gear.systemd import Manager
 from gear.view import View
 
@@ -40,8 +40,16 @@ class Installed:
 
 
 def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any]) -> Spec:
-    """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one."""
+    """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one.
+
+    A storage driver of None is the one that the container has, or what is configured for new ones.
+    """
     old = containers.existing(layout, name)
+    driver = options.get("storage")
+    if driver is None and containers.is_directory(image.reference):
+        driver = STORAGE_DRIVERS[0]  # a directory of the host is never copied
+    elif driver is None:
+        driver = old.storage if old else storage.configured(layout)
     isolation: Isolation = options.get("isolation", Isolation())
     if isolation.userns == "host":
         base = 0
@@ -49,7 +57,12 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
         base = isolation.id_range[0]
     else:
         base = old.uid_base if old and old.isolation.userns == "auto" else uids.FIRST
-    return Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **options)
+    return Spec(
+        name=name,
+        image=ImageRef(image.reference, image.digest),
+        uid_base=base,
+        **{**options, "storage": driver},
+    )
 
 
 def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
@@ -90,7 +103,7 @@ def prepare_run(
             return spec, image, owner
         except BaseException:
             if not containers.spec_path(layout, name).exists():
-                files.remove_tree(layout.containers / name)
+                removal.remove_tree(layout.containers / name)
             raise
 
 
@@ -110,7 +123,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
             spec = dataclasses.replace(spec, uid_base=_take_ids(layout, spec))
         if old is None:
             if not containers.spec_path(layout, name).exists():
-                undo.callback(files.remove_tree, layout.containers / name)
+                undo.callback(removal.remove_tree, layout.containers / name)
         rendered = containers.render(spec, image, layout)
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
@@ -148,6 +161,8 @@ def _differences(old: Spec, new: Spec) -> list[str]:
 def _check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
+    if not spec.ephemeral:
+        storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:
         host.require_zone(zone)
     for mount in spec.mounts:
@@ -168,7 +183,7 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
     if not spec.ephemeral:
-        storage.driver("overlay").make(layout, spec, containers.roots(layout, image))
+        storage.driver(spec.storage).make(layout, spec, containers.roots(layout, image))
     # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
@@ -176,12 +191,12 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     for mount in bundle.effective_mounts(spec, image):
         if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
             _make_volume(layout, mount.source, View(roots), mount.destination)
-            undo.callback(files.remove_tree, layout.volumes / mount.source)
+            undo.callback(removal.remove_tree, layout.volumes / mount.source)
 
 
 def _discard(path: Path) -> None:
     if path.is_dir():
-        files.remove_tree(path)
+        removal.remove_tree(path)
     else:
         files.remove_file(path)
 

@@ -22,6 +22,7 @@ from gear import (
     images,
     install,
     lifecycle,
+    removal,
     store,
     uids,
     unitfile,
@@ -53,9 +54,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
         lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
         files.remove_file(path)
-        files.remove_tree(directory)
+        removal.remove_tree(directory)
         for volume in doomed:
-            files.remove_tree(layout.volumes / volume)
+            removal.remove_tree(layout.volumes / volume)
         uids.release(layout, name)
         return known
 
@@ -121,7 +122,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
                 if inner.name.startswith(files.PARTIAL)
             ]
             found += [
-                _tree("a writable layer of an earlier image", inner)
+                _tree("a writable layer of an earlier image or storage driver", inner)
                 for inner in _entries(path)
                 if inner.name.startswith("layer-") and current is not None and inner != current
             ]
@@ -186,9 +187,9 @@ def _remove_run(layout: Layout, name: str) -> None:
     except GearError:  # nobody knows what others use
         volumes = set()
     files.remove_file(containers.unit_path(layout, name))
-    files.remove_tree(layout.containers / name)
+    removal.remove_tree(layout.containers / name)
     for volume in volumes:
-        files.remove_tree(layout.volumes / volume)
+        removal.remove_tree(layout.volumes / volume)
     uids.release(layout, name)
 
 
@@ -214,6 +215,8 @@ def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:
     def collect() -> None:
         garbage.collect(layout, used, wait=True)
 
+    for path in garbage.interrupted(layout):
+        found.append(Leftover("interrupted work", path, collect))
     for path, size in garbage.garbage(layout, used):
         found.append(Leftover(f"{size} bytes that no image needs", path, collect))
     if found:
@@ -238,7 +241,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def _tree(what: str, path: Path) -> Leftover:
     if path.is_dir() and not path.is_symlink():
-        return Leftover(what, path, partial(files.remove_tree, path))
+        return Leftover(what, path, partial(removal.remove_tree, path))
     return Leftover(what, path, partial(files.remove_file, path))
 
 
@@ -293,11 +296,12 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         manager.stop(install.static_units())
         for unit in install.static_units():
             files.remove_file(layout.units / unit)
-        files.remove_tree(layout.images)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.containers):
+        removal.remove_tree(layout.images)
+        removal.remove_tree(layout.containers)
+        for directory in (layout.state / "helper", uids.directory(layout)):
             files.remove_tree(directory)
         if volumes:
-            files.remove_tree(layout.volumes)
+            removal.remove_tree(layout.volumes)
     manager.reload()
     _remove_if_empty(layout.volumes, layout.lock, layout.state)
     return outcome
@@ -306,6 +310,9 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
 def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
     if not _entries(volumes):
-        files.remove_tree(volumes)
+        removal.remove_tree(volumes)
     if _entries(state) == [lock]:
-        files.remove_tree(state)
+        if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
+            files.remove_file(lock)
+        else:
+            removal.remove_tree(state)

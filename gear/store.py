@@ -8,6 +8,8 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
     layers/ALGORITHM/HEX/       an unpacked layer, by its diff id (the digest of the uncompressed archive)
         root/                   its tree, with the ids of the archive
         layer.json              {"size": bytes of its files, "entries": number}
+    subvolumes/ALGORITHM/HEX    all layers of an image merged, a read-only subvolume of btrfs by the digest of the
+                                manifest, where a container wanted that (gear/storage.py)
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
     references/NAME:TAG         {"digest": that of the manifest}; "/" in a reference is written "+"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class View:
         Devices and sockets are left out.  On failure the destination is left half-filled.
         """
         with ExitStack() as stack, files.explained(f"copy {path!r} of the image to {destination}"):
+            # For each level a directory of each layer is open.
+            stack.enter_context(_all_descriptors())
             found = self._resolve(path, stack)
             if found is None or not found.directories:
                 return False
@@ -122,6 +125,17 @@ class View:
             else:
                 return found if not pending else None
         return _Found(trail[-1])
+
+
+@contextmanager
+def _all_descriptors() -> Iterator[None]:
+    """Let this process have as many files open as it may, getrlimit(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _look(directories: Sequence[int], name: bytes, stack: ExitStack) -> _Found | None:

@@ -92,6 +92,7 @@ def test_all_ids_move(tmp_path: Path, tree: Path) -> None:
     os.chown(tree / "file", 65536 + 7, 65536 + 8)
     os.chown(tree / "link", 65536 + 9, 65536 + 9, follow_symlinks=False)
     os.chown(tree, 65536, 65536)
+    os.mknod(tree / "gone", stat.S_IFCHR, os.makedev(0, 0))
     # Entries: owner rw, user 65541 r, group r, mask r, others none.
     entries = [
         (1, 6, 0xFFFFFFFF),
@@ -108,6 +109,8 @@ def test_all_ids_move(tmp_path: Path, tree: Path) -> None:
     status = (target / "file").stat()
     assert (status.st_uid, status.st_gid) == (131072 + 7, 131072 + 8)
     assert (target / "link").lstat().st_uid == 131072 + 9 and target.stat().st_uid == 131072
+    # Overlayfs makes whiteouts as the host's root.
+    assert (target / "gone").lstat().st_uid == 0
     assert os.getxattr(target / "file", "security.capability")[20:] == struct.pack("<I", 131072)
     assert struct.pack("<HHI", 2, 4, 131077) in os.getxattr(target / "file", "system.posix_acl_access")
     back = tmp_path / "back"

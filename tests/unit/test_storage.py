@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
+import rendering
 
 from gear import storage
-from gear.errors import UsageError
-
-
-def test_an_unknown_driver_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no storage driver 'zfs'"):
-        storage.driver("zfs")
+from gear.errors import GearError
+from gear.model import Layout
+from gear.spec import STORAGE_DRIVERS
 
 
 def test_overlay_copies_what_was_written_and_no_scratch_space(tmp_path: Path) -> None:
@@ -30,6 +29,44 @@ def test_overlay_copies_what_was_written_and_no_scratch_space(tmp_path: Path) ->
 
 
 def test_a_snapshot_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="No such file"):
+    with pytest.raises(GearError, match="No such file"):
         storage.driver("overlay").snapshot(tmp_path / "missing", tmp_path / "new")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_copy_has_the_whole_image(tmp_path: Path) -> None:
+    layout, wanted = Layout(tmp_path / "state"), rendering.make_spec(storage="vfs")
+    low, high = tmp_path / "low", tmp_path / "high"
+    for layer, text in ((low, "low"), (high, "high")):
+        layer.mkdir()
+        (layer / "both").write_text(text)
+    (low / "file").write_text("x")
+    target = layout.containers / "web" / "layer-abababababab-vfs"
+    target.parent.mkdir(parents=True)
+    driver = storage.driver("vfs")
+    driver.require(layout)
+    driver.make(layout, wanted, [low, high])
+    assert sorted(os.listdir(target / "root")) == ["both", "file"]
+    assert (target / "root" / "both").read_text() == "high"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    # What is there is the container's, and stays.
+    (target / "root" / "file").unlink()
+    driver.make(layout, wanted, [low, high])
+    assert os.listdir(target / "root") == ["both"]
+    driver.snapshot(target, target.with_name("copy"))
+    assert (target.with_name("copy") / "root" / "both").read_text() == "high"
+    with pytest.raises(ValueError, match="the same in every container"):
+        driver.snapshot(target, target.with_name("another"), shift=65536)
+    assert sorted(os.listdir(target.parent)) == ["copy", target.name]
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    layout, wanted = Layout(tmp_path), rendering.make_spec(storage="vfs")
+    (layout.containers / "web").mkdir(parents=True)
+    with pytest.raises(GearError, match="No such file"):
+        storage.driver("vfs").make(layout, wanted, [tmp_path / "missing"])
+    assert os.listdir(layout.containers / "web") == []
+
+
+def test_every_driver_can_be_asked_for() -> None:
+    assert [storage.driver(name).name for name in STORAGE_DRIVERS] == list(STORAGE_DRIVERS)

@@ -187,6 +187,20 @@ def test_garbage_is_what_nothing_needs(layout: Layout) -> None:
     assert (store.layer_root(layout, digest(ONE)) / "one").exists()
 
 
+def test_a_subvolume_goes_with_its_image(layout: Layout) -> None:
+    """Whatever file is in it: its content is a stranger's."""
+    image = add(layout, "a", ONE)
+    tree = store.place(layout, "subvolumes", image.digest)
+    tree.mkdir(parents=True)
+    (tree / "layer.json").write_text('{"size": 1000000}')
+    assert garbage.garbage(layout, ()) == []
+    store.remove_reference(layout, "a")
+    assert (tree, 0) in garbage.garbage(layout, ())
+    assert garbage.garbage(layout, [image.digest]) == []
+    garbage.collect(layout, ())
+    assert not tree.exists()
+
+
 def test_a_lease_keeps_everything(layout: Layout) -> None:
     add(layout, None, ONE)
     (layout.images / "blobs/sha256/.partial-x").write_text("in use")
@@ -195,6 +209,9 @@ def test_a_lease_keeps_everything(layout: Layout) -> None:
         assert garbage.sweep(layout) is None
         assert garbage.collect(layout, ()) is None
         assert snapshot(layout.images) == before
+        # It may be the work of who holds them.
+        assert garbage.interrupted(layout) == []
+    assert garbage.interrupted(layout) == [layout.images / "blobs/sha256/.partial-x"]
     removed = garbage.sweep(layout)
     assert removed == [layout.images / "blobs/sha256/.partial-x"]
     assert store.held(layout) != []
