@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, garbage, sources, store
+from gear import containers, files, garbage, pack, snapshots, sources, store
 from gear.changes import Changes
 from gear.compression import Reader, decompressed, kind_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
@@ -30,7 +30,6 @@ from gear.oci import (
     Platform,
     Reference,
 )
-from gear.pack import Packed
 
 
 def host_platform() -> Platform:
@@ -45,7 +44,7 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
     Loading what is here already changes nothing.
     """
     wanted = None if reference is None else str(Reference.parse(reference))
-    with _adding(layout), sources.opened(source, layout.images) as opened:
+    with adding(layout), sources.opened(source, layout.images) as opened:
         found = sources.candidates(opened, host_platform(), reference)
         if wanted is not None:
             return [_add(layout, sources.one(found, opened.what), (wanted,))]
@@ -62,7 +61,7 @@ def load(layout: Layout, source: str, *, reference: str | None = None) -> list[I
 
 
 @contextmanager
-def _adding(layout: Layout) -> Iterator[None]:
+def adding(layout: Layout) -> Iterator[None]:
     """Hold a lease of the store.  When adding fails, what was added so far goes again, unless somebody else is at
     work, who may need it; `gear clean` finds it then."""
     store.prepare(layout)
@@ -104,7 +103,7 @@ def _add(layout: Layout, candidate: sources.Candidate, names: tuple[str, ...]) -
         kind = OCI_MANIFEST
     else:
         data, kind = candidate.manifest, candidate.manifest_type
-    return _publish(layout, data, kind, names)
+    return publish(layout, data, kind, names)
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:
@@ -136,7 +135,8 @@ class Bytes:
         return data
 
 
-def _publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -> Image:
+def publish(layout: Layout, manifest: bytes, kind: str, names: Sequence[str]) -> Image:
+    """Make an image whose blobs and layers are all here visible, under *names*.  The caller is adding()."""
     blob = store.add_blob(layout, Bytes(manifest), media_type=kind)
     image = store.publish(layout, blob, names[0])
     for name in names[1:]:
@@ -153,7 +153,7 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
     name = str(Reference.parse(reference))
     run = changes.config()
     ImageConfig.from_mapping({"config": run})
-    with _adding(layout), ExitStack() as stack:
+    with adding(layout), ExitStack() as stack:
         blob = store.add_blob(layout, _root_stream(layout, source, stack))
         blob = Descriptor(_layer_type(layout, blob), blob.digest, blob.size)
         diff_id = store.add_layer(layout, blob, None)
@@ -167,7 +167,7 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
             "architecture": platform.architecture,
             "os": platform.os,
             **({"variant": platform.variant} if platform.variant else {}),
-            "created": _timestamp(root.stat().st_mtime),
+            "created": timestamp(root.stat().st_mtime),
             "config": run,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created_by": "gear image import"}],
@@ -175,13 +175,13 @@ def import_root(layout: Layout, source: str, reference: str, *, changes: Changes
         data = files.dump_json(document)
         config = store.add_blob(layout, Bytes(data), media_type=OCI_CONFIG)
         manifest = Manifest(OCI_MANIFEST, config, (blob,))
-        return _publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))
+        return publish(layout, files.dump_json(manifest.document()), OCI_MANIFEST, (name,))
 
 
 def _root_stream(layout: Layout, source: str, stack: ExitStack) -> Reader:
     """The layer that *source* becomes; gzip and zstd stay as they are."""
     if source != "-" and os.path.isdir(source):
-        return Packed(Path(source))
+        return pack.directory(Path(source))
     file, what = sources.seekable(source, layout.images, stack)
     kind = kind_of(os.pread(file.fileno(), 6, 0))
     if kind in LAYERS.values():
@@ -189,7 +189,7 @@ def _root_stream(layout: Layout, source: str, stack: ExitStack) -> Reader:
     return stack.enter_context(decompressed(file, what, kind))
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     """RFC 3339, in whole seconds."""
     moment = datetime.datetime.fromtimestamp(int(max(0, min(seconds, 1 << 37))), datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -276,13 +276,15 @@ def inspect(layout: Layout, name: str) -> dict[str, Any]:
 
 
 def users(layout: Layout) -> dict[str, list[str]]:
-    """The digests that installed containers run, with the containers' names.
+    """The digests that installed containers run or that snapshots of them need, with the names of these.
 
     Raises IntegrityError for a spec that can't be read: what it uses is unknown, so nothing may be removed.
     """
     result: dict[str, list[str]] = {}
     for name in containers.names(layout):
         result.setdefault(containers.get(layout, name).image.digest, []).append(name)
+    for digest, found in snapshots.users(layout).items():
+        result.setdefault(digest, []).extend(found)
     return result
 
 
@@ -302,7 +304,7 @@ def remove(layout: Layout, name: str, *, in_use: Mapping[str, Sequence[str]]) ->
     if last and (names_of_users := in_use.get(digest)):
         raise GearError(
             f"The image {name} is in use by {', '.join(names_of_users)}.",
-            hint="Remove these containers first.",
+            hint="Remove these first.",
         )
     for text in doomed:
         store.remove_reference(layout, text)

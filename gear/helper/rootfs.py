@@ -84,8 +84,10 @@ def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) 
 def claim(bundle: str, step: Step) -> None:
     """Wait for who copies into the container or out of it while it does not run (gear/copying.py): overlayfs must not
     have its upper directory mounted twice.  Until the calling process ends."""
+    step.doing = f"read the bundle {bundle}"
+    directory = os.open(f"{bundle}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     step.doing = f"wait for copies of {bundle}"
-    flock(os.open(f"{bundle}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_SH)
+    flock(directory, LOCK_SH)
 
 
 def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]
@@ -126,6 +128,9 @@ def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) ->
         step.doing = f"open the writable layer {root[key]}"
         directory = os.open(root[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         options.append(f"{key}dir=/proc/self/fd/{directory}")
+    # What is below is read as layers by itself (gear/merged.py), which knows whiteouts and opaque directories, but no
+    # directory that is another's content, no file whose content is elsewhere and no names kept in an index.
+    options += ["redirect_dir=off", "metacopy=off", "index=off"]
     step.doing = "mount the layers with overlayfs"
     # No devices: a node that came with an image must not open a device of the host.
     syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, ",".join(options))

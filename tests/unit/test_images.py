@@ -265,7 +265,7 @@ def test_an_image_in_use_stays(context: Context, source: Path, capsys: pytest.Ca
     for name in ("hello:1", image.digest, image.digest[7:15]):
         assert gear(context, "rm", name) == 1
         assert capsys.readouterr().err == (
-            f"error: The image {name} is in use by db, web.\nhint: Remove these containers first.\n"
+            f"error: The image {name} is in use by db, web.\nhint: Remove these first.\n"
         )
     (row,) = images.listing(context.layout)[0]
     assert row.containers == ("db", "web")
