@@ -40,13 +40,18 @@ TABLE = {
     "exec": "gear.cli_exec",
     "debug": "gear.cli_debug",
     "cp": "gear.cli_copy",
+    "diff": "gear.cli_changes",
+    "commit": "gear.cli_changes",
+    "export": "gear.cli_changes",
+    "clone": "gear.cli_changes",
+    "snapshot": "gear.cli_snapshot",
     "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_registry"}
+GROUPS = {"image": "gear.cli_image gear.cli_registry gear.cli_image_files"}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {

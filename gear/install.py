@@ -11,13 +11,26 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gear
-from gear import boot, bundle, containers, files, host, process, removal, storage, store, uids, units
+from gear import (
+    boot,
+    bundle,
+    containers,
+    files,
+    host,
+    process,
+    removal,
+    storage,
+    store,
+    switching,
+    uids,
+    units,
+)
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
@@ -68,6 +81,7 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
 def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
     """Create or replace the container *name*; raises GearError and leaves what was there before."""
     with files.locked(layout.lock), store.lease(layout):
+        switching.finish(layout, name)
         image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
@@ -113,7 +127,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     old = containers.existing(layout, name)
     host.require_controllers(spec)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
-    _check_host(layout, spec, image)
+    check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publish_helper(layout)
     with contextlib.ExitStack() as undo:
@@ -146,7 +160,7 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    _check_host(layout, spec, image)
+    check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
@@ -158,7 +172,7 @@ def _differences(old: Spec, new: Spec) -> list[str]:
     )
 
 
-def _check_host(layout: Layout, spec: Spec, image: Image) -> None:
+def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
     if not spec.ephemeral:
@@ -184,12 +198,20 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.units)
     if not spec.ephemeral:
         storage.driver(spec.storage).make(layout, spec, containers.roots(layout, image))
+    make_volumes(layout, spec, image, undo)
+
+
+def make_volumes(
+    layout: Layout, spec: Spec, image: Image, undo: contextlib.ExitStack, *, but: Collection[str] = ()
+) -> None:
+    """The named volumes that are missing, but for those in *but*; *undo* removes them."""
     # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
     roots = [] if spec.image.directory is not None else containers.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
-        if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
+        directory = bundle.volume_directory(layout, mount.source)
+        if mount.kind == "volume" and mount.source not in but and not directory.exists():
             _make_volume(layout, mount.source, View(roots), mount.destination)
             undo.callback(removal.remove_tree, layout.volumes / mount.source)
 
@@ -229,9 +251,7 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     try:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
-            # Units are read by anybody; a bundle may hold secrets in its environment.
-            public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
-            files.write_atomic(staged[path], content, 0o644 if public else 0o600)
+            files.write_atomic(staged[path], content, mode_of(path))
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
                 mode = 0 if found is None else path.stat().st_mode & 0o7777
@@ -250,6 +270,12 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     finally:
         for partial in staged.values():
             files.remove_file(partial)
+
+
+def mode_of(path: Path) -> int:
+    """The mode of a rendered file: units are read by anybody; a bundle may hold secrets in its environment."""
+    public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
+    return 0o644 if public else 0o600
 
 
 def helper_sources() -> dict[str, bytes]:

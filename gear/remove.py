@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,14 @@ from gear import (
     install,
     lifecycle,
     removal,
+    snapshots,
     store,
+    switching,
     uids,
+    unfinished,
     unitfile,
 )
-from gear.errors import GearError, NotFoundError
+from gear.errors import GearError, IntegrityError, NotFoundError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
@@ -53,6 +57,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
         lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
+        with suppress(IntegrityError):
+            # Or a volume that was to be replaced would have no name.
+            switching.finish(layout, name)
         files.remove_file(path)
         removal.remove_tree(directory)
         for volume in doomed:
@@ -73,12 +80,16 @@ def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
 
 
 def _mounted(layout: Layout, name: str) -> list[str]:
-    spec = containers.get(layout, name)
-    try:
-        mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
-    except NotFoundError:  # the image is gone, and with it what it declares
-        mounts = spec.mounts
-    return [mount.source for mount in mounts if mount.kind == "volume"]
+    """The volumes that a container has, or had when a snapshot was taken."""
+    found = []
+    # A snapshot without their data goes on with them when it is restored.
+    for spec in (containers.get(layout, name), *(s.spec for s in snapshots.listing(layout, name))):
+        try:
+            mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+        except NotFoundError:  # the image is gone, and with it what it declares
+            mounts = spec.mounts
+        found += [mount.source for mount in mounts if mount.kind == "volume"]
+    return found
 
 
 def drop_ins(layout: Layout, name: str) -> list[Path]:
@@ -102,12 +113,16 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
 
     The caller holds the lock, so partial names are nobody's work in progress.
     """
-    found: list[Leftover] = []
+    claimed = unfinished.claimed(layout)
+    found = [Leftover(*item) for item in unfinished.changes(layout)]
+    found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
     for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
         found += [
-            _tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)
+            _tree("interrupted work", path)
+            for path in _entries(directory)
+            if _is_ours_partial(layout, path) and path not in claimed
         ]
     for path in _entries(layout.containers):
         if path.name in installed:
@@ -119,14 +134,14 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             found += [
                 _tree("interrupted work", inner)
                 for inner in _entries(path)
-                if inner.name.startswith(files.PARTIAL)
+                if inner.name.startswith(files.PARTIAL) and inner not in claimed
             ]
             found += [
                 _tree("a writable layer of an earlier image or storage driver", inner)
                 for inner in _entries(path)
                 if inner.name.startswith("layer-") and current is not None and inner != current
             ]
-        elif NAME.fullmatch(path.name):
+        elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path))
     for path in _entries(layout.units):
         name = path.name.removeprefix("ctr-").removesuffix(".service")

@@ -19,17 +19,18 @@ LAYERS = {
     "words": "__init__ errors model document changes accounts members tunables isolation spec oci reference",
     "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
     "host": (
-        "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
-        "garbage duplicate subvolumes removal storage "
+        "files boot process systemd journal host uids growing compression tarstream tree layer merged pack "
+        "changed view store sources garbage duplicate subvolumes removal storage "
         "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
         "seccomp inroot reports stacking groups terminal"
     ),
     "operations": (
         "containers images pulling pushing install lifecycle remove inside top attach copying transfer joining "
-        "running debugging"
+        "running debugging switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
-        "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
+        "command progress cli cli_changes cli_snapshot cli_image_files "
+        "cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
         "cli_plan cli_registry cli_remove cli_run cli_spec __main__"
     ),
 }
@@ -225,7 +226,9 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "tarstream",
         "tree",
         "layer",
+        "merged",
         "pack",
+        "changed",
         "view",
         "store",
         "sources",

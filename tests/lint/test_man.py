@@ -218,6 +218,9 @@ JSON = {
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
     "clean": ("cli_remove", "_run_clean"),
+    "diff": ("cli_changes", "report_changes"),
+    "commit": ("cli_changes", "_run_commit"),
+    "snapshot": ("snapshots", "document"),
     "image load and import": ("cli_image", "_report"),
     "image pull": ("cli_registry", "_pull"),
     "image push": ("cli_registry", "_push"),
@@ -225,8 +228,8 @@ JSON = {
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }
-# Members that another function adds: _start() of cli_install.
-ADDED = {"install and apply": {"restarted"}}
+# Members that another function adds: _start() of cli_install, _done() of cli_snapshot.
+ADDED = {"install and apply": {"restarted"}, "snapshot": {"action"}}
 
 
 def members(module: str, function: str) -> set[str]:
