@@ -24,7 +24,7 @@ CHANGES = [
     "C /etc", "A /etc/new", "D /home", "A /made", "A /made/a", "A /made/b", "A /made/d", "A /made/l", "A /made/pipe",
     "A /made/sparse", "C /root", "C /www", "A /www/1", "A /www/2", "D /www/index.html",
 ]  # fmt: skip
-DRIVERS = ["overlay", "vfs"]
+DRIVERS = ["overlay", "btrfs", "vfs"]
 
 
 def install(host: GearHost, name: str, driver: str, *options: str) -> None:
@@ -36,7 +36,8 @@ def changed_by(host: GearHost, name: str) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_diff_tells_what_was_written_and_nothing_else(host: GearHost, driver: str) -> None:
+def test_diff_tells_what_was_written_and_nothing_else(fitting: GearHost, driver: str) -> None:
+    host = fitting
     install(host, "differs", driver, "-v", "differs:/data", "--tmpfs", "/scratch/deep")
     assert host.gear("diff", "differs") == ""
     changed_by(host, "differs")
@@ -72,7 +73,8 @@ def listing(archive: bytes) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_a_committed_image_is_the_container(host: GearHost, driver: str) -> None:
+def test_a_committed_image_is_the_container(fitting: GearHost, driver: str) -> None:
+    host = fitting
     install(host, "source", driver, "-v", "sources:/data", "-e", "ASKED=1")
     changed_by(host, "source")
     host.gear("stop", "source")
@@ -186,7 +188,8 @@ def test_a_container_that_writes_can_be_exported(host: GearHost) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_a_clone_has_the_files_and_nothing_shared(host: GearHost, driver: str, tmp_path: Path) -> None:
+def test_a_clone_has_the_files_and_nothing_shared(fitting: GearHost, driver: str, tmp_path: Path) -> None:
+    host = fitting
     install(
         host, "first", driver, "-v", "firsts:/data", "-v", "/etc/os-release:/os:ro", "--hostname", "first"
     )

@@ -43,8 +43,9 @@ def seen(host: GearHost, name: str) -> str:
     return host.gear("exec", name, "sh", "-c", "echo $(cat /file /data/file) $V")
 
 
-@pytest.mark.parametrize("driver", ["overlay", "vfs"])
-def test_files_specification_and_volumes_come_back_together(host: GearHost, driver: str) -> None:
+@pytest.mark.parametrize("driver", ["overlay", "btrfs", "vfs"])
+def test_files_specification_and_volumes_come_back_together(fitting: GearHost, driver: str) -> None:
+    host = fitting
     options = ("-u", "0", "-v", "olds:/data", "--storage-driver", driver)
     host.gear("install", "hello", "old", *options, "-e", "V=1", "--start", *IDLE)
     write(host, "old", "one")
