@@ -174,14 +174,7 @@ def render(
     }
     if spec.isolation.uts == "private":
         config["hostname"] = hostname
-    # Topmost first, as overlayfs counts them.
-    root: dict[str, Any] = {"lower": [str(layer) for layer in reversed(layers)]}
-    if spec.ephemeral:
-        root["ephemeral"] = True
-    else:
-        writable = writable_layer(spec, layout)
-        root |= {"upper": str(writable / "upper"), "work": str(writable / "work")}
-    start: dict[str, Any] = {"root": root}
+    start: dict[str, Any] = {"root": _root(spec, layers, layout)}
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
     rendered = {
         directory / "config.json": dump_json(config),
@@ -192,6 +185,18 @@ def render(
         start["seccomp"] = str(directory / "seccomp.bpf")
         rendered[directory / "seccomp.bpf"] = seccomp
     return rendered | {directory / "start.json": dump_json(start)}
+
+
+def _root(spec: Spec, layers: Sequence[Path], layout: Layout) -> dict[str, Any]:
+    """What the helper makes the root of (gear/helper/rootfs.py)."""
+    # Topmost first, as overlayfs counts them.
+    lower = [str(layer) for layer in reversed(layers)]
+    if spec.ephemeral:
+        return {"lower": lower, "ephemeral": True}
+    writable = writable_layer(spec, layout)
+    if spec.storage == "overlay":
+        return {"lower": lower, "upper": str(writable / "upper"), "work": str(writable / "work")}
+    return {"tree": str(writable / "root")}
 
 
 def _process(spec: Spec, image: Image, identity: Identity, *, zone_in_image: bool) -> dict[str, Any]:
@@ -234,11 +239,13 @@ def _linux(spec: Spec) -> dict[str, Any]:
 
 
 def writable_layer(spec: Spec, layout: Layout) -> Path:
-    """The container's writable layer.
+    """The container's writable layer, or its own copy of the image's tree.
 
-    Another image gets another, since overlayfs forbids changing what is below; and so does another kind of user ids,
-    since its files have the ids of the range.
+    Another image gets another, since overlayfs forbids changing what is below; so does another storage driver; and so
+    does another kind of user ids, where files have the ids of the range.
     """
     digest = spec.image.digest or "host:" + hashlib.sha256(spec.image.reference.encode()).hexdigest()
-    ids = "" if spec.isolation.userns == "auto" else f"-{spec.uid_base}"
-    return layout.containers / spec.name / f"layer-{digest.rpartition(':')[2][:12]}{ids}"
+    kind = "" if spec.isolation.userns == "auto" else f"-{spec.uid_base}"
+    if spec.storage != "overlay":
+        kind = f"-{spec.storage}"
+    return layout.containers / spec.name / f"layer-{digest.rpartition(':')[2][:12]}{kind}"

@@ -1,4 +1,4 @@
-"""How an imported image is to be run: options and Dockerfile-like instructions, as an image config.
+"""How an image is to be run: options and Dockerfile-like instructions, as an image config or on top of one.
 
 Pure, and not a Dockerfile parser: only instructions that change the config and take one line.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,25 @@ class Changes:
             "ExposedPorts": ports,
         }
         return {name: value for name, value in members.items() if value}
+
+    def onto(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The `config` member of an image config with these changes; raises UsageError for what can't be meant.
+
+        An entrypoint drops the command that was meant for another one, as in a Dockerfile.
+        """
+        new, result = self.config(), dict(config)
+        if self.entrypoint is not None:
+            result.pop("Entrypoint", None)
+        if self.entrypoint is not None or self.cmd is not None:
+            result.pop("Cmd", None)
+        for member in ("Labels", "Volumes", "ExposedPorts"):
+            if member in new:
+                result[member] = {**(result.get(member) or {}), **new.pop(member)}
+        if "Env" in new:
+            old = dict(item.partition("=")[::2] for item in result.get("Env") or () if "=" in item)
+            result["Env"] = [f"{name}={value}" for name, value in {**old, **self.env}.items()]
+            del new["Env"]
+        return result | new
 
 
 def argv(text: str) -> list[str]:

@@ -40,6 +40,11 @@ TABLE = {
     "exec": "gear.cli_exec",
     "debug": "gear.cli_debug",
     "cp": "gear.cli_copy",
+    "diff": "gear.cli_changes",
+    "commit": "gear.cli_changes",
+    "export": "gear.cli_changes",
+    "clone": "gear.cli_changes",
+    "snapshot": "gear.cli_snapshot",
     "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
@@ -47,7 +52,9 @@ TABLE = {
     "clean": "gear.cli_remove",
     "fsck": "gear.cli_fsck",
 }
-GROUPS = {"image": "gear.cli_image gear.cli_store gear.cli_registry gear.cli_send gear.cli_signatures"}
+GROUPS = {
+    "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures"
+}
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {

@@ -1,6 +1,6 @@
 """The verbs of `gear image`: their arguments and what they print.
 
-Not what they do (gear/images.py).
+Not what they do (gear/images.py, gear/loading.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from gear import changes, files, host, images
+from gear import changes, files, host, images, loading
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import UsageError
 from gear.oci import Image
@@ -35,7 +35,7 @@ def _load(args: argparse.Namespace, context: Context) -> int:
     if (args.source is None) == (args.input is None):
         raise UsageError("Give one SOURCE to load from.", hint="Standard input is `-`.")
     host.require_root("load images")
-    _report(args, context, images.load(context.layout, args.source or args.input, names=args.name))
+    _report(args, context, loading.load(context.layout, args.source or args.input, names=args.name))
     return 0
 
 
@@ -90,7 +90,7 @@ def _import(args: argparse.Namespace, context: Context) -> int:
         signal_number(wanted.stop_signal)
     wanted.volumes += args.volume
     wanted.ports += args.expose
-    _report(args, context, [images.import_root(context.layout, args.source, args.reference, changes=wanted)])
+    _report(args, context, [loading.import_root(context.layout, args.source, args.reference, changes=wanted)])
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import containers, files, host, install, lifecycle, store
+from gear import containers, files, host, install, lifecycle, store, switching
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
 from gear.command import Context, Verb, add_output_option
@@ -128,6 +128,7 @@ def _run_apply(args: argparse.Namespace, context: Context) -> int:
     for name in args.names:
         try:
             with files.locked(context.layout.lock), store.lease(context.layout):
+                switching.finish(context.layout, container_name(name))
                 wanted = containers.get(context.layout, container_name(name))
                 image = containers.image_of(context.layout, wanted)
                 done.append(install.apply(context.layout, wanted, image))

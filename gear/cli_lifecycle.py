@@ -228,6 +228,8 @@ _IN_FORCE = {
 def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
 
+    from gear import snapshots  # which brings what the other verbs can do without
+
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
         image = containers.image_of(context.layout, spec)
@@ -242,6 +244,7 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
             "systemd": properties,
             "files": [str(path) for path in rendered],
             "altered": [str(path) for path in containers.compare(rendered)],
+            "snapshots": [snapshot.document() for snapshot in snapshots.listing(context.layout, name)],
         }
 
     documents, status = _collect(args.names, context, inspect)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from gear import files, host, remove
+from gear import files, host, remove, snapshots
 from gear.command import Context, Verb, add_output_option, for_each
+from gear.model import container_name
 from gear.systemd import Manager
 
 
@@ -21,10 +22,10 @@ def _run_delete(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
 
         def delete(name: str) -> None:
+            kept = len(snapshots.labels(context.layout, container_name(name)))
             found = remove.delete(manager, context.layout, name, volumes=args.volumes)
-            context.report(
-                f"{name} is deleted" if found else f"{name} is not installed, so nothing was deleted"
-            )
+            gone = f"{name} is deleted" + (f", and its snapshots: {kept}" if kept else "")
+            context.report(gone if found else f"{name} is not installed, so nothing was deleted")
             for path in remove.drop_ins(context.layout, name):
                 context.warn(f"your own settings for it are still in {path}")
 
@@ -86,8 +87,8 @@ VERBS = (
     Verb(
         "delete",
         "remove containers; volumes and images stay",
-        "Stop containers and remove them with their unit, writable layer and user id range.  Deleting one that "
-        "is not installed is no error.",
+        "Stop containers and remove them with their unit, writable layer, snapshots and user id range.  Deleting one "
+        "that is not installed is no error.",
         _delete_arguments,
         _run_delete,
     ),

@@ -45,6 +45,11 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="mount an empty file system in memory",
     )
     add("--ephemeral", action="store_true", help="keep in memory what it writes; gone when it stops")
+    add(
+        "--storage-driver",
+        metavar="DRIVER",
+        help="how its root is made of the image: overlay (default), btrfs or vfs",
+    )
     add("--read-only", action="store_true", help="make the container's root read-only")
     add("--hostname", metavar="NAME", help="the host name inside; the container's name if not given")
     add(
@@ -153,6 +158,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "net": spec.network(args.net),
         "ephemeral": args.ephemeral,
+        "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),
     }
 

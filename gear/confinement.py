@@ -299,6 +299,11 @@ def require_consistent(spec: Spec) -> None:
             f"{spec.name} can't have {swap} bytes of memory and swap: that includes memory.",
             hint="Give --memory as well, and --memory-swap not less than it; the same for no swap.",
         )
+    if spec.image.directory is not None and spec.storage != "overlay" and not spec.ephemeral:
+        raise UsageError(
+            f"{spec.name} can't have the storage driver {spec.storage}: it would copy a directory of this machine.",
+            hint="Use --storage-driver overlay, which copies nothing.",
+        )
     if isolation.uts == "host" and spec.hostname is not None:
         raise UsageError(f"{spec.name} can't have a host name of its own with --uts host.")
     if isolation.ipc == "host" and isolation.shm_size is not None:

@@ -7,7 +7,6 @@ runs nothing of the container.  How trees are read and made safely is in gear/tr
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from gear import containers, inside, reports, stacking
 from gear.errors import GearError, UsageError
-from gear.files import explain, explained
+from gear.files import explain
 from gear.helper import syscalls
 from gear.inroot import find, opened, root_of
 from gear.model import Layout, container_name
@@ -133,12 +132,12 @@ def _child(
         raise containers.not_found(name)
     lock = None
     with Manager() as manager:
-        found = _running(manager, layout, name)
+        found = inside.if_running(manager, layout, name)
         if found is None:
             if name not in claimed:
-                lock = _claim(layout, name)
+                lock = inside.claim(layout, name)
                 claimed.add(name)
-            found = _running(manager, layout, name)
+            found = inside.if_running(manager, layout, name)
 
     def run(tell: Warn) -> None:
         if closing > 2:
@@ -161,33 +160,6 @@ def _child(
     finally:
         if lock is not None:
             os.close(lock)  # the child has it still
-
-
-def _running(manager: Manager, layout: Layout, name: str) -> inside.Running | None:
-    """The container when it runs, None when it does not; raises GearError between the two."""
-    try:
-        return inside.running(manager, layout, name)
-    except GearError:
-        if manager.get(containers.unit_of(layout, name), "ActiveState", "s") not in ("inactive", "failed"):
-            raise
-        return None
-
-
-def _claim(layout: Layout, name: str) -> int:
-    """Keep *name* from being started, and from other copies, while its layers are mounted for this one: a descriptor.
-
-    Not waited for, since two copies could wait for each other.
-    """
-    with explained(f"lock {name}"):
-        lock = os.open(layout.containers / name / "rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise GearError(
-                f"{name} is being started, or somebody else copies its files.", hint="Try again in a moment."
-            ) from None
-    return lock
 
 
 def _become_root_of(userns: int) -> None:

@@ -7,6 +7,7 @@ next attempt.
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -120,7 +121,7 @@ def fetch(
             opaque = [blob for document in found.others for blob in _blobs(document)]
             _fetch(layout, ordered, _manifest(found.manifest, wanted), opaque, progress, settings.parallel)
             for document in found.others:
-                store.add_blob(layout, images.Bytes(document.data), expected=document.descriptor())
+                store.add_blob(layout, io.BytesIO(document.data), expected=document.descriptor())
             blob = _keep(layout, found.manifest)
             index = ""
             if found.index is not None:
@@ -138,7 +139,7 @@ def fetch(
 
 
 def _keep(layout: Layout, document: Document) -> Descriptor:
-    return store.add_blob(layout, images.Bytes(document.data), expected=document.descriptor())
+    return store.add_blob(layout, io.BytesIO(document.data), expected=document.descriptor())
 
 
 def _manifest(document: Document, wanted: Wanted) -> Manifest:
@@ -241,7 +242,7 @@ def _fetch(
             f"The image has {len(manifest.layers)} layers, but its config lists {len(config.diff_ids)}."
         )
     expected = Descriptor(OCI_CONFIG, manifest.config.digest, manifest.config.size)
-    store.add_blob(layout, images.Bytes(data), expected=expected)
+    store.add_blob(layout, io.BytesIO(data), expected=expected)
     # The same layer may be there twice, and must not wait for itself.
     diff_ids: dict[str, str] = {}
     for blob, diff_id in zip(manifest.layers, config.diff_ids, strict=True):

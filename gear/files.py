@@ -180,7 +180,10 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove *path* and all below it; it is renamed first, so a half-removed tree is never taken for whole."""
+    """Remove *path* and all below it; it is renamed first, so a half-removed tree is never taken for whole.
+
+    Not for what containers can write to (gear/removal.py).
+    """
     with explained(f"remove {path}"):
         if not path.name.startswith(PARTIAL):
             doomed = partial_name(path)

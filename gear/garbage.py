@@ -6,12 +6,11 @@ Not the decision what to keep: the caller names the digests that containers use.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from gear import files, indexes, leases, signature_record, store
+from gear import files, indexes, leases, removal, signature_record, store
 from gear.document import parse_document
 from gear.errors import GearError
 from gear.model import Layout
@@ -29,7 +28,7 @@ def _everything(layout: Layout) -> list[Path]:
     """What can become garbage, in the order in which it has to go: users before what they use."""
     return [
         path
-        for kind in ("indexes", "manifests", "signatures", "layers", "blobs", "downloads")
+        for kind in ("indexes", "manifests", "signatures", "subvolumes", "layers", "blobs", "downloads")
         for algorithm in ("sha256", "sha512")
         for path in _entries(layout.images / kind / algorithm)
     ] + [*_entries(layout.images / "references"), *_entries(layout.images / "leases")]
@@ -83,7 +82,7 @@ def unneeded(layout: Layout, wanted: Iterable[str]) -> list[tuple[Path, int]]:
 
 
 def needs(layout: Layout, digest: str) -> list[Path]:
-    """The files and directories of the store that the image *digest* consists of."""
+    """The files and directories of the store that the image *digest* consists of; of a subvolume it may have none."""
     _, node = store.read_document(layout, digest, "the manifest")
     manifest = Manifest.from_node(node)
     _, node = store.read_document(layout, manifest.config.digest, "the image config")
@@ -92,6 +91,7 @@ def needs(layout: Layout, digest: str) -> list[Path]:
         store.place(layout, "manifests", digest),
         store.place(layout, "signatures", digest),
         *(store.blob_path(layout, index) for index in signature_record.read(layout, digest).indexes),
+        store.place(layout, "subvolumes", digest),
         *(
             store.blob_path(layout, blob)
             for blob in (digest, manifest.config.digest, *(blob.digest for blob in manifest.layers))
@@ -151,12 +151,18 @@ def _empty(doomed: Iterable[Path]) -> None:
     """Remove the trees among *doomed*.  Nobody looks for them any more, but another removal may be at the same."""
     for path in doomed:
         while path.is_dir() and not path.is_symlink():
-            with files.explained(f"remove {path}"), suppress(FileNotFoundError):
-                shutil.rmtree(path)
+            try:
+                removal.remove_tree(path)
+            except GearError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
 
 
 def _size(path: Path) -> int:
-    """Bytes of a blob or record, or of the files of a layer as its metadata says."""
+    """Bytes of a blob or record, or of the files of a layer as its metadata says; a subvolume shares its files with
+    the layers."""
+    if path.parent.parent.name == "subvolumes":
+        return 0
     with suppress(FileNotFoundError):
         if not path.is_dir():
             return path.stat().st_size

@@ -5,12 +5,14 @@ Not what is done inside it: looking (gear/top.py), copying (gear/copying.py).
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from signal import pidfd_send_signal
 
-from gear import containers, groups
+from gear import containers, groups, switching
 from gear.errors import GearError
+from gear.files import explained
 from gear.model import Layout
 from gear.systemd import Manager, UnitError
 
@@ -41,6 +43,39 @@ def running(manager: Manager, layout: Layout, name: str) -> Running:
         raise not_running(name, str(active))
     frozen = state.get("FreezerState", "running") in ("frozen", "freezing")
     return Running(name, unit, pid, str(service.get("ControlGroup") or ""), frozen)
+
+
+def if_running(manager: Manager, layout: Layout, name: str) -> Running | None:
+    """The container when it runs, None when it does not; raises GearError between the two."""
+    try:
+        return running(manager, layout, name)
+    except GearError:
+        if manager.get(containers.unit_of(layout, name), "ActiveState", "s") not in ("inactive", "failed"):
+            raise
+        return None
+
+
+def claim(layout: Layout, name: str) -> int:
+    """Keep *name*, which does not run, from being started, and from others who claim it, until the descriptor that
+    this returns is closed.
+
+    Not waited for, since two could wait for each other.
+    """
+    if switching.journal(layout, name).exists():
+        raise GearError(
+            f"A restore of {name} was interrupted, so its files are not what they should be.",
+            hint="gear clean finishes it.",
+        )
+    with explained(f"lock {name}"):
+        lock = os.open(layout.containers / name / "rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise GearError(
+                f"{name} is being started, or somebody else copies its files.", hint="Try again in a moment."
+            ) from None
+    return lock
 
 
 def not_running(name: str, state: str = "") -> GearError:
@@ -80,14 +115,19 @@ def pause(manager: Manager, layout: Layout, name: str) -> bool:
     found = running(manager, layout, name)
     if found.frozen:
         return False
+    freeze(manager, found)
+    return True
+
+
+def freeze(manager: Manager, found: Running) -> None:
+    """Freeze every process of a container that runs; raises GearError."""
     try:
         manager.freeze(found.unit)
     except UnitError as error:
         raise GearError(
-            f"{name} can't be paused: {_words(error)}.",
+            f"{found.name} can't be paused: {_words(error)}.",
             hint="Freezing takes cgroup v2: boot with systemd.unified_cgroup_hierarchy=1.",
         ) from error
-    return True
 
 
 def resume(manager: Manager, layout: Layout, name: str) -> bool:

@@ -11,18 +11,31 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gear
-from gear import boot, bundle, containers, files, host, process, store, uids, units
+from gear import (
+    boot,
+    bundle,
+    containers,
+    files,
+    host,
+    process,
+    removal,
+    storage,
+    store,
+    switching,
+    uids,
+    units,
+)
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Image
-from gear.spec import ImageRef, Spec
+from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
 from gear.systemd import Manager
 from gear.view import View
 
@@ -40,8 +53,16 @@ class Installed:
 
 
 def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any]) -> Spec:
-    """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one."""
+    """The spec for *name* with *options* (fields of Spec); an id range is kept, or a preview of the next one.
+
+    A storage driver of None is the one that the container has, or what is configured for new ones.
+    """
     old = containers.existing(layout, name)
+    driver = options.get("storage")
+    if driver is None and containers.is_directory(image.reference):
+        driver = STORAGE_DRIVERS[0]  # a directory of the host is never copied
+    elif driver is None:
+        driver = old.storage if old else storage.configured(layout)
     isolation: Isolation = options.get("isolation", Isolation())
     if isolation.userns == "host":
         base = 0
@@ -49,12 +70,18 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
         base = isolation.id_range[0]
     else:
         base = old.uid_base if old and old.isolation.userns == "auto" else uids.FIRST
-    return Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **options)
+    return Spec(
+        name=name,
+        image=ImageRef(image.reference, image.digest),
+        uid_base=base,
+        **{**options, "storage": driver},
+    )
 
 
 def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
     """Create or replace the container *name*; raises GearError and leaves what was there before."""
     with files.locked(layout.lock), store.lease(layout):
+        switching.finish(layout, name)
         image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
@@ -90,7 +117,7 @@ def prepare_run(
             return spec, image, owner
         except BaseException:
             if not containers.spec_path(layout, name).exists():
-                files.remove_tree(layout.containers / name)
+                removal.remove_tree(layout.containers / name)
             raise
 
 
@@ -100,7 +127,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     old = containers.existing(layout, name)
     host.require_controllers(spec)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
-    _check_host(layout, spec, image)
+    check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publish_helper(layout)
     with contextlib.ExitStack() as undo:
@@ -110,7 +137,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
             spec = dataclasses.replace(spec, uid_base=_take_ids(layout, spec))
         if old is None:
             if not containers.spec_path(layout, name).exists():
-                undo.callback(files.remove_tree, layout.containers / name)
+                undo.callback(removal.remove_tree, layout.containers / name)
         rendered = containers.render(spec, image, layout)
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
@@ -133,7 +160,7 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    _check_host(layout, spec, image)
+    check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
@@ -145,9 +172,11 @@ def _differences(old: Spec, new: Spec) -> list[str]:
     )
 
 
-def _check_host(layout: Layout, spec: Spec, image: Image) -> None:
+def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
+    if not spec.ephemeral:
+        storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:
         host.require_zone(zone)
     for mount in spec.mounts:
@@ -168,45 +197,30 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
     if not spec.ephemeral:
-        _make_writable_layer(layout, spec, image)
+        storage.driver(spec.storage).make(layout, spec, containers.roots(layout, image))
+    make_volumes(layout, spec, image, undo)
+
+
+def make_volumes(
+    layout: Layout, spec: Spec, image: Image, undo: contextlib.ExitStack, *, but: Collection[str] = ()
+) -> None:
+    """The named volumes that are missing, but for those in *but*; *undo* removes them."""
     # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
     roots = [] if spec.image.directory is not None else containers.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
-        if mount.kind == "volume" and not bundle.volume_directory(layout, mount.source).exists():
+        directory = bundle.volume_directory(layout, mount.source)
+        if mount.kind == "volume" and mount.source not in but and not directory.exists():
             _make_volume(layout, mount.source, View(roots), mount.destination)
-            undo.callback(files.remove_tree, layout.volumes / mount.source)
+            undo.callback(removal.remove_tree, layout.volumes / mount.source)
 
 
 def _discard(path: Path) -> None:
     if path.is_dir():
-        files.remove_tree(path)
+        removal.remove_tree(path)
     else:
         files.remove_file(path)
-
-
-def _make_writable_layer(layout: Layout, spec: Spec, image: Image) -> None:
-    target = bundle.writable_layer(spec, layout)
-    if target.exists():
-        return
-    partial = files.partial_name(target)
-    with files.explained(f"create the writable layer {target}"):
-        try:
-            (partial / "work").mkdir(parents=True, mode=0o700)
-            upper = partial / "upper"
-            upper.mkdir()
-            # The upper directory is what the container sees as `/`, so it looks as the image's root does.
-            layers = containers.roots(layout, image)
-            top = layers[-1].stat() if layers else partial.stat()
-            os.chown(upper, spec.uid_base + top.st_uid, spec.uid_base + top.st_gid)
-            os.chmod(upper, top.st_mode & 0o7777)
-            for made in (upper, partial):
-                files.sync_directory(made)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
 
 def _make_volume(layout: Layout, name: str, view: View, destination: str) -> None:
@@ -237,9 +251,7 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     try:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
-            # Units are read by anybody; a bundle may hold secrets in its environment.
-            public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
-            files.write_atomic(staged[path], content, 0o644 if public else 0o600)
+            files.write_atomic(staged[path], content, mode_of(path))
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
                 mode = 0 if found is None else path.stat().st_mode & 0o7777
@@ -258,6 +270,12 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     finally:
         for partial in staged.values():
             files.remove_file(partial)
+
+
+def mode_of(path: Path) -> int:
+    """The mode of a rendered file: units are read by anybody; a bundle may hold secrets in its environment."""
+    public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
+    return 0o644 if public else 0o600
 
 
 def helper_sources() -> dict[str, bytes]:

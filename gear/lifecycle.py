@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from gear import boot, containers, groups, journal
+from gear import boot, containers, files, groups, journal, switching
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
@@ -29,6 +29,11 @@ def start(
 
     Returns for each name None, or the error with the unit's result, the helper's words and the last journal lines.
     """
+    for name in names:
+        if switching.journal(layout, name).exists():
+            with files.locked(layout.lock):
+                switching.finish(layout, name)
+            manager.reload()
     outcome, specs = _specs(layout, names)
     masked = {name for name, spec in specs.items() if manager.file_state(spec.unit).startswith("masked")}
     for name in masked:

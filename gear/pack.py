@@ -1,23 +1,25 @@
-"""A directory of the host as a layer: a tar stream that is the same each time the directory is.
+"""A merged tree, or what is in one, as a tar stream that is the same each time the tree is.
 
-Not an extractor (gear/layer.py).  Names are sorted; times, owners, modes, hard links, devices and extended
-attributes are kept; sockets are left out.  Everything beyond plain ustar goes into PAX records.
+Not an extractor (gear/layer.py).  Names are sorted; times, owners, modes, hard links, devices, extended attributes and
+large holes are kept; sockets are left out.  Everything beyond plain ustar goes into PAX records.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gear.errors import GearError, UsageError
-from gear.files import explain
-from gear.layer import kept
+from gear.files import explained
+from gear.merged import VANISHED, Bound, Node, Root, attributes, looked_up, names, opened
 from gear.tarstream import BLOCK
-from gear.tree import DIRECTORY
 
 CHUNK = 1 << 20
+# A hole of this many bytes stays one; so no file that a layer may have has more pieces than a reader allows.
+HOLE = 1 << 20
 FLAGS = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -26,13 +28,15 @@ FLAGS = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
+# What stands before the name of a file that is hidden, in a layer's archive.
+WHITEOUT = b".wh."
 
 
 class Packed:
-    """The tar stream of a directory, to be read like a file."""
+    """A tar stream that is made while it is read, like a file."""
 
-    def __init__(self, root: Path) -> None:
-        self._pieces = _archive(root)
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
         self._rest = b""
 
     def read(self, size: int, /) -> bytes:
@@ -45,77 +49,168 @@ class Packed:
         return data
 
 
-def _archive(root: Path) -> Iterator[bytes]:
-    try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise explain(error, f"read {root}") from error
-    try:
-        yield from _directory(descriptor, b"./", root, {})
-    except OSError as error:
-        raise explain(error, f"read {root}") from error
-    finally:
-        os.close(descriptor)
+def directory(root: Path) -> Packed:
+    """The directory *root* of the host as a layer."""
+    return Packed(tree([Root(root)], Writer(str(root))))
+
+
+def tree(roots: Sequence[Root], writer: Writer) -> Iterator[bytes]:
+    """The merged tree of *roots*, lowest first, as a whole archive."""
+    if roots:
+        with opened(roots) as root, explained(f"read {writer.what}"):
+            yield from _below(root, b"./", writer)
     yield bytes(2 * BLOCK)
 
 
-def _directory(
-    descriptor: int, path: bytes, root: Path, links: dict[tuple[int, int], bytes]
-) -> Iterator[bytes]:
-    """The directory itself, then what is in it, depth first.
-
-    *links* has the first name of each file with several.
-    """
-    status = os.fstat(descriptor)
-    yield header(path, b"5", status, xattrs=_xattrs(descriptor))
-    for name in sorted(os.fsencode(name) for name in os.listdir(descriptor)):
-        below = path + name
-        if name.startswith(b".wh."):
-            raise UsageError(f"{root} can't become a layer: the name {ascii(below)} would be a whiteout.")
-        status = os.lstat(name, dir_fd=descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            child = os.open(name, DIRECTORY, dir_fd=descriptor)
-            try:
-                yield from _directory(child, below + b"/", root, links)
-            finally:
-                os.close(child)
-        elif not stat.S_ISSOCK(status.st_mode):
-            first = links.setdefault((status.st_dev, status.st_ino), below) if status.st_nlink > 1 else below
-            if first != below:
-                yield header(below, b"1", status, target=first)
+def _below(node: Node, path: bytes, writer: Writer) -> Iterator[bytes]:
+    """A directory and what is in it, depth first."""
+    yield from writer.entry(node, path)
+    for name in names(node):
+        with looked_up(node, name) as found:
+            if found is None:
+                continue
+            if found.is_directory:
+                yield from _below(found, path + name + b"/", writer)
             else:
-                yield from _file(descriptor, name, below, status)
+                yield from writer.entry(found, path + name)
 
 
-def _file(parent: int, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
-    """Anything but a directory."""
-    if stat.S_ISLNK(status.st_mode):
-        yield header(path, b"2", status, target=os.readlink(name, dir_fd=parent))
-        return
-    if not stat.S_ISREG(status.st_mode):
-        yield header(path, FLAGS[stat.S_IFMT(status.st_mode)], status)
-        return
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    try:
+class Writer:
+    """Makes entries; knows the first name of each file with several.
+
+    In a *layer* a name is refused that would be a whiteout there.  *torn* is told of files that became shorter while
+    they were read, whose rest is zeros; without it that is an error.
+    """
+
+    def __init__(self, what: str, *, layer: bool = True, torn: Callable[[str], None] | None = None) -> None:
+        self.what = what
+        self._layer, self._torn = layer, torn
+        self._links: dict[tuple[int, int], bytes] = {}
+        self._bound = Bound(what)
+
+    def entry(self, node: Node, path: bytes) -> Iterator[bytes]:
+        """*node* under the name *path*, which ends in a slash for a directory; nothing for what is gone by now."""
+        name = path.rstrip(b"/").rpartition(b"/")[2]
+        if self._layer and name.startswith(WHITEOUT):
+            raise UsageError(
+                f"{self.what} can't become a layer: the name {_shown(path)} would be a whiteout."
+            )
+        self._bound.check(path)
+        status = node.status
+        if node.is_directory:
+            yield header(path, b"5", status, owner=node.owner, xattrs=node.attributes())
+            return
+        first = self._links.get(node.file) if status.st_nlink > 1 else None
+        if first is not None:
+            yield header(path, b"1", status, owner=node.owner, target=first)
+            return
+        try:
+            if stat.S_ISREG(status.st_mode):
+                descriptor = node.open()
+            elif stat.S_ISLNK(status.st_mode):
+                yield header(path, b"2", status, owner=node.owner, target=node.target())
+            elif not stat.S_ISSOCK(status.st_mode):
+                flag = FLAGS[stat.S_IFMT(status.st_mode)]
+                yield header(path, flag, status, owner=node.owner, xattrs=node.attributes())
+        except OSError as error:
+            if error.errno not in VANISHED:
+                raise
+            return
+        if status.st_nlink > 1 and not stat.S_ISSOCK(status.st_mode):
+            self._links[node.file] = path
+        if stat.S_ISREG(status.st_mode):
+            try:
+                yield from self._regular(node, path, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _regular(self, node: Node, path: bytes, descriptor: int) -> Iterator[bytes]:
+        """The header and the content of an open file."""
         status = os.fstat(descriptor)
-        yield header(path, b"0", status, size=status.st_size, xattrs=_xattrs(descriptor))
-        remaining = status.st_size
-        while remaining:
-            data = os.read(descriptor, min(CHUNK, remaining))
+        size, xattrs = status.st_size, attributes(descriptor, node.ids)
+        pieces, sparse = _pieces(descriptor, size), b""
+        owner = node.ids.inside(status.st_uid), node.ids.inside(status.st_gid)
+        records: list[tuple[bytes, bytes]] = []
+        if pieces != [(0, size)]:
+            numbers = [len(pieces), *(number for piece in pieces for number in piece)]
+            sparse = b"".join(b"%d\n" % number for number in numbers)
+            sparse += bytes(-len(sparse) % BLOCK)
+            records = [
+                (b"GNU.sparse.major", b"1"),
+                (b"GNU.sparse.minor", b"0"),
+                (b"GNU.sparse.name", path),
+                (b"GNU.sparse.realsize", b"%d" % size),
+            ]
+        else:
+            pieces = [(0, size)]
+        stored = len(sparse) + sum(length for _, length in pieces)
+        yield header(path, b"0", status, owner=owner, size=stored, xattrs=xattrs, records=records) + sparse
+        for offset, length in pieces:
+            yield from self._piece(path, descriptor, offset, length)
+        yield bytes(-stored % BLOCK)
+
+    def _piece(self, path: bytes, descriptor: int, offset: int, length: int) -> Iterator[bytes]:
+        while length:
+            data = os.pread(descriptor, min(CHUNK, length), offset)
             if not data:
-                raise GearError(
-                    f"{ascii(path)} became shorter while it was read.", hint="Run the command again."
-                )
-            remaining -= len(data)
+                if self._torn is None:
+                    raise GearError(
+                        f"{_shown(path)} became shorter while it was read.", hint="Run the command again."
+                    )
+                self._torn(f"{_shown(path)} became shorter while it was read; the rest is zeros")
+                while length:
+                    length -= (size := min(CHUNK, length))
+                    yield bytes(size)
+                return
+            offset, length = offset + len(data), length - len(data)
             yield data
-        yield bytes(-status.st_size % BLOCK)
-    finally:
-        os.close(descriptor)
 
 
-def _xattrs(descriptor: int) -> dict[str, bytes]:
-    """The attributes of an open file that a layer may have."""
-    return {name: os.getxattr(descriptor, name) for name in sorted(os.listxattr(descriptor)) if kept(name)}
+def _pieces(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """Where a file has data: offset and length of each piece, and one that is empty at the end if a hole is there."""
+    pieces: list[tuple[int, int]] = []
+    reached, end = 0, 0
+    while (start := _next_data(descriptor, reached, size)) < size:
+        reached = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if pieces and start - end < HOLE or not pieces and start < HOLE:
+            offset = pieces.pop()[0] if pieces else 0
+            pieces.append((offset, reached - offset))
+        else:
+            pieces.append((start, reached - start))
+        end = reached
+    if size - end < HOLE:
+        offset = pieces.pop()[0] if pieces else end
+        pieces.append((offset, size - offset))
+    else:
+        pieces.append((size, 0))
+    return pieces
+
+
+def _next_data(descriptor: int, offset: int, size: int) -> int:
+    """Where data begins at or after *offset*; *size* when only a hole is left."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
+
+
+def whiteout(path: bytes) -> bytes:
+    """The entry that hides *path* of lower layers."""
+    above, _, name = path.rpartition(b"/")
+    return marker(above + b"/" + WHITEOUT + name)
+
+
+def marker(path: bytes) -> bytes:
+    """An empty file whose name is all that it means."""
+    records = _record(b"path", path) if len(path) > 100 else b""
+    return _extended(records) + _ustar(path[:100], b"0", 0, 0)
+
+
+def _shown(path: bytes) -> str:
+    """A path for a message."""
+    return ascii(path[:200].decode("utf-8", "backslashreplace"))
 
 
 def header(
@@ -123,12 +218,18 @@ def header(
     flag: bytes,
     status: os.stat_result,
     *,
+    owner: tuple[int, int] | None = None,
     size: int = 0,
     target: bytes = b"",
-    xattrs: dict[str, bytes] | None = None,
+    xattrs: Mapping[str, bytes] | None = None,
+    records: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """The blocks before an entry's data: PAX records for what ustar can't hold, then ustar."""
-    records: list[tuple[bytes, bytes]] = []
+    """The blocks before an entry's data: PAX records for what ustar can't hold, then ustar.
+
+    *owner* are other ids than those of *status*, *records* further PAX records.
+    """
+    records = list(records)
+    user, group = owner or (status.st_uid, status.st_gid)
     if len(path) > 100:
         records.append((b"path", path))
     if len(target) > 100:
@@ -138,27 +239,31 @@ def header(
         sign, whole = ("-", -status.st_mtime_ns) if status.st_mtime_ns < 0 else ("", status.st_mtime_ns)
         records.append((b"mtime", b"%s%d.%09d" % (sign.encode(), *divmod(whole, 10**9))))
     for keyword, number, limit in (
-        (b"uid", status.st_uid, 8**7),
-        (b"gid", status.st_gid, 8**7),
+        (b"uid", user, 8**7),
+        (b"gid", group, 8**7),
         (b"size", size, 8**11),
     ):
         if number >= limit:
             records.append((keyword, b"%d" % number))
     records += [(b"SCHILY.xattr." + os.fsencode(name), value) for name, value in (xattrs or {}).items()]
     data = b"".join(_record(keyword, value) for keyword, value in records)
-    extension = b""
-    if data:
-        extension = _ustar(b"./PaxHeaders", b"x", 0o644, len(data)) + data + bytes(-len(data) % BLOCK)
-    return extension + _ustar(
+    return _extended(data) + _ustar(
         path[:100],
         flag,
         stat.S_IMODE(status.st_mode),
         size,
-        owner=(status.st_uid, status.st_gid),
+        owner=(user, group),
         seconds=seconds,
         target=target[:100],
         device=status.st_rdev if flag in (b"3", b"4") else 0,
     )
+
+
+def _extended(records: bytes) -> bytes:
+    """PAX records as the entry before the one that they belong to."""
+    if not records:
+        return b""
+    return _ustar(b"./PaxHeaders", b"x", 0o644, len(records)) + records + bytes(-len(records) % BLOCK)
 
 
 def _record(keyword: bytes, value: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,15 @@ from gear import (
     install,
     leases,
     lifecycle,
+    removal,
+    snapshots,
     store,
+    switching,
     uids,
+    unfinished,
     unitfile,
 )
-from gear.errors import GearError, NotFoundError
+from gear.errors import GearError, IntegrityError, NotFoundError
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
@@ -54,10 +59,13 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
         lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
+        with suppress(IntegrityError):
+            # Or a volume that was to be replaced would have no name.
+            switching.finish(layout, name)
         files.remove_file(path)
-        files.remove_tree(directory)
+        removal.remove_tree(directory)
         for volume in doomed:
-            files.remove_tree(layout.volumes / volume)
+            removal.remove_tree(layout.volumes / volume)
         uids.release(layout, name)
         return known
 
@@ -74,12 +82,16 @@ def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
 
 
 def _mounted(layout: Layout, name: str) -> list[str]:
-    spec = containers.get(layout, name)
-    try:
-        mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
-    except NotFoundError:  # the image is gone, and with it what it declares
-        mounts = spec.mounts
-    return [mount.source for mount in mounts if mount.kind == "volume"]
+    """The volumes that a container has, or had when a snapshot was taken."""
+    found = []
+    # A snapshot without their data goes on with them when it is restored.
+    for spec in (containers.get(layout, name), *(s.spec for s in snapshots.listing(layout, name))):
+        try:
+            mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+        except NotFoundError:  # the image is gone, and with it what it declares
+            mounts = spec.mounts
+        found += [mount.source for mount in mounts if mount.kind == "volume"]
+    return found
 
 
 def drop_ins(layout: Layout, name: str) -> list[Path]:
@@ -104,12 +116,16 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
 
     The caller holds the lock, so partial names are nobody's work in progress.
     """
-    found: list[Leftover] = []
+    claimed = unfinished.claimed(layout)
+    found = [Leftover(*item) for item in unfinished.changes(layout)]
+    found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
     for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
         found += [
-            _tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)
+            _tree("interrupted work", path)
+            for path in _entries(directory)
+            if _is_ours_partial(layout, path) and path not in claimed
         ]
     for path in _entries(layout.containers):
         if path.name in installed:
@@ -121,14 +137,14 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             found += [
                 _tree("interrupted work", inner)
                 for inner in _entries(path)
-                if inner.name.startswith(files.PARTIAL)
+                if inner.name.startswith(files.PARTIAL) and inner not in claimed
             ]
             found += [
-                _tree("a writable layer of an earlier image", inner, holds_data=True)
+                _tree("a writable layer of an earlier image or storage driver", inner, holds_data=True)
                 for inner in _entries(path)
                 if inner.name.startswith("layer-") and current is not None and inner != current
             ]
-        elif NAME.fullmatch(path.name):
+        elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path, holds_data=True))
     for path in _entries(layout.units):
         name = path.name.removeprefix("ctr-").removesuffix(".service")
@@ -191,9 +207,9 @@ def _remove_run(layout: Layout, name: str) -> None:
     except GearError:  # nobody knows what others use
         volumes = set()
     files.remove_file(containers.unit_path(layout, name))
-    files.remove_tree(layout.containers / name)
+    removal.remove_tree(layout.containers / name)
     for volume in volumes:
-        files.remove_tree(layout.volumes / volume)
+        removal.remove_tree(layout.volumes / volume)
     uids.release(layout, name)
 
 
@@ -255,7 +271,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def _tree(what: str, path: Path, *, holds_data: bool = False) -> Leftover:
     if path.is_dir() and not path.is_symlink():
-        return Leftover(what, path, partial(files.remove_tree, path), holds_data)
+        return Leftover(what, path, partial(removal.remove_tree, path), holds_data)
     return Leftover(what, path, partial(files.remove_file, path))
 
 
@@ -313,11 +329,12 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         manager.stop(install.static_units())
         for unit in install.static_units():
             files.remove_file(layout.units / unit)
-        files.remove_tree(layout.images)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.containers):
+        removal.remove_tree(layout.images)
+        removal.remove_tree(layout.containers)
+        for directory in (layout.state / "helper", uids.directory(layout)):
             files.remove_tree(directory)
         if volumes:
-            files.remove_tree(layout.volumes)
+            removal.remove_tree(layout.volumes)
     manager.reload()
     _remove_if_empty(layout.volumes, layout.lock, layout.state)
     return outcome
@@ -326,6 +343,9 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
 def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
     if not _entries(volumes):
-        files.remove_tree(volumes)
+        removal.remove_tree(volumes)
     if _entries(state) == [lock]:
-        files.remove_tree(state)
+        if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
+            files.remove_file(lock)
+        else:
+            removal.remove_tree(state)

@@ -1,6 +1,6 @@
 """Images in local files: OCI layouts and archives of `docker save`.
 
-Not registries, and not root file systems (gear/pack.py, gear/images.py).  An archive is hostile: it is
+Not registries, and not root file systems (gear/pack.py, gear/loading.py).  An archive is hostile: it is
 indexed, and its members are read by names that gear derived from digests or looked up there; nothing is ever
 extracted by name.
 """

@@ -25,6 +25,8 @@ UID_RANGE_SIZE = 65536
 # What stands before a directory of the host where an image is named; no reference can begin so.
 HOST_ROOT = "host:"
 NETWORKS = ("none", "host")
+# The first one is what a container gets unless somebody says otherwise (gear/storage.py).
+STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
 # boot whatever the policy, so here it means what `always` means.
 RESTARTS = (
@@ -104,6 +106,7 @@ class Spec:
     stop_timeout: float | None = None  # seconds
     net: str = "none"
     ephemeral: bool = False
+    storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
 
     @property
@@ -154,6 +157,7 @@ class Spec:
             "stop_timeout": self.stop_timeout,
             "net": self.net,
             "ephemeral": self.ephemeral,
+            "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
         }
 
@@ -438,6 +442,15 @@ def network(text: str) -> str:
     return text
 
 
+def storage_driver(value: Any) -> str:
+    """One of STORAGE_DRIVERS; raises UsageError."""
+    if value not in STORAGE_DRIVERS:
+        raise UsageError(
+            f"There is no storage driver {value!r}.", hint=f"Drivers are {', '.join(STORAGE_DRIVERS)}."
+        )
+    return str(value)
+
+
 def stop_timeout(value: Any) -> float:
     """Seconds, 0 (kill at once) to a day; raises UsageError."""
     try:
@@ -476,4 +489,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "net": lambda value: network(members.text(value)),
     "ephemeral": members.boolean,
+    "storage": storage_driver,
 }

@@ -20,7 +20,7 @@ from gear.helper.mounts import Root
 def stack(bundle: Path, *, writes: bool) -> tuple[int, int]:
     """The root directory and the user namespace of the container in *bundle*, as descriptors."""
     config, start = load_json(str(bundle / "config.json")), load_json(str(bundle / "start.json"))
-    if writes and "upper" not in start["root"]:
+    if writes and start["root"].get("ephemeral"):
         raise GearError(
             f"Nothing can be written to {bundle.name}: it does not run, and it keeps no files.",
             hint=f"gear start {bundle.name}",

@@ -8,6 +8,8 @@ is the only database.  Below `layout.images`, which is 0700 because layers hold 
     layers/ALGORITHM/HEX/       an unpacked layer, by its diff id (the digest of the uncompressed archive)
         root/                   its tree, with the ids of the archive
         layer.json              {"size": bytes of its files, "entries": number}
+    subvolumes/ALGORITHM/HEX    all layers of an image merged, a read-only subvolume of btrfs by the digest of the
+                                manifest, where a container wanted that (gear/storage.py)
     manifests/ALGORITHM/HEX     an image that is here as a whole, by the digest of its manifest:
                                 {"mediaType", "size": bytes of the manifest, "unpacked": of all layers}
     signatures/ALGORITHM/HEX    signatures of the image with that manifest (gear/signature_record.py)
@@ -395,12 +397,3 @@ def image(layout: Layout, digest: str, reference: str) -> Image:
     facts = parse_document(record, f"the record of the image {digest}")
     _, config = _documents(layout, digest, facts.text("mediaType"))
     return Image(reference, digest, config, config.diff_ids, facts.size("unpacked"))
-
-
-def images(layout: Layout) -> list[Image]:
-    """Every image: once for each of its references, or with its digest as reference when it has none."""
-    known = references(layout)
-    nameless = [digest for digest in held(layout) if digest not in known.values()]
-    return [image(layout, digest, name) for name, digest in known.items()] + [
-        image(layout, digest, digest) for digest in nameless
-    ]

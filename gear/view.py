@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gear import accounts, files
+from gear import accounts, duplicate, files
 from gear.accounts import Identity
 from gear.errors import GearError, IntegrityError
 from gear.layer import kept
@@ -69,6 +70,8 @@ class View:
         Devices and sockets are left out.  On failure the destination is left half-filled.
         """
         with ExitStack() as stack, files.explained(f"copy {path!r} of the image to {destination}"):
+            # For each level a directory of each layer is open.
+            stack.enter_context(_all_descriptors())
             found = self._resolve(path, stack)
             if found is None or not found.directories:
                 return False
@@ -124,6 +127,17 @@ class View:
         return _Found(trail[-1])
 
 
+@contextmanager
+def _all_descriptors() -> Iterator[None]:
+    """Let this process have as many files open as it may, getrlimit(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def _look(directories: Sequence[int], name: bytes, stack: ExitStack) -> _Found | None:
     """*name* in a merged directory, by overlayfs's rules; an opened directory is closed with *stack*."""
     below: list[int] = []
@@ -161,6 +175,7 @@ class _Copy:
     def __init__(self, root: int) -> None:
         self._root = root
         self._owners = os.geteuid() == 0
+        self._share = True
         # (device, inode) of a file with several names -> the name of its copy, from the root.
         self._links: dict[tuple[int, int], bytes] = {}
 
@@ -213,11 +228,7 @@ class _Copy:
             copy = os.open(found.name, flags, 0o600, dir_fd=target)
             try:
                 status = os.fstat(source)
-                os.ftruncate(copy, status.st_size)
-                offset = 0
-                while (start := _next_data(source, offset)) is not None:
-                    offset = os.lseek(source, start, os.SEEK_HOLE)
-                    _copy_range(source, copy, start, offset)
+                self._share = duplicate.copy_content(source, copy, status.st_size, share=self._share)
                 self._dress(source, status, copy)
             finally:
                 os.close(copy)
@@ -232,23 +243,3 @@ class _Copy:
         for name in os.listxattr(source):
             if kept(name):
                 os.setxattr(target, name, os.getxattr(source, name))
-
-
-def _next_data(source: int, offset: int) -> int | None:
-    """Where data begins at or after *offset*, or None when only a hole is left."""
-    try:
-        return os.lseek(source, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return None
-
-
-def _copy_range(source: int, copy: int, start: int, end: int) -> None:
-    """The bytes from *start* to *end*."""
-    os.lseek(copy, start, os.SEEK_SET)
-    while start < end:
-        count = os.sendfile(copy, source, start, end - start)
-        if count == 0:
-            return
-        start += count

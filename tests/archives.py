@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gear import store
+from gear.model import Layout
+from gear.oci import Image
+
 EPOCH = 1_400_000_000
 
 
@@ -125,3 +129,12 @@ def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
                 content = full.read_bytes()
             result[str(full.relative_to(path))] = (status.st_mode, status.st_rdev, content)
     return result
+
+
+def stored(layout: Layout) -> list[Image]:
+    """Every image of the store: once for each of its references, or with its digest as reference when it has none."""
+    known = store.references(layout)
+    nameless = [digest for digest in store.held(layout) if digest not in known.values()]
+    return [store.image(layout, digest, name) for name, digest in known.items()] + [
+        store.image(layout, digest, digest) for digest in nameless
+    ]

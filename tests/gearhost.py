@@ -10,8 +10,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,24 @@ class GearHost:
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}"
 
+    def mount_new(self, kind: str, place: str, mib: int = 400) -> None:
+        """Mount a new file system, `btrfs` or `xfs`, on the directory *place*; it goes with the host.
+
+        It is made on this machine and is a file in the host, where nodes for loop devices can be had: so whatever
+        happens, no mount and no loop device of this machine is left.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            disk = Path(directory) / f"{place.replace('/', '-')[1:]}.img"
+            with open(disk, "wb") as file:
+                file.truncate(mib << 20)
+            subprocess.run([f"mkfs.{kind}", "-q", disk], check=True, capture_output=True)
+            archive = ["tar", "-C", directory, "-cS", disk.name]
+            packed = subprocess.run(archive, check=True, stdout=subprocess.PIPE).stdout
+        self.run("tar", "-xSC", "/var/tmp", input=packed)
+        nodes = "".join(f"[ -e /dev/loop{n} ] || mknod -m 600 /dev/loop{n} b 7 {n}\n" for n in range(64))
+        self.sh("[ -e /dev/loop-control ] || mknod -m 600 /dev/loop-control c 10 237\n" + nodes)
+        self.sh(f"mkdir -p {place}; mount -o loop /var/tmp/{disk.name} {place}")
+
     def mount_table(self) -> list[str]:
         """The host's own mounts: device, place and type."""
         return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
@@ -183,6 +203,17 @@ class GearHost:
             begin, middle = made[: max(0, len(made) - 15)][:20], made[20 : max(20, len(made) - 15)]
             chosen |= dict.fromkeys([*begin[::4], *middle[:: max(1, len(middle) // 4)], *made[-15:]])
         return list(chosen)
+
+    @contextmanager
+    def tidy(self) -> Iterator[None]:
+        """Delete all containers in the end, and see that nothing is left then: no mount, and nothing to clean."""
+        before = self.mount_table()
+        yield
+        names = self.gear("list-units", "--all", "--quiet").split()
+        if names:
+            self.gear("delete", "--volumes", *names)
+        assert self.mount_table() == before
+        assert self.leftovers() == []
 
     def leftovers(self) -> list[dict[str, str]]:
         """What gear clean would remove."""

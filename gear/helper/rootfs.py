@@ -84,8 +84,10 @@ def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) 
 def claim(bundle: str, step: Step) -> None:
     """Wait for who copies into the container or out of it while it does not run (gear/copying.py): overlayfs must not
     have its upper directory mounted twice.  Until the calling process ends."""
+    step.doing = f"read the bundle {bundle}"
+    directory = os.open(f"{bundle}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     step.doing = f"wait for copies of {bundle}"
-    flock(os.open(f"{bundle}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_SH)
+    flock(directory, LOCK_SH)
 
 
 def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]
@@ -93,9 +95,11 @@ def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) ->
 
     start.json is gear's own file beside config.json: in `root`, `lower` lists directories, topmost first, `upper` and
     `work` are overlayfs' writable directory and its scratch space; with `ephemeral` (true, or the size of a tmpfs) in
-    their place, what is written goes away with the container.
+    their place, what is written goes away with the container.  Or `tree` is a directory that has all files.
     The caller is in a mount namespace of its own.
     """
+    if "tree" in root:
+        return _tree_root(root["tree"], userns_fd, step)
     lower = []
     for path in root["lower"]:
         step.doing = f"open the image layer {path}"
@@ -124,10 +128,25 @@ def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) ->
         step.doing = f"open the writable layer {root[key]}"
         directory = os.open(root[key], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         options.append(f"{key}dir=/proc/self/fd/{directory}")
+    # What is below is read as layers by itself (gear/merged.py), which knows whiteouts and opaque directories, but no
+    # directory that is another's content, no file whose content is elsewhere and no names kept in an index.
+    options += ["redirect_dir=off", "metacopy=off", "index=off"]
     step.doing = "mount the layers with overlayfs"
     # No devices: a node that came with an image must not open a device of the host.
     syscalls.mount("overlay", target, "overlay", syscalls.MS_NODEV, ",".join(options))
     return syscalls.open_tree(syscalls.AT_FDCWD, target, syscalls.OPEN_TREE_CLONE)
+
+
+def _tree_root(path: str, userns_fd: int | None, step: Step) -> int:
+    """The directory *path*, whose files have the ids that they have inside, as a root; a detached mount."""
+    step.doing = f"open the root file system {path}"
+    tree = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
+    if userns_fd is not None:
+        shift(tree, path, userns_fd)
+    # As with overlayfs: no devices, and the rest does not depend on how the file system is mounted on the host.
+    clear = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+    syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_NODEV, clear=clear)
+    return tree
 
 
 def directory_root(path: str, step: Step) -> int:

@@ -51,7 +51,6 @@ class Unit(container.Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
-        rootfs.claim(self._bundle, step)
         rootfs.own_mount_namespace(step)
         return rootfs.assemble_root(self._bundle, self._root, userns_fd, step)
 
@@ -63,6 +62,12 @@ def start(bundle: str) -> int:
     """
     step = Step()
     try:
+        # First: what is read next may be about to be replaced.
+        rootfs.claim(bundle, step)
+        if _exists(f"{bundle}/switch.json"):
+            raise Failure(
+                "a restore of a snapshot was interrupted, and gear clean or gear start has to finish it first"
+            )
         step.doing = f"read the bundle {bundle}"
         config = load_json(f"{bundle}/config.json")
         extra = load_json(f"{bundle}/start.json")

@@ -44,13 +44,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
 @pytest.fixture
 def host(booted: GearHost) -> Iterator[GearHost]:
     """The host, on which nothing of a test may be left: no container, no mount, nothing to clean."""
-    before = booted.mount_table()
-    yield booted
-    names = booted.gear("list-units", "--all", "--quiet").split()
-    if names:
-        booted.gear("delete", "--volumes", *names)
-    assert booted.mount_table() == before
-    assert booted.leftovers() == []
+    with booted.tidy():
+        yield booted
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +59,24 @@ def _attacks(booted: GearHost, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def attacker(host: GearHost, _attacks: Attacker) -> Attacker:
     """The attacking programs, in the image `attack` and on the host; containers go with the test's end."""
     return _attacks
+
+
+@pytest.fixture(scope="session")
+def _on_btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
+    machine = start_host()
+    try:
+        machine.mount_new("btrfs", "/var/lib/gear")
+        machine.host.copy(demo_image(tmp_path_factory.mktemp("image")), "/root")
+        machine.gear("image", "load", "/root/hello")
+        yield machine
+    finally:
+        machine.host.stop()
+
+
+@pytest.fixture
+def fitting(request: pytest.FixtureRequest, driver: str) -> Iterator[GearHost]:
+    """A host with the image `hello` whose file system the storage driver of the test's parameter *driver* can use;
+    nothing may be left on it either."""
+    machine: GearHost = request.getfixturevalue("_on_btrfs" if driver == "btrfs" else "booted")
+    with machine.tidy():
+        yield machine

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from archives import stored
 
-from gear import garbage, images, store
+from gear import garbage, loading, store
 from gear.changes import Changes
 from gear.errors import GearError
 from gear.model import Layout
@@ -65,9 +66,9 @@ def test_what_skopeo_writes_is_loaded(
     if compress and copy.is_file():
         run("gzip", copy)
         copy = tmp_path / "copy.gz"
-    (image,) = images.load(layout, str(copy))
+    (image,) = loading.load(layout, str(copy))
     assert image.reference == name
-    (original,) = images.load(layout, str(demo))
+    (original,) = loading.load(layout, str(demo))
     assert image.config.cmd == original.config.cmd and image.layers == original.layers
     if transport.startswith("oci:"):
         assert image.digest == json.loads(run("skopeo", "inspect", f"oci:{copy}:hello:latest"))["Digest"]
@@ -83,7 +84,7 @@ def test_what_umoci_writes_is_loaded(demo: Path, layout: Layout, tmp_path: Path)
     shutil.rmtree(root / "home")
     run("umoci", "repack", "--image", f"{demo}:next", tmp_path / "bundle")
     run("umoci", "config", "--image", f"{demo}:next", "--config.cmd", "true", "--config.user", "5:6")
-    (image,) = images.load(layout, str(demo), names=["next"])
+    (image,) = loading.load(layout, str(demo), names=["next"])
     assert len(image.layers) == 2
     assert (image.config.cmd, image.config.user) == (("true",), "5:6")
     top = store.layer_root(layout, image.layers[1])
@@ -131,7 +132,7 @@ def test_an_import_unpacks_as_gnu_tar_does(tree: Path, layout: Layout, tmp_path:
     other = tmp_path / "other"
     other.mkdir()
     run("tar", "-C", other, "-xp", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-f", archive)
-    image = images.import_root(layout, str(archive), "tree", changes=Changes())
+    image = loading.import_root(layout, str(archive), "tree", changes=Changes())
     root = store.layer_root(layout, image.layers[0])
     assert listing(root) == listing(other)
     assert run("diff", "-r", "--no-dereference", "--exclude=null", "--exclude=fifo", root, other) == ""
@@ -143,7 +144,7 @@ def test_an_import_unpacks_as_gnu_tar_does(tree: Path, layout: Layout, tmp_path:
 
 
 def test_gnu_tar_reads_what_gear_packs(tree: Path, layout: Layout, tmp_path: Path) -> None:
-    image = images.import_root(layout, str(tree), "tree", changes=Changes())
+    image = loading.import_root(layout, str(tree), "tree", changes=Changes())
     other = tmp_path / "other"
     other.mkdir()
     blob = store.blob_path(layout, image.layers[0])
@@ -155,7 +156,7 @@ def test_gnu_tar_reads_what_gear_packs(tree: Path, layout: Layout, tmp_path: Pat
 
 def test_the_stored_blobs_are_a_layout_for_skopeo(tree: Path, layout: Layout, tmp_path: Path) -> None:
     """What is kept is what came: the blobs with an index around them are an image for others."""
-    image = images.import_root(layout, str(tree), "tree", changes=Changes())
+    image = loading.import_root(layout, str(tree), "tree", changes=Changes())
     back = tmp_path / "back"
     shutil.copytree(layout.images / "blobs", back / "blobs")
     manifest = store.blob_path(layout, image.digest).stat().st_size
@@ -191,14 +192,14 @@ def test_a_full_disk_leaves_nothing_half_made(layer_size: int, small_disk: Layou
         info.size = layer_size
         tar.addfile(info, io.BytesIO(os.urandom(layer_size)))
     with pytest.raises(GearError) as caught:
-        images.import_root(small_disk, str(archive), "big", changes=Changes())
+        loading.import_root(small_disk, str(archive), "big", changes=Changes())
     assert caught.value.message.endswith("the file system is full.")
     assert caught.value.hint == "Free some space, then run the same command again."
-    assert store.images(small_disk) == [] and store.held(small_disk) == []
+    assert stored(small_disk) == [] and store.held(small_disk) == []
     assert not [path for path in small_disk.images.rglob(".partial-*")]
     assert garbage.collect(small_disk, ()) is not None
     assert [path for path in small_disk.images.rglob("*") if path.is_file()] == [small_disk.images / "lock"]
     small = tmp_path / "small"
     small.mkdir()
     (small / "f").write_text("x")
-    assert images.import_root(small_disk, str(small), "small", changes=Changes()).size == 1
+    assert loading.import_root(small_disk, str(small), "small", changes=Changes()).size == 1

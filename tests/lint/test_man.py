@@ -223,6 +223,9 @@ JSON = {
     "image prune": ("pruning", "document"),
     "image mount": ("cli_store", "_mounts"),
     "image verify": ("verifying", "document"),
+    "diff": ("cli_changes", "report_changes"),
+    "commit": ("cli_changes", "_run_commit"),
+    "snapshot": ("snapshots", "document"),
     "image load and import": ("cli_image", "_report"),
     "image pull": ("cli_registry", "_pull"),
     "image push": ("cli_registry", "_push"),
@@ -232,8 +235,8 @@ JSON = {
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }
-# Members that another function adds: _start() of cli_install.
-ADDED = {"install and apply": {"restarted"}}
+# Members that another function adds: _start() of cli_install, _done() of cli_snapshot.
+ADDED = {"install and apply": {"restarted"}, "snapshot": {"action"}}
 
 
 def members(module: str, function: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from strategies import HOSTILE
 
 from gear import bundle
 from gear.errors import UsageError
+from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Identity
+from gear.spec import ImageRef
 
 
 def at(document: Any, pointer: str) -> Any:
@@ -60,6 +63,28 @@ def test_layers_are_stacked_topmost_first_and_the_writable_one_is_of_the_image()
     }
     other = rendering.make_spec(image={"reference": "nginx:latest", "digest": "sha256:" + "cd" * 32})
     assert bundle.writable_layer(other, Layout()).name == "layer-cdcdcdcdcdcd"
+
+
+def test_a_tree_of_its_own_takes_the_place_of_layers() -> None:
+    case = rendering.read(rendering.CASES / "defaults.json")
+    for driver in ("vfs", "btrfs"):
+        tree = replace(case, spec=replace(case.spec, storage=driver))
+        assert json.loads(tree.bundle()["start.json"])["root"] == {
+            "tree": f"/var/lib/gear/containers/web/layer-abababababab-{driver}/root"
+        }
+        # Its ids are those of the image, whatever range the container has.
+        other = replace(case.spec, storage=driver, isolation=Isolation(userns="host"), uid_base=0)
+        assert bundle.writable_layer(other, Layout()).name == f"layer-abababababab-{driver}"
+        brief = replace(case, spec=replace(case.spec, storage=driver, ephemeral=True))
+        root = json.loads(brief.bundle()["start.json"])["root"]
+        assert root == {"lower": ["/layers/02", "/layers/01"], "ephemeral": True}
+
+
+def test_a_directory_of_the_host_is_not_copied() -> None:
+    case = rendering.read(rendering.CASES / "defaults.json")
+    image = ImageRef("host:/srv", "")
+    with pytest.raises(UsageError, match="would copy a directory of this machine"):
+        replace(case, spec=replace(case.spec, storage="vfs", image=image)).bundle()
 
 
 def test_hosts_and_hostname_name_the_container() -> None:

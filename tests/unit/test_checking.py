@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from archives import OciLayout, directory, entry, hard_link, snapshot, symlink, tar
 
-from gear import checking, files, fsck, images, leases, store, verifying
+from gear import checking, files, fsck, leases, loading, store, verifying
 from gear.errors import GearError
 from gear.model import Layout
 
@@ -35,7 +35,7 @@ def layout(tmp_path: Path) -> Layout:
     source = OciLayout()
     source.image(ONE, name="one:1")
     source.image(ONE, TWO, name="two:2")
-    images.load(layout, str(source.write(tmp_path / "source")))
+    loading.load(layout, str(source.write(tmp_path / "source")))
     return layout
 
 
@@ -262,7 +262,7 @@ def test_what_has_to_come_again(what: str, layout: Layout, tmp_path: Path) -> No
     repaired = check(layout, repair=True)
     assert any(outcome.is_wrong for outcome in repaired)
     # What is there under a name is right from now on, so loading brings what is lacking.
-    images.load(layout, str(tmp_path / "source"))
+    loading.load(layout, str(tmp_path / "source"))
     check(layout, repair=True)
     assert check(layout) == []
     assert state(layout) == before
@@ -322,7 +322,7 @@ def long(tmp_path: Path) -> Iterator[Layout]:
     described = add(json.dumps({"schemaVersion": 2, "mediaType": kind, **parts}).encode(), kind)
     made.entries.append({**described, "annotations": {"org.opencontainers.image.ref.name": "long:1"}})
     layout = Layout(state=tmp_path / "state", units=tmp_path / "units")
-    images.load(layout, str(made.write(tmp_path / "long")))
+    loading.load(layout, str(made.write(tmp_path / "long")))
     yield layout
 
 

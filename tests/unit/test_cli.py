@@ -33,7 +33,7 @@ VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TA
 
 IMAGE_VERBS = (
     "gear image needs one of: load, import, list, inspect, rm, history, tag, prune, save, mount, unmount, verify, "
-    "pull, push, login, logout, search-tags, sign."
+    "diff, export, pull, push, login, logout, search-tags, referrers, copy, serve, receive, sign."
 )
 
 
@@ -293,6 +293,7 @@ DEFAULTS: dict[str, Any] = {
     "stop_timeout": None,
     "net": "none",
     "ephemeral": False,
+    "storage": None,
     "isolation": Isolation(),
 }
 
@@ -334,6 +335,7 @@ DEFAULTS: dict[str, Any] = {
         ),
         (["--memory-swap", "2m"], {"memory_swap": 2 << 20}),
         (["--ephemeral"], {"ephemeral": True}),
+        (["--storage-driver", "vfs"], {"storage": "vfs"}),
         (
             ["--cap-add", "net_admin,SYS_TIME", "--cap-add=NET_ADMIN", "--cap-drop", "all"],
             {"isolation": Isolation(cap_add=("CAP_NET_ADMIN", "CAP_SYS_TIME"), cap_drop=("ALL",))},
@@ -418,6 +420,7 @@ def test_many_names() -> None:
         (["-v", "/a:/b", "-v", "/c:/b/"], "Two mounts are asked for on /b."),
         (["-v", "/a:/b", "--tmpfs", "/b"], "Two mounts are asked for on /b."),
         (["--stop-signal", "x"], "'x' is no signal."),
+        (["--storage-driver", "x"], "There is no storage driver 'x'."),
         (["--stop-timeout", "x"], "'x' is no time to wait for a stop."),
         (["--pids-limit", "x"], "'x' is no limit of processes."),
         (["--pids-limit", "-1"], "'-1' is no limit of processes."),

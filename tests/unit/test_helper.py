@@ -119,6 +119,7 @@ def test_damaged_bundle_ends_the_start_with_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "_notify", lambda state: None)
+    (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text('{"ociVersion": "1.0')
     assert start.main([str(tmp_path)]) == EXIT_NAMESPACE
     assert capsys.readouterr().err == f"gear: {tmp_path}/config.json is not one JSON object\n"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from archives import OciLayout, config, digest, directory, entry, snapshot, tar
 
-from gear import images, store
+from gear import images, loading, store
 from gear.changes import Changes
 from gear.cli_image import VERBS, human_size
 from gear.command import Context, printable
@@ -95,13 +95,13 @@ def test_load_list_inspect_remove(context: Context, source: Path, capsys: pytest
 
 @needs_root
 def test_loading_twice_changes_nothing(context: Context, source: Path) -> None:
-    first = images.load(context.layout, str(source))
+    first = loading.load(context.layout, str(source))
 
     def state() -> dict[Path, int]:
         return {path: path.lstat().st_mtime_ns for path in context.layout.images.rglob("*") if path.is_file()}
 
     before, tree = state(), snapshot(context.layout.images)
-    assert images.load(context.layout, str(source)) == first
+    assert loading.load(context.layout, str(source)) == first
     assert state() == before and snapshot(context.layout.images) == tree
 
 
@@ -111,11 +111,11 @@ def test_names(context: Context, tmp_path: Path) -> None:
     made.image(ONE)
     path = made.write(tmp_path / "nameless")
     with pytest.raises(UsageError) as caught:
-        images.load(context.layout, str(path))
+        loading.load(context.layout, str(path))
     assert caught.value.message == f"{path} holds an image without a name."
     assert caught.value.hint == "Give it one with --name REFERENCE."
     assert store.references(context.layout) == {}
-    assert [image.reference for image in images.load(context.layout, str(path), names=["mine"])] == [
+    assert [image.reference for image in loading.load(context.layout, str(path), names=["mine"])] == [
         "mine:latest"
     ]
     made = OciLayout()
@@ -123,9 +123,9 @@ def test_names(context: Context, tmp_path: Path) -> None:
     made.image(tar(entry("two")), name="b")
     path = made.write(tmp_path / "two")
     with pytest.raises(UsageError, match="holds 2 images, which can't all have one name"):
-        images.load(context.layout, str(path), names=["c"])
-    assert [image.reference for image in images.load(context.layout, str(path), names=["b"])] == ["b:latest"]
-    assert [image.reference for image in images.load(context.layout, str(path))] == ["a:latest", "b:latest"]
+        loading.load(context.layout, str(path), names=["c"])
+    assert [image.reference for image in loading.load(context.layout, str(path), names=["b"])] == ["b:latest"]
+    assert [image.reference for image in loading.load(context.layout, str(path))] == ["a:latest", "b:latest"]
 
 
 @needs_root
@@ -133,15 +133,15 @@ def test_a_bad_image_leaves_nothing_visible(context: Context, tmp_path: Path) ->
     made = OciLayout()
     made.image(ONE, tar(entry("../x")), name="bad")
     with pytest.raises(IntegrityError, match="with '..' in its name"):
-        images.load(context.layout, str(made.write(tmp_path / "a")))
+        loading.load(context.layout, str(made.write(tmp_path / "a")))
     made = OciLayout()
     made.image(ONE, name="bad", document=config(ONE, ONE))
     with pytest.raises(IntegrityError, match="The image bad:latest has 1 layers, but its config lists 2."):
-        images.load(context.layout, str(made.write(tmp_path / "b")))
+        loading.load(context.layout, str(made.write(tmp_path / "b")))
     made = OciLayout()
     made.image(ONE, name="bad", document={**config(ONE), "os": "windows"})
     with pytest.raises(IntegrityError, match="is for 'windows', not for Linux"):
-        images.load(context.layout, str(made.write(tmp_path / "c")))
+        loading.load(context.layout, str(made.write(tmp_path / "c")))
     assert images.listing(context.layout) == ([], [])
 
 
@@ -158,7 +158,7 @@ def test_compressed_layers(layer_type: str, context: Context, tmp_path: Path) ->
         layer_type=f"application/vnd.oci.image.layer.v1.tar{layer_type}",
         document=config(ONE),
     )
-    (image,) = images.load(context.layout, str(made.write(tmp_path / "s")))
+    (image,) = loading.load(context.layout, str(made.write(tmp_path / "s")))
     assert (store.layer_root(context.layout, image.layers[0]) / "one").read_bytes() == b"1"
     assert store.blob_path(context.layout, digest(packed)).read_bytes() == packed
 
@@ -179,8 +179,8 @@ def test_import_of_a_directory_is_reproducible_and_complete(context: Context, tm
         server.bind(str(root / "sock"))
     os.utime(root / "d/file", ns=(1, -1_500_000_000))
     os.utime(root, ns=(1, 1_400_000_000_123_456_789))
-    first = images.import_root(context.layout, str(root), "a", changes=Changes())
-    again = images.import_root(Layout(state=tmp_path / "other"), str(root), "b", changes=Changes())
+    first = loading.import_root(context.layout, str(root), "a", changes=Changes())
+    again = loading.import_root(Layout(state=tmp_path / "other"), str(root), "b", changes=Changes())
     assert first.digest == again.digest
     copy = store.layer_root(context.layout, first.layers[0])
     (root / "sock").unlink()
@@ -241,7 +241,7 @@ def test_bad_changes_are_told_before_anything_is_read(
 @needs_root
 def test_an_image_is_not_imported_as_a_root(context: Context, source: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        images.import_root(context.layout, str(source), "x", changes=Changes())
+        loading.import_root(context.layout, str(source), "x", changes=Changes())
     assert caught.value.hint == "Use `gear image load` for it."
     assert images.listing(context.layout) == ([], [])
 
@@ -258,13 +258,13 @@ def install(context: Context, name: str, document: Any) -> None:
 
 @needs_root
 def test_an_image_in_use_stays(context: Context, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (image,) = images.load(context.layout, str(source))
+    (image,) = loading.load(context.layout, str(source))
     install(context, "web", specification("web", image.digest))
     install(context, "db", specification("db", image.digest))
     for name in ("hello:1", image.digest, image.digest[7:15]):
         assert gear(context, "rm", name) == 1
         assert capsys.readouterr().err == (
-            f"error: The image {name} is in use by db, web.\nhint: Remove these containers first.\n"
+            f"error: The image {name} is in use by db, web.\nhint: Remove these first.\n"
         )
     (row,) = images.listing(context.layout)[0]
     assert row.containers == ("db", "web")
@@ -277,7 +277,7 @@ def test_an_image_in_use_stays(context: Context, source: Path, capsys: pytest.Ca
 @needs_root
 @pytest.mark.parametrize("document", [b"{", b"[]", {}, {"image": {}}, {"image": {"digest": "x"}}])
 def test_a_damaged_spec_forbids_removal(document: Any, context: Context, source: Path) -> None:
-    images.load(context.layout, str(source))
+    loading.load(context.layout, str(source))
     install(context, "web", document)
     assert gear(context, "rm", "hello:1") == 1
     assert store.references(context.layout) != {}
@@ -287,7 +287,7 @@ def test_a_damaged_spec_forbids_removal(document: Any, context: Context, source:
 
 @needs_root
 def test_a_busy_store_frees_the_disk_later(context: Context, source: Path) -> None:
-    (image,) = images.load(context.layout, str(source))
+    (image,) = loading.load(context.layout, str(source))
     with store.lease(context.layout):
         assert images.remove(context.layout, "hello:1", in_use={}) == ["hello:1"]
     assert [row.reference for row in images.listing(context.layout)[0]] == [""]
@@ -298,7 +298,7 @@ def test_a_busy_store_frees_the_disk_later(context: Context, source: Path) -> No
 def test_a_damaged_image_does_not_hide_the_others(
     context: Context, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (image,) = images.load(context.layout, str(source))
+    (image,) = loading.load(context.layout, str(source))
     store.set_reference(context.layout, "lost", "sha256:" + "0" * 64)
     assert gear(context, "list") == 1
     captured = capsys.readouterr()
@@ -331,7 +331,7 @@ def test_the_demo_image_is_reproducible(context: Context, tmp_path: Path) -> Non
     ]
     assert made[0] == made[1] == made[2]
     for source in "abc":
-        (image,) = images.load(context.layout, str(tmp_path / source))
+        (image,) = loading.load(context.layout, str(tmp_path / source))
         assert (image.reference, image.digest) == ("hello:latest", made[0])
     assert image.config.exposed_ports == ("8080/tcp",) and image.config.user == "www"
     failed = subprocess.run(
@@ -352,7 +352,7 @@ def test_a_list_of_a_thousand_references_costs_no_more_for_each(
     made = OciLayout()
     for number in range(50):
         made.image(ONE, name=f"i{number}:1", document=config(ONE, Labels={"n": str(number)}))
-    loaded = images.load(context.layout, str(made.write(tmp_path / "many")))
+    loaded = loading.load(context.layout, str(made.write(tmp_path / "many")))
 
     def cost() -> float:
         times = []

@@ -15,7 +15,7 @@ import rendering
 from limits import file_size_limit
 
 import gear
-from gear import containers, files, install, remove, store, uids
+from gear import containers, files, install, remove, storage, store, uids
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -27,7 +27,7 @@ from gear.spec import ImageRef, Spec
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     base = tmp_path / "root"
-    return Layout(base / "state", base / "units")
+    return Layout(base / "state", base / "units", base / "config")
 
 
 def make_image(layout: Layout, reference: str = "img:latest", **config: Any) -> Image:
@@ -368,7 +368,7 @@ def test_leftovers_are_found_and_removed(layout: Layout) -> None:
     for path in partials:
         path.write_text("")
     expected = {
-        "state/containers/web/layer-000000000000": "a writable layer of an earlier image",
+        "state/containers/web/layer-000000000000": "a writable layer of an earlier image or storage driver",
         "state/containers/web/.partial-layer-x-1": "interrupted work",
         "state/containers/.partial-web-1": "interrupted work",
         "state/.partial-helper-1": "interrupted work",
@@ -517,6 +517,41 @@ def test_ephemeral_container_has_no_writable_layer(layout: Layout) -> None:
         "ephemeral": True,
         "lower": [],
     }
+
+
+def test_the_storage_driver_is_kept_or_configured(layout: Layout) -> None:
+    image = make_image(layout, Cmd=["/x"])
+
+    def driver(**options: Any) -> str:
+        return install.request(layout, "web", image, options).storage
+
+    assert driver() == "overlay" and driver(storage="btrfs") == "btrfs"
+    files.make_directory(layout.config)
+    files.write_atomic(layout.config / "storage.yaml", b"driver: vfs\n")
+    assert driver() == "vfs" and driver(storage="overlay") == "overlay"
+    directory = containers.resolve(layout, f"host:{layout.config}")
+    assert install.request(layout, "web", directory, {}).storage == "overlay"
+    make_container(layout, image)
+    assert driver() == "overlay"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("driver: zfs", "storage.yaml: There is no storage driver 'zfs'"),
+        ("driver:", "storage.yaml: There is no storage driver None"),
+        ("drivers: vfs", "storage.yaml has an unknown member 'drivers'"),
+        ("[vfs]", "storage.yaml is not a mapping"),
+        ("driver: vfs\ndriver: vfs", "the key 'driver' occurs twice"),
+    ],
+)
+def test_wrong_storage_configuration(layout: Layout, text: str, sentence: str) -> None:
+    files.make_directory(layout.config)
+    files.write_atomic(layout.config / "storage.yaml", text.encode())
+    with pytest.raises(UsageError, match=sentence):
+        storage.configured(layout)
+    files.write_atomic(layout.config / "storage.yaml", b"# nothing\n")
+    assert storage.configured(layout) == "overlay"
 
 
 def test_zone_is_taken_from_this_machine_only_where_the_image_has_none(

@@ -668,7 +668,7 @@ def test_the_next_address_is_tried(registry: Hostile, monkeypatch: pytest.Monkey
     port = int(registry.host.rpartition(":")[2])
     places = [("127.0.0.9", 1), ("127.0.0.1", port)]
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
-    monkeypatch.setattr(connecting, "resolve", lambda *arguments: found)
+    monkeypatch.setattr(dialing, "resolve", lambda *arguments: found)
     with dialing.dial(Address(False, "several.example", 80), 5) as sock:
         assert sock.getpeername() == ("127.0.0.1", port) and sock.gettimeout() == 5
 
@@ -685,7 +685,7 @@ def test_all_addresses_together_have_one_time_limit(monkeypatch: pytest.MonkeyPa
                 filler.setblocking(False)
                 filler.connect_ex(place)
             found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", place))
-        monkeypatch.setattr(connecting, "resolve", lambda *arguments: found)
+        monkeypatch.setattr(dialing, "resolve", lambda *arguments: found)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             dialing.dial(Address(False, "full.example", 80), 0.4)

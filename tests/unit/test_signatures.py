@@ -23,6 +23,7 @@ from gear import (
     fetching,
     garbage,
     images,
+    loading,
     lookaside,
     policy,
     pulling,
@@ -580,11 +581,11 @@ def test_images_of_files_are_judged_by_their_names(layout: Layout, tmp_path: Pat
     made, _ = saved()
     source = str(made.write(tmp_path / "layout"))
     with pytest.raises(RefusedError, match=r"a\.example/x:1 is not signed"):
-        images.load(layout, source)
+        loading.load(layout, source)
     assert not store.references(layout) and garbage.collect(layout, []) == []
     text = (layout.config / "policy.yaml").read_text()
     (layout.config / "policy.yaml").write_text(text[:-1] + ', "load": "accept"}')
-    assert images.load(layout, source)
+    assert loading.load(layout, source)
 
 
 def test_signatures_come_with_files_and_go_with_them(
@@ -602,7 +603,7 @@ def test_signatures_come_with_files_and_go_with_them(
         made.blob(data, "")
     made.entries.append({**entry.document(), "annotations": dict(entry.annotations)})
     store.place(layout, "signatures", found).unlink()
-    (image,) = images.load(layout, str(made.write(tmp_path / "layout")))
+    (image,) = loading.load(layout, str(made.write(tmp_path / "layout")))
     assert image.reference == "a.example/x:1"
     assert signatures.check(layout, image).signers
     assert signature_files.saved(layout, image.digest) == wrapped
@@ -622,7 +623,7 @@ def test_a_signed_index_of_a_file_vouches_for_its_image(
         made.blob(data, "")
     tag = {"org.opencontainers.image.ref.name": cosign.tag(whole["digest"])}
     made.entries = [whole, made.blob(manifest, OCI, annotations=tag)]
-    (image,) = images.load(layout, str(made.write(tmp_path / "layout")))
+    (image,) = loading.load(layout, str(made.write(tmp_path / "layout")))
     assert image.digest == entry["digest"] and signatures.check(layout, image).signers
     assert garbage.collect(layout, []) == []
 

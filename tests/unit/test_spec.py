@@ -453,6 +453,7 @@ SPECS = st.builds(
     stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
     stop_timeout=st.none() | st.floats(0, 86400),
     ephemeral=st.booleans(),
+    storage=st.sampled_from(spec.STORAGE_DRIVERS),
     isolation=ISOLATIONS,
     net=st.sampled_from(spec.NETWORKS),
 )

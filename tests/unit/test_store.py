@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from archives import OciLayout, digest, directory, entry, snapshot, tar
+from archives import OciLayout, digest, directory, entry, snapshot, stored, tar
 
-from gear import files, garbage, images, layer, store
+from gear import files, garbage, images, layer, loading, store
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import Descriptor, Image
@@ -69,7 +69,7 @@ def test_what_was_added_is_found_by_every_name(layout: Layout) -> None:
     assert (store.layer_root(layout, image.layers[1]) / "d/two").read_bytes() == b"22"
     assert (layout.images / "references/team+app:1").exists()
     assert layout.images.stat().st_mode & 0o777 == 0o700
-    assert store.images(layout) == [image]
+    assert stored(layout) == [image]
 
 
 def test_what_is_not_there(layout: Layout) -> None:
@@ -89,7 +89,7 @@ def test_what_is_not_there(layout: Layout) -> None:
 
 def test_an_empty_host_has_no_images(tmp_path: Path) -> None:
     layout = Layout(state=tmp_path / "nowhere")
-    assert store.images(layout) == [] and store.references(layout) == {}
+    assert stored(layout) == [] and store.references(layout) == {}
     with pytest.raises(NotFoundError):
         store.resolve(layout, "hello")
     assert not layout.state.exists()
@@ -183,8 +183,22 @@ def test_garbage_is_what_nothing_needs(layout: Layout) -> None:
     assert (
         removed is not None and len(removed) == 5
     )  # record, layer, and the blobs of manifest, config, layer
-    assert store.images(layout) == [shared]
+    assert stored(layout) == [shared]
     assert (store.layer_root(layout, digest(ONE)) / "one").exists()
+
+
+def test_a_subvolume_goes_with_its_image(layout: Layout) -> None:
+    """Whatever file is in it: its content is a stranger's."""
+    image = add(layout, "a", ONE)
+    tree = store.place(layout, "subvolumes", image.digest)
+    tree.mkdir(parents=True)
+    (tree / "layer.json").write_text('{"size": 1000000}')
+    assert garbage.garbage(layout, ()) == []
+    store.remove_reference(layout, "a")
+    assert (tree, 0) in garbage.garbage(layout, ())
+    assert garbage.garbage(layout, [image.digest]) == []
+    garbage.collect(layout, ())
+    assert not tree.exists()
 
 
 def test_a_lease_keeps_everything(layout: Layout) -> None:
@@ -195,6 +209,9 @@ def test_a_lease_keeps_everything(layout: Layout) -> None:
         assert garbage.sweep(layout) is None
         assert garbage.collect(layout, ()) is None
         assert snapshot(layout.images) == before
+        # It may be the work of who holds them.
+        assert garbage.interrupted(layout) == []
+    assert garbage.interrupted(layout) == [layout.images / "blobs/sha256/.partial-x"]
     removed = garbage.sweep(layout)
     assert removed == [layout.images / "blobs/sha256/.partial-x"]
     assert store.held(layout) != []
@@ -261,18 +278,18 @@ def test_a_kill_at_any_point_leaves_nothing_half_made(tmp_path: Path) -> None:
     number = kills = 0
     while True:
         layout = Layout(state=tmp_path / f"state{number}")
-        if not killed_at(number, lambda at=layout: images.load(at, str(path))):  # type: ignore[misc]
+        if not killed_at(number, lambda at=layout: loading.load(at, str(path))):  # type: ignore[misc]
             break
         kills += 1
         if layout.images.exists():
-            for image in store.images(layout):
+            for image in stored(layout):
                 assert image.layers == (digest(ONE), digest(TWO))
                 assert (store.layer_root(layout, digest(TWO)) / "d/two").read_bytes() == b"22"
         if number % 2:
             assert garbage.sweep(layout) is not None
             assert partials(layout) == []
-        loaded = images.load(layout, str(path))
-        assert store.images(layout) == loaded
+        loaded = loading.load(layout, str(path))
+        assert stored(layout) == loaded
         assert partials(layout) == []
         assert garbage.garbage(layout, ()) == []
         number += 5
@@ -292,14 +309,14 @@ def test_two_at_once(layout: Layout, tmp_path: Path) -> None:
             status = 1
             try:
                 for _ in range(3):
-                    images.load(layout, str(path))
+                    loading.load(layout, str(path))
                     garbage.sweep(layout)
                 status = 0
             finally:
                 os._exit(status)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert len(store.images(layout)) == 1
+    assert len(stored(layout)) == 1
     assert partials(layout) == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from archives import OciLayout, config, digest, entry, tar
 
-from gear import cli_image, cli_store, fsck, images, pruning, saving, store
+from gear import cli_image, cli_store, fsck, loading, pruning, saving, store
 from gear.command import Context
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
@@ -35,7 +35,7 @@ def context(tmp_path: Path) -> Context:
     document = {**config(ONE, TWO, Labels={"team": "a", "keep": ""}), "created": "2026-01-01T00:00:00Z"}
     source.image(ONE, TWO, name="registry.example/new:2", document=document)
     layout = Layout(state=tmp_path / "state", units=tmp_path / "units")
-    images.load(layout, str(source.write(tmp_path / "source")))
+    loading.load(layout, str(source.write(tmp_path / "source")))
     return Context(layout)
 
 
@@ -68,7 +68,7 @@ def test_history_that_lies(context: Context, tmp_path: Path) -> None:
     for number, wrong in enumerate(({"empty_layer": "yes"}, {"created": 1})):
         made = OciLayout()
         made.image(ONE, name=f"wrong:{number}", document={**config(ONE), "history": [wrong]})
-        images.load(context.layout, str(made.write(tmp_path / f"wrong{number}")))
+        loading.load(context.layout, str(made.write(tmp_path / f"wrong{number}")))
         with pytest.raises(IntegrityError, match=r"history\[0\]|empty_layer|created"):
             gear(context, "history", f"wrong:{number}")
 
@@ -193,11 +193,11 @@ def test_what_was_saved_is_loaded(
     for wanted in (["third:3"], ["old:1", "third:3"]):
         other = Layout(state=tmp_path / "-".join(wanted).replace(":", ""), units=tmp_path / "units")
         assert [
-            image.reference for image in images.load(other, str(tmp_path / "one.tar"), names=wanted)
+            image.reference for image in loading.load(other, str(tmp_path / "one.tar"), names=wanted)
         ] == wanted
         assert list(store.references(other)) == wanted
     with pytest.raises(NotFoundError, match="holds no image nowhere:latest") as caught:
-        images.load(there.layout, str(path), names=["old:1", "nowhere"])
+        loading.load(there.layout, str(path), names=["old:1", "nowhere"])
     assert caught.value.hint == "It holds old:1, registry.example/new:2, third:3."
 
 
