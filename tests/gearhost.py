@@ -191,7 +191,7 @@ class GearHost:
 
     def steps(self, *arguments: str) -> list[tuple[str, int]]:
         """Run gear and choose some of the changes that it makes, for killed(): some of the beginning and the middle
-        of each thread, all of its end."""
+        of each thread, and all of its end."""
         traced = ("strace", "-qq", "-f", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
         self.run(*traced, "/usr/local/bin/gear", *arguments)
         threads: dict[str, list[tuple[str, int]]] = {}
@@ -200,8 +200,8 @@ class GearHost:
             made.append((call, 1 + sum(other == call for other, _ in made)))
         chosen: dict[tuple[str, int], None] = {}
         for made in threads.values():
-            begin, middle = made[: max(0, len(made) - 15)][:20], made[20 : max(20, len(made) - 15)]
-            chosen |= dict.fromkeys([*begin[::4], *middle[:: max(1, len(middle) // 4)], *made[-15:]])
+            begin, middle = made[: max(0, len(made) - 12)][:20], made[20 : max(20, len(made) - 12)]
+            chosen |= dict.fromkeys([*begin[::5], *middle[:: max(1, len(middle) // 3)], *made[-12:]])
         return list(chosen)
 
     @contextmanager

@@ -157,13 +157,13 @@ def test_pull_killed_anywhere(machine: GearHost) -> None:
         machine.gear(*pull)
         machine.gear("clean")
         assert machine.sh(listing) == expected, f"after a kill at step {step}"
-        sound(machine)
-    assert kills > 20
+    sound(machine)
+    assert kills > 10 and kills >= len(steps) - 8
 
 
 def test_prune_says_who_needs_what_stays(machine: GearHost) -> None:
     machine.gear("image", "load", "/root/many")
-    # A pull of one of them hangs: its lease is held by a process that is stopped.
+    # One of them is being saved, to a pipe that nobody empties.
     machine.sh("gear image save many/0:1 many/1:1 > /root/fifo.tar; rm -f /root/fifo; mkfifo /root/fifo")
     machine.run("systemd-run", "-q", "--unit=slow", "sh", "-c", "gear image save many/0:1 -o /root/fifo")
     machine.run("systemd-run", "-q", "--unit=reader", "sh", "-c", "exec 3</root/fifo; exec sleep 1000")
@@ -174,7 +174,9 @@ def test_prune_says_who_needs_what_stays(machine: GearHost) -> None:
     left = json.loads(machine.gear("image", "list", "--output", "json"))
     assert len(left) == 1 and left[0]["reference"] == ""
     machine.sh("systemctl stop reader slow || :")
-    machine.wait(lambda: not machine.sh("ls /var/lib/gear/images/leases"), "the lease to end")
+    machine.wait(
+        lambda: machine.run("systemctl", "is-active", "slow", check=False).returncode, "the end of it"
+    )
     machine.gear("image", "prune")
     assert json.loads(machine.gear("image", "list", "--output", "json")) == []
     sound(machine)
