@@ -121,7 +121,8 @@ class Connector:
         def create(*_: object) -> socket.socket:
             # What fails here is the proxy's matter, if there is one; what fails later is the registry's.
             with explained(where, timeout, check):
-                return dial(where, timeout)
+                connection.dialled = dial(where, timeout)  # type: ignore[attr-defined]
+            return connection.dialled  # type: ignore[attr-defined, no-any-return]
 
         # The one way to have http.client use a socket that is not socket.create_connection()'s (Python 2.7 to 3.14).
         connection._create_connection = create  # type: ignore[attr-defined]

@@ -218,6 +218,10 @@ class Transport:
                 connection.connect()
         except BaseException:
             self.drop(connection)
+            # Until Python 3.12 what was read of a proxy's answer keeps the socket open as long as the traceback lives.
+            sock = getattr(connection, "dialled", None)
+            if sock is not None and (number := sock.detach()) >= 0:
+                os.close(number)
             raise
         return connection
 
