@@ -32,7 +32,8 @@ LAYERS = {
     "operations": (
         "containers signatures signature_files images loading fetching pulling pushing signing referrers offering "
         "sending install lifecycle remove inside top attach copying transfer joining running debugging history pruning "
-        "saving verifying container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "saving verifying container_check fsck switching contents pausing snapshots restoring cloning committing "
+        "unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files "
