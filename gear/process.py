@@ -15,7 +15,7 @@ from typing import NoReturn
 from gear.errors import GearError, HostError
 
 # The Debian package that brings each program gear calls.
-_PACKAGES = {"journalctl": "systemd", "systemctl": "systemd", "systemd-analyze": "systemd"}
+_PACKAGES = {"journalctl": "systemd", "nft": "nftables", "systemctl": "systemd", "systemd-analyze": "systemd"}
 
 
 def find(program: str) -> str:

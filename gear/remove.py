@@ -14,20 +14,24 @@ from functools import partial
 from pathlib import Path
 
 from gear import (
+    allocation,
     boot,
     bundle,
     containers,
+    definitions,
     files,
     garbage,
     images,
     install,
     lifecycle,
+    networks,
     store,
     uids,
     unitfile,
 )
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout, container_name
+from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
@@ -56,8 +60,14 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
         files.remove_tree(directory)
         for volume in doomed:
             files.remove_tree(layout.volumes / volume)
-        uids.release(layout, name)
+        _release(layout, name)
         return known
+
+
+def _release(layout: Layout, name: str) -> None:
+    """Give back what *name* had for itself alone: user ids, addresses, ports."""
+    uids.release(layout, name)
+    allocation.give_back(allocation.held(layout, name))
 
 
 def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
@@ -104,7 +114,8 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found: list[Leftover] = []
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
+    networks_ = [layout.networks, *_entries(layout.networks)]
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
         found += [
             _tree("interrupted work", path) for path in _entries(directory) if _is_ours_partial(layout, path)
         ]
@@ -135,6 +146,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         if taken.name not in installed:
             remove = partial(files.remove_file, taken.path)
             found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove))
+    found += _network_leftovers(layout, installed)
     current_helper = os.path.realpath(helper / "current")
     for path in _entries(helper):
         if (
@@ -150,6 +162,29 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         for path in _entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path))
+    return found
+
+
+def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Addresses and ports that no container has, and networks that are only half there."""
+    found = []
+    for item in allocation.taken(layout):
+        spec = containers.existing(layout, item.name) if item.name in installed else None
+        if item.name not in installed or (
+            spec is not None
+            and item.path not in allocation.wanted(layout, spec.network)
+            and not lifecycle.runs_with_earlier(layout, spec)
+        ):
+            what = f"{item.what}, which {item.name} does not have"
+            found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
+    defined = set(definitions.names(layout))
+    for path in _entries(layout.networks):
+        if path.name not in defined and NAME.fullmatch(path.name):
+            found.append(_tree("a network without a definition", path))
+    for path in _entries(layout.units):
+        name = path.name.removeprefix("gear-network@").removesuffix(".service")
+        if network_unit(name) == path.name and name not in defined and _rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
     return found
 
 
@@ -189,7 +224,7 @@ def _remove_run(layout: Layout, name: str) -> None:
     files.remove_tree(layout.containers / name)
     for volume in volumes:
         files.remove_tree(layout.volumes / volume)
-    uids.release(layout, name)
+    _release(layout, name)
 
 
 def remove_run(layout: Layout, name: str) -> None:
@@ -250,13 +285,13 @@ def _is_ours_partial(layout: Layout, path: Path) -> bool:
     # partial name, and written there under a partial name of that.
     while name.startswith(files.PARTIAL):
         name = name.removeprefix(files.PARTIAL)
-    return path.parent != layout.units or name.startswith(("ctr-", "container"))
+    return path.parent != layout.units or name.startswith(("ctr-", "container", "gear-network@"))
 
 
 def _rendered_by_gear(path: Path, layout: Layout) -> bool:
     content = files.read_bytes(path) or b""
-    directory = unitfile.value(str(layout.containers))
-    return content.startswith(f"# Rendered by gear from {directory}/".encode())
+    directories = [unitfile.value(str(directory)) for directory in (layout.containers, layout.networks)]
+    return content.startswith(tuple(f"# Rendered by gear from {place}/".encode() for place in directories))
 
 
 def _current_layer(layout: Layout, name: str) -> Path | None:
@@ -285,6 +320,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             outcome[name] = error
     if any(outcome.values()):
         return outcome
+    for network in definitions.names(layout):
+        networks.remove(manager, layout, network)
     with files.locked(layout.lock):
         for item in leftovers(layout):
             item.remove()
@@ -294,7 +331,13 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         for unit in install.static_units():
             files.remove_file(layout.units / unit)
         files.remove_tree(layout.images)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.containers):
+        for directory in (
+            layout.state / "helper",
+            uids.directory(layout),
+            layout.ports,
+            layout.networks,
+            layout.containers,
+        ):
             files.remove_tree(directory)
         if volumes:
             files.remove_tree(layout.volumes)
