@@ -55,7 +55,7 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
         ],
         "ports": [
             {
-                "table": networks[out.network].interface,
+                "table": networks[out.network].table,
                 "protocol": port.protocol,
                 # All addresses of one family are said by what it leads to.
                 "address": "" if port.address in (ANY4, ANY6) else port.address,

@@ -56,7 +56,7 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Definition:
-    """A network.  *interface* is the bridge on the host, and the name of the nftables table."""
+    """A network.  *interface* is the bridge on the host."""
 
     name: str
     interface: str
@@ -74,6 +74,11 @@ class Definition:
     def unit(self) -> str:
         """The name of the unit that makes it."""
         return unit_name(self.name)
+
+    @property
+    def table(self) -> str:
+        """Its table of nftables, in the family inet."""
+        return f"gear-{self.name}"
 
     def to_mapping(self) -> dict[str, Any]:
         """The content of network.json."""
