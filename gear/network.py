@@ -233,8 +233,9 @@ def ip_address(text: str, version: int | None = None) -> str:
         found = ipaddress.ip_address(text)
     except ValueError:
         found = None
-    # A zone (RFC 4007) is a matter of one machine's interfaces.
-    if found is None or "%" in text or version not in (None, found.version):
+    # A zone (RFC 4007) is a matter of one machine's interfaces, and mapped addresses are IPv4 in other clothes.
+    mapped = getattr(found, "ipv4_mapped", None)
+    if found is None or "%" in text or mapped or version not in (None, found.version):
         family = "IP" if version is None else f"IPv{version}"
         raise UsageError(f"{text[:60]!r} is no {family} address.")
     return str(found)
