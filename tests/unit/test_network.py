@@ -22,7 +22,6 @@ from gear.model import Layout
 from gear.network import Interface, Network, Port
 from gear.oci import Identity
 
-
 # ---- the grammar of -p, --ports and --net
 
 
