@@ -41,7 +41,7 @@ from gear.systemd import Manager
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
+_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
 
 
 @dataclass(frozen=True)
