@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gear.definition import Definition
-from gear.network import ANY4, ANY6, Interface, Network, Port
+from gear.network import Interface, Network, Port
 
 
 def mac_address(container: str, network: str) -> str:
@@ -57,8 +57,7 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
             {
                 "table": networks[out.network].table,
                 "protocol": port.protocol,
-                # All addresses of one family are said by what it leads to.
-                "address": "" if port.address in (ANY4, ANY6) else port.address,
+                "address": port.address,
                 "port": port.external,
                 "to": targets(port, out),
                 "target": port.internal,

@@ -111,10 +111,13 @@ def render(
     sections = [("Unit", unit), ("Service", service)]
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
-    if spec.network.ports:
-        # Also when the payload was killed, so that the port is free again.
+    if spec.network.interfaces:
+        # Also when the payload was killed, so that its ports are free again.
         unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
         service.append(("ExecStopPost", unpublish))
+    if spec.network.ports:
+        # The helper has PID 1 hold a socket for each, which keeps others off.
+        service.append(("FileDescriptorStoreMax", str(len(spec.network.ports))))
     if remove is not None:
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))

@@ -305,7 +305,7 @@ def test_start_member() -> None:
     ]
     assert ports == [
         ("", "tcp", 8080, ["10.89.0.2", "fd00:1::2"], 80),
-        ("", "udp", 53, ["10.89.0.2"], 53),
+        ("0.0.0.0", "udp", 53, ["10.89.0.2"], 53),
         ("::1", "tcp", 81, ["fd00:1::2"], 80),
     ]
     assert {item["table"] for item in found["ports"]} == {"gear-default"}
@@ -335,6 +335,7 @@ def test_bundle_and_unit_of_a_connected_container() -> None:
     assert lines[2:] == ["10.1.0.2\tdb web", "10.89.0.2\tdb web", "fd00:1::2\tdb web"]
     networks = "gear-network@inner.service gear-network@default.service"
     assert ("Wants", networks) in unit["Unit"] and ("After", networks) in unit["Unit"]
+    assert ("FileDescriptorStoreMax", "3") in unit["Service"]
     (unpublish,) = (value for key, value in unit["Service"] if key == "ExecStopPost")
     assert unitsyntax.command(unpublish)[3:] == [
         "/var/lib/gear/helper/current/network", "unpublish", "/var/lib/gear/containers/web"
@@ -342,10 +343,11 @@ def test_bundle_and_unit_of_a_connected_container() -> None:
 
 
 def test_bundle_and_unit_without_ports_and_networks() -> None:
-    silent = replace(CONNECTED, ports=())
-    assert "ExecStopPost" not in dict(rendered(network=silent.to_mapping())[1]["Service"])
+    silent = dict(rendered(network=replace(CONNECTED, ports=()).to_mapping())[1]["Service"])
+    assert "ExecStopPost" in silent and "FileDescriptorStoreMax" not in silent
     files, unit = rendered()
     assert "network" not in json.loads(files["start.json"]) and "Wants" not in dict(unit["Unit"])
+    assert "ExecStopPost" not in dict(unit["Service"])
 
 
 def test_unit_of_a_network() -> None:
