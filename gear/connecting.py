@@ -151,6 +151,12 @@ def take(layout: Layout, name: str, network: Network) -> None:
     allocation.take(layout, name, network)
 
 
+def unpublish(layout: Layout, name: str) -> None:
+    """Close the published ports of the container *name*, as its unit does when it has ended."""
+    program, directory = f"{units.helper_directory(layout)}/network", layout.containers / name
+    process.output([*units.INTERPRETER, program, "unpublish", str(directory)])
+
+
 def rendered(layout: Layout, definition: Definition) -> dict[Path, bytes]:
     """The files of a network: its definition, then its unit."""
     return {

@@ -37,7 +37,7 @@ from gear.model import Layout
 from gear.network import unit_name
 from gear.oci import Image
 from gear.spec import ImageRef, Spec
-from gear.systemd import Manager
+from gear.systemd import Manager, booted
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
@@ -133,6 +133,9 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
         _publish(changed)
+        if old is not None and old.network.ports and not spec.network.interfaces and booted():
+            # Its unit no longer does this when it ends; so what runs is not reached from now on.
+            connecting.unpublish(layout, name)
         undo.pop_all()
     _give_back(layout, spec, had - allocation.wanted(layout, spec.network))
     changes = [] if old is None else _differences(old, spec)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def plan(layout: Layout, definition: Definition) -> Plan:
     affected = []
     for spec in users(layout, definition.name):
         network = dataclasses.replace(
-            spec.network, interfaces=tuple(_refit(item, definition) for item in spec.network.interfaces)
+            spec.network, interfaces=tuple(_refit(item, old, definition) for item in spec.network.interfaces)
         )
         if network != spec.network or _is_older(layout, spec, definition):
             affected.append(dataclasses.replace(spec, network=network))
@@ -113,17 +114,24 @@ def _require_own_interface(layout: Layout, definition: Definition, *, new: bool)
         )
 
 
-def _refit(interface: Interface, definition: Definition) -> Interface:
-    """*interface* without the addresses that the network no longer gives, and with gaps for those that it gives now."""
-    if interface.network != definition.name:
+def _refit(interface: Interface, old: Definition | None, new: Definition) -> Interface:
+    """*interface* with what the network gives now: addresses that do not fit get their number in the new subnet, or a
+    gap that is filled later, as do those of a family that it had not."""
+    if interface.network != new.name:
         return interface
     kept: dict[int, str | None] = {4: interface.ip, 6: interface.ip6}
     for version, address in kept.items():
-        subnet = definition.subnet(version)
-        if address is not None and (subnet is None or not subnet.fits(address)):
-            kept[version] = None
-    refitted = dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
-    return refitted
+        subnet, before = new.subnet(version), old.subnet(version) if old is not None else None
+        if address is None or (subnet is not None and subnet.fits(address)):
+            continue
+        kept[version] = None
+        if subnet is not None and before is not None:
+            number = int(ip_address(address)) - int(before.subnet.network_address)
+            twin = str(subnet.subnet[number]) if 0 <= number < subnet.subnet.num_addresses else ""
+            part = subnet.range or subnet.subnet
+            if twin and subnet.fits(twin) and ip_address(twin) in part:
+                kept[version] = twin
+    return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
 
 
 def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:

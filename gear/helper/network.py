@@ -25,9 +25,9 @@ class Network:
     """What a container's start does about its network; *wanted* is `network` of start.json."""
 
     def __init__(self, bundle: str, wanted: dict) -> None:  # type: ignore[type-arg]
+        self.ports: list = wanted.get("ports", [])  # type: ignore[type-arg]
         self.interfaces: list = wanted.get("interfaces", [])  # type: ignore[type-arg]
         self.reservation = ports.Reservation()
-        self._ports: list = wanted.get("ports", [])  # type: ignore[type-arg]
         self._containers, _, self._name = bundle.rstrip("/").rpartition("/")
         self._locks: list[int] = []
 
@@ -35,7 +35,7 @@ class Network:
         """Take the ports; raises Failure that names who has one."""
         step = Step()
         try:
-            self.reservation.take(self._ports, self._name, self._containers, step)
+            self.reservation.take(self.ports, self._name, self._containers, step)
         except OSError as error:
             raise step.failure(error) from error
 
@@ -73,9 +73,9 @@ class Network:
         """Have nftables lead the ports here; raises Failure when another container's are in the way."""
         step = Step()
         try:
-            if self._ports:
+            if self.ports:
                 maps = Maps()
-                for port in self._ports:
+                for port in self.ports:
                     self._publish(maps, port, step)
                 maps.close()
         except OSError as error:
@@ -131,16 +131,19 @@ def unpublish(bundle: str) -> None:
     """Remove what may be left of a container that has ended; raises Failure and OSError."""
     containers, _, name = bundle.rstrip("/").rpartition("/")
     wanted = ports.network_of(name, containers)
-    for network in sorted({item["network"] for item in wanted.get("interfaces", ())}):
+    try:
+        networks = sorted(os.listdir(f"{containers.rpartition('/')[0]}/networks"))
+    except FileNotFoundError:
+        networks = []
+    maps = Maps()
+    # Of every network: what it was started with may be another thing than what is installed now.
+    for network in networks:
         try:
             _hold(containers, network)  # to the end of this process
-        except FileNotFoundError:
-            pass  # the network has been removed meanwhile
-    published = [item for port in wanted.get("ports", ()) for item in elements(port, name)]
-    if published:
-        maps = Maps()
-        maps.remove(published)
-        maps.close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # removed meanwhile, or no network
+        maps.remove_of(f"gear-{network}", name)
+    maps.close()
     if wanted.get("interfaces"):
         from gear.helper import conntrack
 

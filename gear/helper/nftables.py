@@ -35,6 +35,7 @@ ENOENT = 2
 EBUSY = 16  # there is an element with this key, and it leads elsewhere
 EEXIST = 17
 
+MAPS = ("any4", "any6", "one4", "one6")
 PROTOCOLS = {"tcp": 6, "udp": 17}
 
 
@@ -83,11 +84,20 @@ def _body(element: Element, *, whole: bool) -> bytes:
     """The body of a message about *element*: with *whole* also where it leads."""
     parts = [nest(_KEY, attribute(_VALUE, element.key()))]
     if whole:
-        comment = element.owner.encode() + b"\0"
         parts.append(nest(_DATA, attribute(_VALUE, element.value())))
-        parts.append(attribute(_USERDATA, bytes([_COMMENT, len(comment)]) + comment))
-    listed = nest(_ELEMENTS, nest(_ELEMENT, *parts))
-    return _family(_INET) + text(_TABLE, element.table) + text(_SET, element.map) + listed
+        parts.append(attribute(_USERDATA, _comment(element.owner)))
+    return _of_map(element.table, element.map) + nest(_ELEMENTS, nest(_ELEMENT, *parts))
+
+
+def _comment(owner: str) -> bytes:
+    """What nft(8) shows as an element's comment."""
+    words = owner.encode() + b"\0"
+    return bytes([_COMMENT, len(words)]) + words
+
+
+def _of_map(table: str, name: str) -> bytes:
+    """How a message about elements begins."""
+    return _family(_INET) + text(_TABLE, table) + text(_SET, name)
 
 
 def _family(family: int, resource: int = 0) -> bytes:
@@ -121,11 +131,25 @@ class Maps:
         gone = [(_DELSETELEM, 0, _body(item, whole=False)) for item in wanted if self.find(item) is not None]
         self._commit(gone + [(_NEWSETELEM, CREATE | EXCL, _body(item, whole=True)) for item in wanted])
 
-    def remove(self, unwanted: list[Element]) -> None:
-        """Remove those elements that are there and lead where they say: what belongs to another one is left."""
-        found = [item for item in unwanted if self.find(item) == item.value()]
-        if found:
-            self._commit([(_DELSETELEM, 0, _body(item, whole=False)) for item in found])
+    def remove_of(self, table: str, owner: str) -> None:
+        """Remove every element of the container *owner*, wherever it leads; there may be no such table."""
+        gone = []
+        for name in MAPS:
+            try:
+                answers = self._netlink.ask(_GETSETELEM, netlink.DUMP, _of_map(table, name))
+            except OSError as error:
+                if error.errno != ENOENT:
+                    raise
+                return
+            for answer in answers:
+                listed = netlink.attributes(answer[4:]).get(_ELEMENTS, b"")
+                for _, found in netlink.each(listed):
+                    parts = netlink.attributes(found)
+                    if parts.get(_USERDATA) == _comment(owner):
+                        key = nest(_ELEMENTS, nest(_ELEMENT, nest(_KEY, parts[_KEY])))
+                        gone.append((_DELSETELEM, 0, _of_map(table, name) + key))
+        if gone:
+            self._commit(gone)
 
     def find(self, element: Element) -> bytes | None:
         """Where the element with this key leads; None when there is none, or no such map."""

@@ -33,6 +33,8 @@ _IP_FREEBIND = 15  # linux/in.h
 _FIRST = 3  # SD_LISTEN_FDS_START
 # What the sockets are called in the unit's file descriptor store.
 STORED = "published"
+_TRIES = 100
+_PAUSE_S = 0.005
 
 
 def shown(port: dict) -> str:  # type: ignore[type-arg]
@@ -48,11 +50,28 @@ class Reservation:
     def __init__(self) -> None:
         self.stored = _inherited()
         self.sockets: list[socket] = []
+        self._forgotten = False
+
+    def is_outdated(self, wanted: list) -> bool:  # type: ignore[type-arg]
+        """Whether PID 1 has sockets of ports that are not wanted any more; they may be in the way of those that are."""
+        return any(_identity(item) not in map(_wanted, wanted) for item in self.stored)
+
+    def forget(self, wanted: list) -> None:  # type: ignore[type-arg]
+        """Close what is not wanted any more; PID 1 has been told to do the same with all."""
+        for item in self.stored:
+            if _identity(item) not in map(_wanted, wanted):
+                item.close()
+        self.stored = [item for item in self.stored if item.fileno() >= 0]
+        self._forgotten = True
 
     @property
     def changed(self) -> bool:
         """Whether PID 1 has others than these."""
-        return len(self.stored) != len(self.sockets) or any(item not in self.stored for item in self.sockets)
+        return (
+            self._forgotten
+            or len(self.stored) != len(self.sockets)
+            or any(item not in self.stored for item in self.sockets)
+        )
 
     def take(self, wanted: list, name: str, containers: str, step: Step) -> None:  # type: ignore[type-arg]
         """Bind each of *wanted* (start.json's `ports`) for the container *name*.
@@ -62,10 +81,9 @@ class Reservation:
         stored = {_identity(item): item for item in self.stored}
         for port in wanted:
             step.doing = f"publish port {shown(port)}"
-            family, only, address = _place(port)
-            kept = stored.get((family, _KINDS[port["protocol"]], only, address, port["port"]))
+            kept = stored.get(_wanted(port))
             try:
-                self.sockets.append(kept or _bind(port))
+                self.sockets.append(kept or (_bind_soon if self._forgotten else _bind)(port))
             except OSError as error:
                 if error.errno != _EADDRINUSE:
                     raise
@@ -87,11 +105,30 @@ def _inherited() -> list[socket]:
     return [socket(fileno=_FIRST + number) for number, name in enumerate(names) if name == STORED]
 
 
-def _identity(bound: socket) -> tuple[int, int, bool, str, int]:
-    """Family, type, whether for IPv6 only, address and port."""
+def _identity(bound: socket) -> tuple[int, bool, str, int, int]:
+    """Family, whether for IPv6 only, address, type and port."""
     only = bound.family == AF_INET6 and bool(bound.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY))
     address, port = bound.getsockname()[:2]
-    return bound.family, bound.type, only, address, port
+    return bound.family, only, address, bound.type, port
+
+
+def _wanted(port: dict) -> tuple[int, bool, str, int, int]:  # type: ignore[type-arg]
+    """The same of the socket that *port* takes."""
+    return (*_place(port), _KINDS[port["protocol"]], port["port"])
+
+
+def _bind_soon(port: dict) -> socket:  # type: ignore[type-arg]
+    """Like _bind(), waiting for PID 1 to close what it was told to, which it does beside its other work."""
+    from select import select
+
+    for _ in range(_TRIES):
+        try:
+            return _bind(port)
+        except OSError as error:
+            if error.errno != _EADDRINUSE:
+                raise
+        select([], [], [], _PAUSE_S)
+    return _bind(port)
 
 
 def _place(port: dict) -> tuple[int, bool, str]:  # type: ignore[type-arg]

@@ -90,18 +90,27 @@ def start(bundle: str) -> int:
     if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
-    network = _reserved(bundle, extra, wanted) if extra.get("network") else None
+    network = None
+    if extra.get("network") or os.environ.get(b"LISTEN_FDNAMES"):
+        # Also for one that has left its networks since PID 1 took the sockets of its ports.
+        network = _reserved(bundle, extra.get("network") or {}, wanted)
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
     return pid
 
 
-def _reserved(bundle: str, extra: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
-    """The container's network, its ports taken."""
+def _reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
+    """The container's network as start.json has it, its ports taken."""
     from gear.helper.network import Network
 
-    network = Network(bundle, extra["network"])
+    network = Network(bundle, connected)
+    reservation = network.reservation
+    if reservation.is_outdated(network.ports):
+        from gear.helper.ports import STORED
+
+        _notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
+        reservation.forget(network.ports)
     network.reserve()
     wanted.interfaces = network.interfaces
     return network
