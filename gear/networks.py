@@ -76,9 +76,11 @@ def plan(layout: Layout, definition: Definition) -> Plan:
     _require_own_interface(layout, definition, new=old is None)
     changed = containers.compare(connecting.rendered(layout, definition))
     affected = []
+    busy = set(allocation.addresses(layout, definition.name))
     for spec in users(layout, definition.name):
         network = dataclasses.replace(
-            spec.network, interfaces=tuple(_refit(item, old, definition) for item in spec.network.interfaces)
+            spec.network,
+            interfaces=tuple(_refit(item, old, definition, busy) for item in spec.network.interfaces),
         )
         if network != spec.network or _is_older(layout, spec, definition):
             affected.append(dataclasses.replace(spec, network=network))
@@ -114,9 +116,9 @@ def _require_own_interface(layout: Layout, definition: Definition, *, new: bool)
         )
 
 
-def _refit(interface: Interface, old: Definition | None, new: Definition) -> Interface:
+def _refit(interface: Interface, old: Definition | None, new: Definition, busy: set[str]) -> Interface:
     """*interface* with what the network gives now: addresses that do not fit get their number in the new subnet, or a
-    gap that is filled later, as do those of a family that it had not."""
+    gap that is filled later, as do those of a family that it had not.  *busy* are those that are taken."""
     if interface.network != new.name:
         return interface
     kept: dict[int, str | None] = {4: interface.ip, 6: interface.ip6}
@@ -129,7 +131,7 @@ def _refit(interface: Interface, old: Definition | None, new: Definition) -> Int
             number = int(ip_address(address)) - int(before.subnet.network_address)
             twin = str(subnet.subnet[number]) if 0 <= number < subnet.subnet.num_addresses else ""
             part = subnet.range or subnet.subnet
-            if twin and subnet.fits(twin) and ip_address(twin) in part:
+            if twin and twin not in busy and subnet.fits(twin) and ip_address(twin) in part:
                 kept[version] = twin
     return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
 

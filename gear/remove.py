@@ -17,6 +17,7 @@ from gear import (
     allocation,
     boot,
     bundle,
+    connecting,
     containers,
     definitions,
     files,
@@ -56,12 +57,21 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
         lifecycle.settle(manager, unit)
     with files.locked(layout.lock):
+        if unit.endswith(".scope"):
+            _unpublish(layout, name)
         files.remove_file(path)
         files.remove_tree(directory)
         for volume in doomed:
             files.remove_tree(layout.volumes / volume)
         _release(layout, name)
         return known
+
+
+def _unpublish(layout: Layout, name: str) -> None:
+    """Close the ports of a container that ran as a scope, whose end no unit hears of."""
+    spec = containers.existing(layout, name)
+    if spec is not None and spec.network.ports:
+        connecting.unpublish(layout, name)
 
 
 def _release(layout: Layout, name: str) -> None:
@@ -220,6 +230,8 @@ def _remove_run(layout: Layout, name: str) -> None:
                 volumes -= set(_mounted(layout, other))
     except GearError:  # nobody knows what others use
         volumes = set()
+    if run is not None and run.kind == "scope":
+        _unpublish(layout, name)
     files.remove_file(containers.unit_path(layout, name))
     files.remove_tree(layout.containers / name)
     for volume in volumes:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from gear import confinement, containers, install, lifecycle, remove, terminal, units
+from gear import confinement, connecting, containers, install, lifecycle, remove, terminal, units
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
+    conntrack,
     container,
     copyup,
     delegation,
@@ -25,6 +26,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     idmaps,
     interpreter,
     lowports,
+    network,
     payload,
     rootfs,
     start,
@@ -36,12 +38,13 @@ from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure, Step
 from gear.inroot import opened
 from gear.joining import CANNOT_RUN, NOT_FOUND, no_imports
 from gear.model import Layout
+from gear.network import unit_name
 from gear.oci import Image
 from gear.spec import Spec
 from gear.systemd import Manager, UnitError
 from gear.terminal import Streams
 
-_LOADED = (cgroups1, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
+_LOADED = (cgroups1, conntrack, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
 _WORDS = (
     "amber brave calm clever cosy crisp daring eager fair gentle golden happy jolly keen kind lively lucky mellow "
     "merry neat noble proud quick quiet rapid silver sunny swift tidy vivid warm witty",
@@ -113,8 +116,7 @@ def in_terminal(
         try:
             status = streams.relay(pid, keys)
         except GearError:
-            if remove_it:
-                remove.remove_run(layout, name)
+            _clear(layout, spec, remove_it=remove_it)
             raise
         if status is not None and spec.isolation.pid == "host":
             # They don't end with the first one here, and have user ids that somebody else may get now.
@@ -122,9 +124,16 @@ def in_terminal(
     if status is None:
         terminal.drain(streams.master)
         raise Detached(name)
-    if remove_it:
-        remove.remove_run(layout, name)
+    _clear(layout, spec, remove_it=remove_it)
     return terminal.exit_status(status)
+
+
+def _clear(layout: Layout, spec: Spec, *, remove_it: bool) -> None:
+    """Take away what outlives a scope: its published ports, and with *remove_it* everything."""
+    if remove_it:
+        remove.remove_run(layout, spec.name)
+    elif spec.network.ports:
+        connecting.unpublish(layout, spec.name)
 
 
 def _end_all(manager: Manager, scope: str) -> None:
@@ -148,8 +157,10 @@ class _Scope(container.Events):
         root: dict[str, Any],
         start_scope: Callable[[int], None],
         streams: Streams,
+        connection: network.Network | None,
     ) -> None:
         self._bundle, self._config, self._root = bundle, config, root
+        self._connection = connection
         self._start_scope, self._streams = start_scope, streams
 
     def root(self, userns_fd: int | None, step: Step) -> int:
@@ -165,11 +176,17 @@ class _Scope(container.Events):
             self._start_scope(pid)
         except UnitError as error:
             raise Failure(error.message.rstrip(".")) from error
+        if self._connection is not None:
+            self._connection.connect(pid)
         if delegation.is_wanted(self._config):
             delegation.delegate(delegation.group_of(pid), self._config["linux"])
         if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
             with suppress(OSError):  # then ports below 1024 are not for this container
                 lowports.allow(pid)
+
+    def under_way(self) -> None:
+        if self._connection is not None:
+            self._connection.publish()
 
     def terminal(self, master: int) -> None:
         self._streams.take_master(master)
@@ -190,7 +207,10 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
             config["process"]["consoleSize"] = terminal.console_size()
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
-        events = _Scope(bundle, config, extra["root"], start_scope, streams)
+        connection = _connection(manager, spec, bundle, extra)
+        if connection is not None:
+            wanted.interfaces = connection.interfaces
+        events = _Scope(bundle, config, extra["root"], start_scope, streams, connection)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):
@@ -205,3 +225,19 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
         elif failure.status == EXIT_CHDIR:
             refusal.exit_status = CANNOT_RUN
         raise refusal from failure
+
+
+def _connection(
+    manager: Manager, spec: Spec, bundle: str, extra: Mapping[str, Any]
+) -> network.Network | None:
+    """The networks of a container, made if they are not there, and its ports, which this process holds; None for one
+    without addresses.  Raises Failure."""
+    if not extra.get("network"):
+        return None
+    # A scope waits for nothing, so what a unit says with After= is done here.
+    for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
+        if result != "done":
+            raise Failure(f"{unit} could not be started: {result.rstrip('.')}")
+    connection = network.Network(bundle, extra["network"])
+    connection.reserve()
+    return connection
