@@ -166,6 +166,8 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
     if is_up(manager, definition.name) and _is_stale(manager, layout, definition.name):
+        # Somebody asks for it, so how often it was made before does not count.
+        manager.reset_failed(definition.unit)
         result = manager.restart([definition.unit])[definition.unit]
         if result != "done":
             raise GearError(

@@ -161,6 +161,20 @@ def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
     return GearHost(boot(RELEASE, vm=vm, extra=extra))
 
 
+# What changes files, and what talks to systemd.
+CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
+         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
+
+
+def killed(host: GearHost, step: int, *arguments: str) -> bool:
+    """Run gear and kill it at its *step*-th change; tells whether it got that far."""
+    inject = f"inject={CALLS}:signal=SIGKILL:when={step}"
+    done = host.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject,
+                    "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
+    assert done.returncode in (0, 137), done.stderr.decode()
+    return done.returncode == 137
+
+
 def demo_image(directory: Path, name: str = "hello") -> Path:
     """The embedded default image as an OCI layout below *directory*."""
     layout = directory / name

@@ -36,12 +36,12 @@ def oci(booted: GearHost) -> GearHost:
 @pytest.fixture
 def host(booted: GearHost) -> Iterator[GearHost]:
     """The host, on which nothing of a test may be left: no container, no mount, nothing to clean."""
-    before = booted.mount_table()
+    before = sorted(booted.mount_table())
     yield booted
     names = booted.gear("list-units", "--all", "--quiet").split()
     if names:
         booted.gear("delete", "--volumes", *names)
-    assert booted.mount_table() == before
+    assert sorted(booted.mount_table()) == before
     assert booted.leftovers() == []
 
 

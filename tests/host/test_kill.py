@@ -5,23 +5,11 @@ strace kills gear at the N-th system call that changes anything, for N from 1 un
 
 from __future__ import annotations
 
-from gearhost import GearHost
+from gearhost import GearHost, killed
 
-# What changes files, and what talks to systemd.
-CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
-         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
 STATE = ("cd /var/lib/gear;"
          " find containers uids volumes -not -path '*/.partial-*' -printf '%p %m %U %G %l\\n' | sort;"
          " cat containers/*/*.json; cat /usr/local/lib/systemd/system/ctr-*.service")  # fmt: skip
-
-
-def killed(host: GearHost, step: int, *arguments: str) -> bool:
-    """Run gear and kill it at its *step*-th change; tells whether it got that far."""
-    inject = f"inject={CALLS}:signal=SIGKILL:when={step}"
-    done = host.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject,
-                    "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
-    assert done.returncode in (0, 137), done.stderr.decode()
-    return done.returncode == 137
 
 
 def test_install_survives_being_killed_anywhere(host: GearHost) -> None:
