@@ -34,10 +34,11 @@ while True:
             made.sendto(f"{name} {peer[0].removeprefix('::ffff:')}".encode(), peer)
 """
 
-# Asks one after the other what the arguments name, as tcp/HOST/PORT[/SOURCE-PORT], and prints an answer on each line.
+# Asks at once what the arguments name, as tcp/HOST/PORT[/SOURCE-PORT], and prints an answer on each line.
 ASK = """
-import socket, sys
-for word in sys.argv[1:]:
+import concurrent.futures, socket, sys
+
+def ask(word):
     kind, host, port, *source = word.split("/")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as made:
@@ -48,14 +49,17 @@ for word in sys.argv[1:]:
             made.connect((host, int(port)))
             if kind == "udp":
                 made.send(b"?")
-            print(made.recv(512).decode() or "nothing")
+            return made.recv(512).decode() or "nothing"
         except OSError as error:
-            print(type(error).__name__)
+            return type(error).__name__
+
+with concurrent.futures.ThreadPoolExecutor(64) as pool:
+    print("\\n".join(pool.map(ask, sys.argv[1:])))
 """
 # The root of the containers: the host's Python and what it needs.
 ROOT = "/var/lib/answering"
 _MAKE_ROOT = f"""
-mkdir -p {ROOT}/usr/bin {ROOT}/usr/lib/x86_64-linux-gnu {ROOT}/usr/lib64 {ROOT}/proc {ROOT}/dev {ROOT}/sys {ROOT}/tmp {ROOT}/etc
+cd /; mkdir -p {ROOT}/usr/lib/x86_64-linux-gnu; cd {ROOT}; mkdir usr/bin usr/lib64 proc dev sys tmp etc
 cp -L /usr/bin/python3 {ROOT}/usr/bin
 cp -a /usr/lib/python3.* {ROOT}/usr/lib
 cp -L /usr/lib/x86_64-linux-gnu/lib*.so.* {ROOT}/usr/lib/x86_64-linux-gnu
@@ -66,13 +70,34 @@ ln -s usr/lib usr/lib64 usr/bin {ROOT}
 PATIENCE = 3
 
 
+# Takes a port as a program of the host would, tells whether it could, and waits.
+LISTEN = """
+import socket, sys, time
+family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
+made = socket.socket(family, socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM)
+if sys.argv[1] == "tcp":
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+try:
+    made.bind((sys.argv[2], int(sys.argv[3])))
+    if sys.argv[1] == "tcp":
+        made.listen()
+except OSError as error:
+    print(type(error).__name__, error.errno)
+    sys.exit()
+print("ready", flush=True)
+if sys.argv[4:]:
+    time.sleep(1000)
+"""
+
+
 class NetHost:
-    """A host with the network `default` and containers on it."""
+    """A host on which networks and containers with addresses are made."""
 
     def __init__(self, host: GearHost) -> None:
         self.host = host
         host.sh(f"[ -e {ROOT} ] || {{ {_MAKE_ROOT} }}")
         host.write(f"{ROOT}/answer.py", ANSWER.encode())
+        host.write("/root/listen.py", LISTEN.encode())
         host.write("/root/ask.py", ASK.replace("TIMEOUT", str(PATIENCE)).encode())
 
     def define(self, name: str, number: int, **changes: Any) -> None:
@@ -156,4 +181,32 @@ class NetHost:
             f" ip addr add 192.0.2.1/24 dev {name}; ip addr add 2001:db8::1/64 dev {name} nodad; ip link set {name} up;"
             f" ip -n {name} addr add 192.0.2.9/24 dev eth0; ip -n {name} addr add 2001:db8::9/64 dev eth0 nodad;"
             f" ip -n {name} link set eth0 up; ip -n {name} link set lo up"
+        )
+
+    def listens(self, protocol: str, address: str, port: int) -> str:
+        """What a program of the host hears that wants a port: `ready`, or the error."""
+        return self.host.out("python3", "/root/listen.py", protocol, address, str(port))
+
+    def occupy(self, unit: str, protocol: str, address: str, port: int) -> int:
+        """Have a program of the host take a port, as a transient unit; returns its pid."""
+        self.host.sh(f"systemd-run -q --unit={unit} python3 /root/listen.py {protocol} {address} {port} stay")
+        self.host.wait(lambda: "ready" in self.host.out("journalctl", "-u", unit, "-o", "cat"), "the program")
+        return int(self.host.show(f"{unit}.service", "MainPID"))
+
+    def bridged_frames_pass(self, how: int) -> None:
+        """Whether the kernel shows bridged frames to the rules for IP (br_netfilter), where it can."""
+        self.host.sh(
+            f"for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $f ] || echo {how} >$f; done"
+        )
+
+    def forget(self) -> None:
+        """Remove all of it."""
+        names = self.host.gear("list-units", "--all", "--quiet").split()
+        if names:
+            self.host.gear("delete", "--volumes", *names)
+        self.host.sh(
+            "systemctl stop 'gear-network@*' nouter nbusy nlocal 2>/dev/null || :;"
+            " ip link delete nout 2>/dev/null || :; rm -rf /run/systemd/system/gear-network@* /var/lib/gear/networks"
+            " /run/systemd/system/ctr-*.service.d; ip -all netns delete; umount /run/netns 2>/dev/null || :; systemctl daemon-reload;"
+            " systemctl reset-failed"
         )
