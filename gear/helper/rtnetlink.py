@@ -156,11 +156,12 @@ class Routes:
 
     def set_addresses(self, index: int, wanted: list[str]) -> None:
         """Give the link *index* the addresses *wanted* (ADDRESS/PREFIX) and take all others from it."""
-        if wanted:
-            self._netlink.send(*[(_NEWADDR, CREATE | REPLACE, _address(index, item)) for item in wanted])
         keep = {(_parse(item.partition("/")[0])[1], int(item.partition("/")[2])) for item in wanted}
+        # First of all: with a subnet's first address its others go, too.
         for address, prefix in self.addresses(index) - keep:
             self._netlink.send((_DELADDR, 0, _packed_address(index, address, prefix)))
+        if wanted:
+            self._netlink.send(*[(_NEWADDR, CREATE | REPLACE, _address(index, item)) for item in wanted])
 
     def route_loopback(self, index: int) -> None:
         """Take ::1 for this host's own on packets that come from the link *index*, too.
