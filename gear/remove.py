@@ -27,6 +27,7 @@ from gear import (
     unitfile,
 )
 from gear.errors import GearError, NotFoundError
+from gear.helper import network
 from gear.model import NAME, Layout, container_name
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
@@ -186,6 +187,8 @@ def _remove_run(layout: Layout, name: str) -> None:
     except GearError:  # nobody knows what others use
         volumes = set()
     files.remove_file(containers.unit_path(layout, name))
+    with files.explained(f"remove the network of {name}"):
+        network.unpublish(str(layout.containers / name))  # of a run whose gear was killed nothing else does
     files.remove_tree(layout.containers / name)
     for volume in volumes:
         files.remove_tree(layout.volumes / volume)

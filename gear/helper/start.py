@@ -90,14 +90,14 @@ def start(bundle: str) -> int:
     if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
-    network = _reserved(bundle, extra, wanted) if extra.get("network") else None
+    network = reserved(bundle, extra, wanted) if extra.get("network") else None
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
     return pid
 
 
-def _reserved(bundle: str, extra: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
+def reserved(bundle: str, extra: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
     """The container's network, its ports taken."""
     from gear.helper.network import Network
 

@@ -48,6 +48,7 @@ HELPER_USERS = {
     "joining": "the engine that joins a container's namespaces, with no other program in between",
     "running": "the engine that makes a container, for those in the caller's terminal",
     "debugging": "the calls that put together a root of tools in a container's namespaces",
+    "remove": "what a start has done to the host's network is undone where no unit does it",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.
