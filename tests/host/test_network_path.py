@@ -269,9 +269,9 @@ def test_a_start_that_is_killed_leaves_nothing(net: NetHost, call: str) -> None:
     drop_in = "/run/systemd/system/ctr-nweb.service.d/strace.conf"
     helper = "/usr/bin/python3 -I -S /var/lib/gear/helper/current/start /var/lib/gear/containers/nweb"
     for number in range(1, 20):
-        strace = f"/usr/bin/strace -qq -o /dev/null -e inject={call}:signal=SIGKILL:when={number}"
+        strace = f"/usr/bin/strace -D -qq -o /dev/null -e inject={call}:signal=SIGKILL:when={number}"
         unit = (
-            "[Service]\nNotifyAccess=all\nRestart=no\nRestartForceExitStatus=\nTimeoutStopSec=1\n"
+            "[Service]\nRestart=no\nRestartForceExitStatus=\nTimeoutStartSec=20\n"
             f"ExecStart=\nExecStart={strace} {helper}\n"
         )
         net.host.write(drop_in, unit.encode())
