@@ -70,7 +70,7 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
 def _unpublish(layout: Layout, name: str) -> None:
     """Close the ports of a container that ran as a scope, whose end no unit hears of."""
     spec = containers.existing(layout, name)
-    if spec is not None and spec.network.ports:
+    if spec is not None and spec.network.interfaces:
         connecting.unpublish(layout, name)
 
 

@@ -108,7 +108,8 @@ def in_terminal(
     with opened(owner):  # `gear clean` leaves it alone
         try:
             install.publish_static_units(layout)
-            pid = _create(manager, layout, spec, found, streams)
+            # The network is to be held: its sockets keep the ports from others for as long as this runs.
+            pid, held = _create(manager, layout, spec, found, streams)
         except BaseException:
             _end_all(manager, containers.unit_of(layout, name))
             remove.remove_run(layout, name)  # nobody has had anything of it yet
@@ -116,24 +117,20 @@ def in_terminal(
         try:
             status = streams.relay(pid, keys)
         except GearError:
-            _clear(layout, spec, remove_it=remove_it)
+            if remove_it:
+                remove.remove_run(layout, name)
             raise
+        if status is not None and held is not None:
+            connecting.unpublish(layout, name)
         if status is not None and spec.isolation.pid == "host":
             # They don't end with the first one here, and have user ids that somebody else may get now.
             _end_all(manager, containers.unit_of(layout, name))
     if status is None:
         terminal.drain(streams.master)
         raise Detached(name)
-    _clear(layout, spec, remove_it=remove_it)
-    return terminal.exit_status(status)
-
-
-def _clear(layout: Layout, spec: Spec, *, remove_it: bool) -> None:
-    """Take away what outlives a scope: its published ports, and with *remove_it* everything."""
     if remove_it:
-        remove.remove_run(layout, spec.name)
-    elif spec.network.ports:
-        connecting.unpublish(layout, spec.name)
+        remove.remove_run(layout, name)
+    return terminal.exit_status(status)
 
 
 def _end_all(manager: Manager, scope: str) -> None:
@@ -159,8 +156,7 @@ class _Scope(container.Events):
         streams: Streams,
         connection: network.Network | None,
     ) -> None:
-        self._bundle, self._config, self._root = bundle, config, root
-        self._connection = connection
+        self._bundle, self._config, self._root, self._network = bundle, config, root, connection
         self._start_scope, self._streams = start_scope, streams
 
     def root(self, userns_fd: int | None, step: Step) -> int:
@@ -176,24 +172,26 @@ class _Scope(container.Events):
             self._start_scope(pid)
         except UnitError as error:
             raise Failure(error.message.rstrip(".")) from error
-        if self._connection is not None:
-            self._connection.connect(pid)
         if delegation.is_wanted(self._config):
             delegation.delegate(delegation.group_of(pid), self._config["linux"])
         if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
             with suppress(OSError):  # then ports below 1024 are not for this container
                 lowports.allow(pid)
+        if self._network is not None:
+            self._network.connect(pid)
 
     def under_way(self) -> None:
-        if self._connection is not None:
-            self._connection.publish()
+        if self._network is not None:
+            self._network.publish()
 
     def terminal(self, master: int) -> None:
         self._streams.take_master(master)
 
 
-def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams) -> int:
-    """Make the container; returns the pid of its payload, a child of this process."""
+def _create(
+    manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams
+) -> tuple[int, network.Network | None]:
+    """Make the container; returns the pid of its payload, a child of this process, and its network."""
     unit, wanted_of_scope = containers.unit_of(layout, spec.name), units.scope(spec, image)
 
     def start_scope(pid: int) -> None:
@@ -207,14 +205,13 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
             config["process"]["consoleSize"] = terminal.console_size()
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
-        connection = _connection(manager, spec, bundle, extra)
-        if connection is not None:
-            wanted.interfaces = connection.interfaces
-        events = _Scope(bundle, config, extra["root"], start_scope, streams, connection)
+        _bring_up(manager, spec)
+        held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
+        events = _Scope(bundle, config, extra["root"], start_scope, streams, held)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):
-            return container.create(config, events, wanted)
+            return container.create(config, events, wanted), held
     except OSError as error:
         raise GearError(f"{spec.name} can't be run: {error.strerror}.") from error
     except Failure as failure:
@@ -227,17 +224,11 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
         raise refusal from failure
 
 
-def _connection(
-    manager: Manager, spec: Spec, bundle: str, extra: Mapping[str, Any]
-) -> network.Network | None:
-    """The networks of a container, made if they are not there, and its ports, which this process holds; None for one
-    without addresses.  Raises Failure."""
-    if not extra.get("network"):
-        return None
-    # A scope waits for nothing, so what a unit says with After= is done here.
+def _bring_up(manager: Manager, spec: Spec) -> None:
+    """Start the networks of *spec*: a scope waits for nothing, so what units say with After= is done here.
+
+    Raises Failure.
+    """
     for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
         if result != "done":
             raise Failure(f"{unit} could not be started: {result.rstrip('.')}")
-    connection = network.Network(bundle, extra["network"])
-    connection.reserve()
-    return connection

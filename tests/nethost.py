@@ -207,6 +207,6 @@ class NetHost:
         self.host.sh(
             "systemctl stop 'gear-network@*' nouter nbusy nlocal 2>/dev/null || :;"
             " ip link delete nout 2>/dev/null || :; rm -rf /run/systemd/system/gear-network@* /var/lib/gear/networks"
-            " /run/systemd/system/ctr-*.service.d; ip -all netns delete; umount /run/netns 2>/dev/null || :; systemctl daemon-reload;"
-            " systemctl reset-failed"
+            " /run/systemd/system/ctr-*.service.d; ip -all netns delete; umount /run/netns 2>/dev/null || :;"
+            " systemctl daemon-reload; systemctl reset-failed"
         )

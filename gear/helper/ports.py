@@ -147,18 +147,22 @@ def _bind(port: dict) -> socket:  # type: ignore[type-arg]
     family, only, address = _place(port)
     kind = _KINDS[port["protocol"]]
     made = socket(family, kind | SOCK_CLOEXEC)
-    if family == AF_INET6:
-        made.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, int(only))
-    # An address may come later than the container, as with DHCP.  (For IPv6 the same option serves.)
-    made.setsockopt(0, _IP_FREEBIND, 1)
-    if kind == SOCK_STREAM:
-        # Not hindered by old connections in TIME_WAIT; nobody else may share it afterwards.
-        made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-    else:
-        made.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)  # nobody reads
-    made.bind((address, port["port"]))
-    if kind == SOCK_STREAM:
-        made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
+    try:
+        if family == AF_INET6:
+            made.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, int(only))
+        # An address may come later than the container, as with DHCP.  (For IPv6 the same option serves.)
+        made.setsockopt(0, _IP_FREEBIND, 1)
+        if kind == SOCK_STREAM:
+            # Not hindered by old connections in TIME_WAIT; nobody else may share it afterwards.
+            made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        else:
+            made.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)  # nobody reads
+        made.bind((address, port["port"]))
+        if kind == SOCK_STREAM:
+            made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 0)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 

@@ -93,14 +93,14 @@ def start(bundle: str) -> int:
     network = None
     if extra.get("network") or os.environ.get(b"LISTEN_FDNAMES"):
         # Also for one that has left its networks since PID 1 took the sockets of its ports.
-        network = _reserved(bundle, extra.get("network") or {}, wanted)
+        network = reserved(bundle, extra.get("network") or {}, wanted)
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
     return pid
 
 
-def _reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
+def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
     """The container's network as start.json has it, its ports taken."""
     from gear.helper.network import Network
 

@@ -148,7 +148,7 @@ def test_the_hosts_firewall_decides(net: NetHost) -> None:
 table inet firewall
 delete table inet firewall
 table inet firewall {{
-    chain input {{ type filter hook input priority {place}; policy drop; iif lo accept; ct state established accept; }}
+    chain input {{ type filter hook input priority {place}; policy drop; iifname "lo" accept; ct state established accept; }}
     chain forward {{ type filter hook forward priority {place}; policy drop; }}
 }}""".encode(),
         )
@@ -157,7 +157,7 @@ table inet firewall {{
         # As the manual says how to let a published port through.
         net.host.sh(
             "nft add rule inet firewall forward ct state established,related accept;"
-            " nft add rule inet firewall forward ct status dnat ct original proto-dst 8080 accept"
+            " nft add rule inet firewall forward meta l4proto tcp ct original proto-dst 8080 ct status dnat accept"
         )
         assert net.ask(*asked, where="nout") == ["nweb 192.0.2.9", "nweb 2001:db8::9", LOST]
         # From the host itself it is no forwarding.
@@ -259,6 +259,56 @@ def test_without_its_network_a_container_says_so(net: NetHost) -> None:
         "can't connect eth0 to the network nd: there is no link gear-nd;"
         " see systemctl status gear-network@nd.service" in journal
     )
+
+
+@pytest.mark.parametrize("call", ["sendto", "sendmsg", "bind", "flock"])
+def test_a_start_that_is_killed_leaves_nothing(net: NetHost, call: str) -> None:
+    """SIGKILL of the helper at its first, second, ... call: of netlink, the channel and PID 1, sockets, and locks."""
+    net.install("nweb")
+    net.give("nweb", ("nd", 0, 2), ports=("tcp/8080/80", "udp/8053/53"))
+    drop_in = "/run/systemd/system/ctr-nweb.service.d/strace.conf"
+    helper = "/usr/bin/python3 -I -S /var/lib/gear/helper/current/start /var/lib/gear/containers/nweb"
+    for number in range(1, 20):
+        strace = f"/usr/bin/strace -D -qq -o /dev/null -e inject={call}:signal=SIGKILL:when={number}"
+        unit = (
+            "[Service]\nRestart=no\nRestartForceExitStatus=\nTimeoutStartSec=20\n"
+            f"ExecStart=\nExecStart={strace} {helper}\n"
+        )
+        net.host.write(drop_in, unit.encode())
+        net.host.sh("systemctl daemon-reload; systemctl start ctr-nweb || :", check=False)
+        if net.host.show("ctr-nweb", "ActiveState") == "active":  # it has no more of these calls
+            break
+        assert net.host.sh("ip -br link | grep v0- || :") == ""
+        assert "elements" not in net.host.sh("nft list table inet gear-nd")
+        assert net.listens("tcp", "0.0.0.0", 8080) == net.listens("udp", "::", 8053) == "ready"
+    else:
+        pytest.fail("it never started")
+    assert number > 1
+    net.host.sh(f"systemctl stop ctr-nweb; rm {drop_in}; systemctl daemon-reload")
+    start(net, "nweb")
+    assert net.ask("tcp/127.0.0.1/8080", "udp/127.0.0.1/8053") == ["nweb 10.89.0.1"] * 2
+
+
+def test_what_even_the_end_has_left_is_replaced(net: NetHost) -> None:
+    """A link and elements of an earlier start whose ExecStopPost= was killed, too, or never run."""
+    net.install("nweb", "nnew")
+    net.give("nweb", ("nd", 0, 2), ports=("tcp/8080/80",))
+    net.give("nnew", ("nd", 0, 3), ports=("tcp/8080/80",))
+    net.host.write(
+        "/run/systemd/system/ctr-nweb.service.d/zz.conf",
+        b"[Service]\nExecStopPost=\nExecStopPost=-/bin/false\n",
+    )
+    net.host.sh("systemctl daemon-reload")
+    start(net, "nweb")
+    net.host.sh("systemctl stop ctr-nweb")
+    assert "nweb" in net.host.sh("nft list table inet gear-nd")
+    net.host.sh("ip link show v0-nweb || ip link add v0-nweb type veth peer name nleft")
+    start(net, "nweb")
+    assert net.ask("tcp/127.0.0.1/8080") == ["nweb 10.89.0.1"]
+    net.host.sh("systemctl stop ctr-nweb")
+    net.host.wait(lambda: "v0-nweb" not in net.host.sh("ip -br link"), "the kernel to remove the namespace")
+    start(net, "nnew")
+    assert net.ask("tcp/127.0.0.1/8080") == ["nnew 10.89.0.1"]
 
 
 def test_fifty_at_once_all_answer(net: NetHost) -> None:
