@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from gearhost import GearHost, start_host
 from nethost import ROOT, NetHost
-from test_speed import MEASURE, SERIES
+from timing import MEASURE, SERIES
 
 ROUNDS = 15
 # Of a bare service's time, and of podman's unit's.
