@@ -148,7 +148,10 @@ def test_the_hosts_firewall_decides(net: NetHost) -> None:
 table inet firewall
 delete table inet firewall
 table inet firewall {{
-    chain input {{ type filter hook input priority {place}; policy drop; iifname "lo" accept; ct state established accept; }}
+    chain input {{
+        type filter hook input priority {place}; policy drop;
+        iifname lo accept; ct state established accept; meta l4proto icmpv6 accept
+    }}
     chain forward {{ type filter hook forward priority {place}; policy drop; }}
 }}""".encode(),
         )
