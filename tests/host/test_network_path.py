@@ -208,7 +208,7 @@ def test_datagrams_find_the_container_that_runs_now(net: NetHost) -> None:
     net.install("nweb", "nnew")
     net.give("nweb", ("nd", 0, 2), ports=("udp/8053/53",))
     net.give("nnew", ("nd", 0, 3), ports=("udp/8053/53",))
-    asked = ("udp/192.0.2.1/8053/5353", "udp/2001:db8::1/8053/5353")
+    asked = ("udp/192.0.2.1/8053/5353", "udp/2001:db8::1/8053/5354")
     start(net, "nweb")
     assert net.ask(*asked, where="nout") == ["nweb 192.0.2.9", "nweb 2001:db8::9"]
     net.host.sh("systemctl stop ctr-nweb")
