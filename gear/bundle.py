@@ -6,16 +6,18 @@ Nothing here touches the host.  An image's labels and texts never become annotat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import confinement
+from gear import attachment, confinement
 from gear.confinement import INIT, LOCALTIME, QUIET
+from gear.definition import Definition
 from gear.errors import UsageError
 from gear.files import dump_json
 from gear.members import container_path
 from gear.model import Layout
+from gear.network import HOST
 from gear.oci import Identity, Image
 from gear.spec import Mount, Spec, kernel_view
 
@@ -121,7 +123,7 @@ def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str
     found: list[tuple[str, str, tuple[str, ...]]] = [
         ("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)
     ]
-    if spec.net == "host":
+    if spec.network.mode == HOST:
         # Resolved when the container starts, so a link to systemd-resolved's file is followed then.
         found += [(path, path, QUIET) for path in ("/etc/resolv.conf", "/etc/hosts")]
     else:
@@ -158,10 +160,12 @@ def render(
     *,
     seccomp: bytes | None = None,
     zone_in_image: bool = False,
+    networks: Mapping[str, Definition] | None = None,
 ) -> dict[Path, bytes]:
     """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hosts,
     hostname, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's layers, lowest
-    first, *seccomp* is the compiled filter, and *zone_in_image* says whether the image has the time zone."""
+    first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone, and *networks*
+    are the definitions of those it is on."""
     confinement.require_consistent(spec)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
@@ -175,7 +179,11 @@ def render(
     if spec.isolation.uts == "private":
         config["hostname"] = hostname
     start: dict[str, Any] = {"root": _root(spec, layers, layout)}
-    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+    if spec.network.interfaces:
+        start["network"] = attachment.start_member(spec.name, spec.network, networks or {})
+    own = " ".join(dict.fromkeys((hostname, spec.name)))
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    hosts += attachment.hosts_lines(spec.network, own)
     rendered = {
         directory / "config.json": dump_json(config),
         directory / "hosts": hosts.encode(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-# Verb -> module that has it in VERBS, in the order of the help.  `image VERB` is a group of its own.
+# Verb -> module that has it in VERBS, in the order of the help.  GROUPS are verbs of two words.
 TABLE = {
     "install": "gear.cli_install",
     "start": "gear.cli_lifecycle",
@@ -31,6 +31,7 @@ TABLE = {
     "logs": "gear.cli_lifecycle",
     "list-units": "gear.cli_lifecycle",
     "inspect": "gear.cli_lifecycle",
+    "ports": "gear.cli_ports",
     "kill": "gear.cli_inside",
     "pause": "gear.cli_inside",
     "resume": "gear.cli_inside",
@@ -53,14 +54,15 @@ TABLE = {
     "fsck": "gear.cli_fsck",
 }
 GROUPS = {
-    "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures"
+    "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
+    "network": "gear.cli_network",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
 _LAYOUT_OPTIONS = {
     "--state-dir": ("state", "where containers, volumes and images are kept"),
     "--unit-dir": ("units", "where unit files are written; systemd must search it"),
-    "--config-dir": ("config", "where registries.yaml and policy.yaml are"),
+    "--config-dir": ("config", "where registries.yaml, policy.yaml, storage.yaml and network.yaml are"),
 }
 
 

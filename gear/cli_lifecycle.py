@@ -93,7 +93,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Image", f"{image['reference']} ({image['digest'] or 'a directory of this host'})"),
         (
             "Network",
-            f"{state['net']}, {'no address of its own' if not state['address'] else state['address']}",
+            f"{state['net']}, {', '.join(state['addresses']) or 'no address of its own'}",
         ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
@@ -149,6 +149,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
                 "paused": unit_id in paused,
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
+                **containers.connection(spec),
             }
         )
     if args.output == "json":
@@ -157,9 +158,14 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         for row in rows:
             context.report(row["name"])
     else:
-        columns = ("name", "active_state", "sub_state", "load_state", "image", "unit")
-        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "UNIT")
-        shown = [row | ({"sub_state": "paused"} if row["paused"] else {}) for row in rows]
+        columns = ("name", "active_state", "sub_state", "load_state", "image", "address", "ports", "unit")
+        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "ADDRESS", "PORTS", "UNIT")
+        shown = [
+            row
+            | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
+            | ({"sub_state": "paused"} if row["paused"] else {})
+            for row in rows
+        ]
         context.report(table(header, [[row[column] for column in columns] for row in shown]))
     return status
 

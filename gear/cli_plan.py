@@ -81,7 +81,7 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
                         {
                             "path": str(path),
                             "action": "create" if found is None else "replace",
-                            "diff": _diff(path, found, new),
+                            "diff": diff(path, found, new),
                         }
                         for path, (found, new) in changed.items()
                     ],
@@ -94,10 +94,10 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
         if not changed:
             context.report(f"{name}: nothing would change")
         for path, (found, new) in changed.items():
-            write_output(_diff(path, found, new))
+            write_output(diff(path, found, new))
 
 
-def _diff(path: Path, found: bytes | None, new: bytes) -> str:
+def diff(path: Path, found: bytes | None, new: bytes) -> str:
     """A unified diff, which patch(1) understands."""
     source = "/dev/null" if found is None else str(path)
     if path.suffix == ".bpf":

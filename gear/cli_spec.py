@@ -10,6 +10,7 @@ from typing import Any
 
 from gear import containers, files, spec
 from gear.cli_isolation import isolation_of, isolation_options
+from gear.cli_net import network_of, network_options
 from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
@@ -84,12 +85,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="what asks it to stop; the image's signal or SIGTERM if not given",
     )
     add("--stop-timeout", metavar="SECONDS", help="how long it may take to stop (10, a system 90)")
-    add(
-        "--net",
-        metavar="NETWORK",
-        default="none",
-        help="none (default): loopback only; host: the host's network",
-    )
+    network_options(parser)
     add(
         "--isolate",
         action="store_true",
@@ -156,7 +152,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
-        "net": spec.network(args.net),
+        "network": network_of(args),
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),

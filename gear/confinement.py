@@ -13,6 +13,7 @@ from typing import Any
 from gear.device_rules import NOTHING, STANDARD
 from gear.errors import UsageError
 from gear.isolation import ALL, ALL_CAPABILITIES, Isolation
+from gear.network import HOST
 from gear.spec import Spec
 from gear.tunables import sysctl_owner
 
@@ -137,7 +138,7 @@ def namespaces(spec: Spec) -> list[str]:
         "uts": isolation.uts == "private",
         "user": spec.own_ids,
         "cgroup": isolation.cgroupns == "private",
-        "network": spec.net != "host",
+        "network": spec.network.mode != HOST,
     }
     return [kind for kind, wanted in own.items() if wanted]
 
@@ -147,10 +148,10 @@ def sysctls(spec: Spec) -> dict[str, str]:
     isolation = spec.isolation
     # As Docker does: a payload that is not root may use ports below 1024 and send pings, in its own network.
     found = {}
-    if spec.net != "host":
+    if spec.network.mode != HOST:
         last = min(spec.id_count, 65536) - 1
         found = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
-    hosts = {"net": spec.net == "host", "ipc": isolation.ipc == "host", "userns": not spec.own_ids}
+    hosts = {"net": spec.network.mode == HOST, "ipc": isolation.ipc == "host", "userns": not spec.own_ids}
     for name, value in isolation.sysctl.items():
         if (owner := sysctl_owner(name)) is not None and hosts[owner]:
             raise UsageError(
@@ -244,7 +245,7 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 def _sysfs(spec: Spec) -> dict[str, Any]:
     writable = () if spec.isolation.privileged else ("ro",)
-    if spec.net == "host" and spec.own_ids:
+    if spec.network.mode == HOST and spec.own_ids:
         # The kernel gives a fresh sysfs only to the owner of the network namespace it would show.
         return _mount("/sys", "bind", "/sys", "bind", *QUIET, *writable)
     return _mount("/sys", "sysfs", "sysfs", *QUIET, *writable)

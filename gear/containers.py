@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gear import bundle, confinement, files, seccomp, store, units
+from gear import bundle, confinement, definitions, files, seccomp, store, units
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.oci import Identity, Image, ImageConfig
@@ -137,11 +137,17 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
     layers = roots(layout, image)
     view = View(layers)
     identity = _identity(spec, image, view)
-    in_image = _has_zone(spec, view)
-    rendered = {
-        spec_path(layout, spec.name): files.dump_json(spec.to_mapping()),
-        **bundle.render(spec, image, identity, layers, layout, seccomp=_filter(spec), zone_in_image=in_image),
-    }
+    parts = bundle.render(
+        spec,
+        image,
+        identity,
+        layers,
+        layout,
+        seccomp=_filter(spec),
+        zone_in_image=_has_zone(spec, view),
+        networks=definitions.wanted(layout, spec.network.networks),
+    )
+    rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **parts}
     run = run_of(layout, spec.name)
     if run is None or run.kind == "service":
         remove = run.volumes if run is not None and run.remove else None
@@ -228,12 +234,21 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
         "restarts": service.get("NRestarts", 0),
         "invocation": bytes(unit.get("InvocationID") or b"").hex(),
         "control_group": service.get("ControlGroup", ""),
-        "net": spec.net,
-        "address": None,
-        "ports": [],
+        **connection(spec),
         # None: the host's own ids.
         "uid_range": {"base": spec.uid_base, "size": spec.id_count} if spec.own_ids else None,
         "restart_needed": is_stale(spec, layout, service),
+    }
+
+
+def connection(spec: Spec) -> dict[str, Any]:
+    """How a container is connected, in words: members of `gear status` and `gear list-units`."""
+    addresses = [address for item in spec.network.interfaces for address in item.addresses()]
+    return {
+        "net": spec.network.words,
+        "address": addresses[0] if addresses else None,
+        "addresses": addresses,
+        "ports": [str(port) for port in spec.network.ports],
     }
 
 

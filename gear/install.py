@@ -18,11 +18,14 @@ from typing import Any
 
 import gear
 from gear import (
+    allocation,
     boot,
     bundle,
+    connecting,
     containers,
     files,
     host,
+    lifecycle,
     process,
     removal,
     storage,
@@ -34,13 +37,14 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
+from gear.network import unit_name
 from gear.oci import Image
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
-from gear.systemd import Manager
+from gear.systemd import Manager, booted
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
+_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     name = spec.name
     old = containers.existing(layout, name)
     host.require_controllers(spec)
+    spec = _settled(layout, spec, old)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     check_host(layout, spec, image)
     containers.render(spec, image, layout)
@@ -133,6 +138,9 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     with contextlib.ExitStack() as undo:
         if old is None:
             undo.callback(uids.release, layout, name)
+        had = allocation.held(layout, name)
+        undo.callback(lambda: allocation.give_back(allocation.held(layout, name) - had))
+        connecting.take(layout, name, spec.network)
         if old is None or old.isolation.userns != spec.isolation.userns:
             spec = dataclasses.replace(spec, uid_base=_take_ids(layout, spec))
         if old is None:
@@ -142,11 +150,21 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
         _publish(changed)
+        if old is not None and old.network.ports and not spec.network.interfaces and booted():
+            # Its unit no longer does this when it ends; so what runs is not reached from now on.
+            connecting.unpublish(layout, name)
         undo.pop_all()
+    _give_back(layout, spec, had - allocation.wanted(layout, spec.network))
     changes = [] if old is None else _differences(old, spec)
     if old is not None and not changes:
         changes = [str(path) for path in changed]
     return Installed(spec, old is None, tuple(changes))
+
+
+def _give_back(layout: Layout, spec: Spec, links: set[Path]) -> None:
+    """Free addresses and ports that *spec* no longer has, unless its payload runs and so uses them still."""
+    if links and not lifecycle.runs_with_earlier(layout, spec):
+        allocation.give_back(links)
 
 
 def _take_ids(layout: Layout, spec: Spec) -> int:
@@ -160,16 +178,24 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
+    spec = _settled(layout, spec, containers.existing(layout, spec.name))
     check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
+def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
+    network = connecting.settle(layout, spec.name, spec.network, old.network if old else None)
+    return dataclasses.replace(spec, network=network)
+
+
 def _differences(old: Spec, new: Spec) -> list[str]:
     before, after = old.to_mapping(), new.to_mapping()
-    inner = before.pop("isolation"), after.pop("isolation")
-    return [member for member in after if before[member] != after[member]] + sorted(
-        member for member in {*inner[0], *inner[1]} if inner[0].get(member) != inner[1].get(member)
-    )
+    found = []
+    for part in ("network", "isolation"):
+        inner = before.pop(part), after.pop(part)
+        members = {*inner[0], *inner[1]}
+        found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
+    return [member for member in after if before[member] != after[member]] + found
 
 
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
@@ -368,7 +394,11 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     """
     written = publish_static_units(layout)
     boot.enable(layout, boot.ACTIVE_TARGET)
-    for unit in [*written, *(containers.unit_path(layout, name).name for name in names)]:
+    for name in names:
+        spec = containers.existing(layout, name)
+        written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
+        written.append(containers.unit_path(layout, name).name)
+    for unit in dict.fromkeys(written):
         manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
             manager.reload()

@@ -13,7 +13,7 @@ from gear import boot, containers, files, groups, journal, switching
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
-from gear.systemd import Manager
+from gear.systemd import Manager, booted
 
 _TAIL = 10  # journal lines shown when a start fails
 
@@ -98,6 +98,14 @@ def _kill_if_deaf(manager: Manager, unit: str) -> None:
 
 def _is_over(manager: Manager, unit: str) -> bool:
     return manager.get(unit, "ActiveState", "s") in ("inactive", "failed")
+
+
+def runs_with_earlier(layout: Layout, spec: Spec) -> bool:
+    """Whether the payload runs with what was before the last change; without systemd as PID 1 nothing runs."""
+    if not booted():
+        return False
+    with Manager() as manager:
+        return containers.is_stale(spec, layout, manager.properties(spec.unit, "Service"))
 
 
 def settle(manager: Manager, unit: str) -> None:

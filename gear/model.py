@@ -109,6 +109,16 @@ class Layout:
         return self.state / "images"
 
     @property
+    def networks(self) -> Path:
+        """One directory per network (gear/definitions.py)."""
+        return self.state / "networks"
+
+    @property
+    def ports(self) -> Path:
+        """A link for each published port (gear/allocation.py)."""
+        return self.state / "ports"
+
+    @property
     def lock(self) -> Path:
         """Held while containers are installed, changed or removed."""
         return self.state / "lock"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # The Debian package that brings each program gear calls.
 _PACKAGES = {
     "journalctl": "systemd",
+    "nft": "nftables",
     "systemctl": "systemd",
     "systemd-analyze": "systemd",
     "ssh": "openssh-client",

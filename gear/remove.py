@@ -15,9 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from gear import (
+    allocation,
     boot,
     bundle,
+    connecting,
     containers,
+    definitions,
     files,
     garbage,
     imagemounts,
@@ -25,6 +28,7 @@ from gear import (
     install,
     leases,
     lifecycle,
+    networks,
     removal,
     snapshots,
     store,
@@ -35,6 +39,7 @@ from gear import (
 )
 from gear.errors import GearError, IntegrityError, NotFoundError
 from gear.model import NAME, Layout, container_name
+from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
@@ -62,12 +67,27 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
         with suppress(IntegrityError):
             # Or a volume that was to be replaced would have no name.
             switching.finish(layout, name)
+        if unit.endswith(".scope"):
+            _unpublish(layout, name)
         files.remove_file(path)
         removal.remove_tree(directory)
         for volume in doomed:
             removal.remove_tree(layout.volumes / volume)
-        uids.release(layout, name)
+        _release(layout, name)
         return known
+
+
+def _unpublish(layout: Layout, name: str) -> None:
+    """Close the ports of a container that ran as a scope, whose end no unit hears of."""
+    spec = containers.existing(layout, name)
+    if spec is not None and spec.network.interfaces:
+        connecting.unpublish(layout, name)
+
+
+def _release(layout: Layout, name: str) -> None:
+    """Give back what *name* had for itself alone: user ids, addresses, ports."""
+    uids.release(layout, name)
+    allocation.give_back(allocation.held(layout, name))
 
 
 def _volumes_of(layout: Layout, spec: Spec) -> list[str]:
@@ -121,7 +141,8 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper):
+    networks_ = [layout.networks, *_entries(layout.networks)]
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
         found += [
             _tree("interrupted work", path)
             for path in _entries(directory)
@@ -156,6 +177,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             # Whatever is left of the container has files of these ids.
             remains = (layout.containers / taken.name).exists()
             found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove, remains))
+    found += _network_leftovers(layout, installed)
     current_helper = os.path.realpath(helper / "current")
     for path in _entries(helper):
         if (
@@ -171,6 +193,29 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         for path in _entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path, holds_data=True))
+    return found
+
+
+def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Addresses and ports that no container has, and networks that are only half there."""
+    found = []
+    for item in allocation.taken(layout):
+        spec = containers.existing(layout, item.name) if item.name in installed else None
+        if item.name not in installed or (
+            spec is not None
+            and item.path not in allocation.wanted(layout, spec.network)
+            and not lifecycle.runs_with_earlier(layout, spec)
+        ):
+            what = f"{item.what}, which {item.name} does not have"
+            found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
+    defined = set(definitions.names(layout))
+    for path in _entries(layout.networks):
+        if path.name not in defined and NAME.fullmatch(path.name):
+            found.append(_tree("a network without a definition", path))
+    for path in _entries(layout.units):
+        name = path.name.removeprefix("gear-network@").removesuffix(".service")
+        if network_unit(name) == path.name and name not in defined and _rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
     return found
 
 
@@ -206,11 +251,13 @@ def _remove_run(layout: Layout, name: str) -> None:
                 volumes -= set(_mounted(layout, other))
     except GearError:  # nobody knows what others use
         volumes = set()
+    if run is not None and run.kind == "scope":
+        _unpublish(layout, name)
     files.remove_file(containers.unit_path(layout, name))
     removal.remove_tree(layout.containers / name)
     for volume in volumes:
         removal.remove_tree(layout.volumes / volume)
-    uids.release(layout, name)
+    _release(layout, name)
 
 
 def remove_run(layout: Layout, name: str) -> None:
@@ -283,13 +330,13 @@ def _is_ours_partial(layout: Layout, path: Path) -> bool:
     # partial name, and written there under a partial name of that.
     while name.startswith(files.PARTIAL):
         name = name.removeprefix(files.PARTIAL)
-    return path.parent != layout.units or name.startswith(("ctr-", "container"))
+    return path.parent != layout.units or name.startswith(("ctr-", "container", "gear-network@"))
 
 
 def _rendered_by_gear(path: Path, layout: Layout) -> bool:
     content = files.read_bytes(path) or b""
-    directory = unitfile.value(str(layout.containers))
-    return content.startswith(f"# Rendered by gear from {directory}/".encode())
+    directories = [unitfile.value(str(directory)) for directory in (layout.containers, layout.networks)]
+    return content.startswith(tuple(f"# Rendered by gear from {place}/".encode() for place in directories))
 
 
 def _current_layer(layout: Layout, name: str) -> Path | None:
@@ -321,6 +368,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             outcome[name] = error
     if any(outcome.values()):
         return outcome
+    for network in definitions.names(layout):
+        networks.remove(manager, layout, network)
     with files.locked(layout.lock):
         for item in leftovers(layout):
             item.remove()
@@ -331,7 +380,7 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             files.remove_file(layout.units / unit)
         removal.remove_tree(layout.images)
         removal.remove_tree(layout.containers)
-        for directory in (layout.state / "helper", uids.directory(layout)):
+        for directory in (layout.state / "helper", uids.directory(layout), layout.ports, layout.networks):
             files.remove_tree(directory)
         if volumes:
             removal.remove_tree(layout.volumes)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from gear import confinement, containers, install, lifecycle, remove, terminal, units
+from gear import confinement, connecting, containers, install, lifecycle, remove, terminal, units
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
+    conntrack,
     container,
     copyup,
     delegation,
@@ -25,6 +26,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     idmaps,
     interpreter,
     lowports,
+    network,
     payload,
     rootfs,
     start,
@@ -36,12 +38,13 @@ from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure, Step
 from gear.inroot import opened
 from gear.joining import CANNOT_RUN, NOT_FOUND, no_imports
 from gear.model import Layout
+from gear.network import unit_name
 from gear.oci import Image
 from gear.spec import Spec
 from gear.systemd import Manager, UnitError
 from gear.terminal import Streams
 
-_LOADED = (cgroups1, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
+_LOADED = (cgroups1, conntrack, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
 _WORDS = (
     "amber brave calm clever cosy crisp daring eager fair gentle golden happy jolly keen kind lively lucky mellow "
     "merry neat noble proud quick quiet rapid silver sunny swift tidy vivid warm witty",
@@ -105,7 +108,8 @@ def in_terminal(
     with opened(owner):  # `gear clean` leaves it alone
         try:
             install.publish_static_units(layout)
-            pid = _create(manager, layout, spec, found, streams)
+            # The network is to be held: its sockets keep the ports from others for as long as this runs.
+            pid, held = _create(manager, layout, spec, found, streams)
         except BaseException:
             _end_all(manager, containers.unit_of(layout, name))
             remove.remove_run(layout, name)  # nobody has had anything of it yet
@@ -116,6 +120,8 @@ def in_terminal(
             if remove_it:
                 remove.remove_run(layout, name)
             raise
+        if status is not None and held is not None:
+            connecting.unpublish(layout, name)
         if status is not None and spec.isolation.pid == "host":
             # They don't end with the first one here, and have user ids that somebody else may get now.
             _end_all(manager, containers.unit_of(layout, name))
@@ -148,8 +154,9 @@ class _Scope(container.Events):
         root: dict[str, Any],
         start_scope: Callable[[int], None],
         streams: Streams,
+        connection: network.Network | None,
     ) -> None:
-        self._bundle, self._config, self._root = bundle, config, root
+        self._bundle, self._config, self._root, self._network = bundle, config, root, connection
         self._start_scope, self._streams = start_scope, streams
 
     def root(self, userns_fd: int | None, step: Step) -> int:
@@ -170,13 +177,21 @@ class _Scope(container.Events):
         if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
             with suppress(OSError):  # then ports below 1024 are not for this container
                 lowports.allow(pid)
+        if self._network is not None:
+            self._network.connect(pid)
+
+    def under_way(self) -> None:
+        if self._network is not None:
+            self._network.publish()
 
     def terminal(self, master: int) -> None:
         self._streams.take_master(master)
 
 
-def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams) -> int:
-    """Make the container; returns the pid of its payload, a child of this process."""
+def _create(
+    manager: Manager, layout: Layout, spec: Spec, image: Image, streams: Streams
+) -> tuple[int, network.Network | None]:
+    """Make the container; returns the pid of its payload, a child of this process, and its network."""
     unit, wanted_of_scope = containers.unit_of(layout, spec.name), units.scope(spec, image)
 
     def start_scope(pid: int) -> None:
@@ -190,11 +205,13 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
             config["process"]["consoleSize"] = terminal.console_size()
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
-        events = _Scope(bundle, config, extra["root"], start_scope, streams)
+        _bring_up(manager, spec)
+        held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
+        events = _Scope(bundle, config, extra["root"], start_scope, streams, held)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):
-            return container.create(config, events, wanted)
+            return container.create(config, events, wanted), held
     except OSError as error:
         raise GearError(f"{spec.name} can't be run: {error.strerror}.") from error
     except Failure as failure:
@@ -205,3 +222,13 @@ def _create(manager: Manager, layout: Layout, spec: Spec, image: Image, streams:
         elif failure.status == EXIT_CHDIR:
             refusal.exit_status = CANNOT_RUN
         raise refusal from failure
+
+
+def _bring_up(manager: Manager, spec: Spec) -> None:
+    """Start the networks of *spec*: a scope waits for nothing, so what units say with After= is done here.
+
+    Raises Failure.
+    """
+    for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
+        if result != "done":
+            raise Failure(f"{unit} could not be started: {result.rstrip('.')}")

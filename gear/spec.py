@@ -18,13 +18,13 @@ from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
 from gear.members import container_path
 from gear.model import container_name
+from gear.network import Network
 
 VERSION = 1
 UID_RANGE_SIZE = 65536
 
 # What stands before a directory of the host where an image is named; no reference can begin so.
 HOST_ROOT = "host:"
-NETWORKS = ("none", "host")
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
@@ -104,7 +104,7 @@ class Spec:
     restart: str = "on-failure"
     stop_signal: str | None = None
     stop_timeout: float | None = None  # seconds
-    net: str = "none"
+    network: Network = field(default_factory=Network)
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
@@ -155,7 +155,7 @@ class Spec:
             "restart": self.restart,
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
-            "net": self.net,
+            "network": self.network.to_mapping(),
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
@@ -170,6 +170,8 @@ class Spec:
         if found != VERSION or isinstance(found, bool):
             raise IntegrityError(f"{where} is a container specification of version {found!r}, not {VERSION}.")
         plain = {name: value for name, value in document.items() if name not in ("version", "isolation")}
+        if "net" in plain and "network" not in plain:  # as version 0.1.0 wrote it
+            plain["network"] = {"mode": plain.pop("net")}
         values, faults = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
         try:
             values["isolation"], wrong = Isolation.read(document.get("isolation", {}), "/isolation")
@@ -435,13 +437,6 @@ def restart_policy(text: str) -> str:
     return text
 
 
-def network(text: str) -> str:
-    """One of NETWORKS; raises UsageError."""
-    if text not in NETWORKS:
-        raise UsageError(f"There is no network {text!r}.", hint=f"Networks are {' and '.join(NETWORKS)}.")
-    return text
-
-
 def storage_driver(value: Any) -> str:
     """One of STORAGE_DRIVERS; raises UsageError."""
     if value not in STORAGE_DRIVERS:
@@ -487,7 +482,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
         lambda value: members.text(value) if signal_number(members.text(value)) else ""
     ),
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
-    "net": lambda value: network(members.text(value)),
+    "network": Network.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
 }

@@ -13,6 +13,7 @@ from gear import confinement, unitfile
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
+from gear.network import HOST, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
@@ -110,6 +111,13 @@ def render(
     sections = [("Unit", unit), ("Service", service)]
     if not transient:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
+    if spec.network.interfaces:
+        # Also when the payload was killed, so that its ports are free again.
+        unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
+        service.append(("ExecStopPost", unpublish))
+    if spec.network.ports:
+        # The helper has PID 1 hold a socket for each, which keeps others off.
+        service.append(("FileDescriptorStoreMax", str(len(spec.network.ports))))
     if remove is not None:
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
@@ -132,9 +140,42 @@ def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, s
         ("PartOf", "container.target"),
         ("RequiresMountsFor", " ".join(unitfile.word(path) for path in paths)),
     ]
-    if spec.net == "host":
+    if spec.network.mode == HOST:
         unit.append(("After", "network.target"))
+    if spec.network.interfaces:
+        networks = " ".join(unitfile.word(unit_name(name)) for name in spec.network.networks)
+        # Not Requires=: a network that is restarted must leave its containers running.
+        unit += [("Wants", networks), ("After", networks)]
     return unit
+
+
+def render_network(name: str, layout: Layout) -> bytes:
+    """The text of `gear-network@NAME.service`.
+
+    Nothing of the definition is in it: a network is changed without PID 1 reading units again.
+    """
+    directory, program = str(layout.networks / name), f"{helper_directory(layout)}/network"
+    up, down = (unitfile.command([*INTERPRETER, program, word, directory]) for word in ("up", "down"))
+    unit = [
+        ("Description", unitfile.value(f"The network {name} of containers")),
+        # What replaces all rules of the machine does so first.
+        ("After", "network-pre.target nftables.service firewalld.service ufw.service"),
+        ("RequiresMountsFor", unitfile.word(directory)),
+    ]
+    service = [
+        ("Type", "oneshot"),
+        ("RemainAfterExit", "yes"),
+        ("Environment", "LC_ALL=C"),
+        ("ExecStart", up),
+        ("ExecReload", up),
+        ("ExecStop", down),
+        ("SyslogIdentifier", unitfile.word(f"gear-network-{name}")),
+    ]
+    header = (
+        f"Rendered by gear from {unitfile.value(directory)}/network.json; gear network create overwrites changes here.",
+        f"Settings of your own belong into a drop-in: systemctl edit {unit_name(name)}",
+    )
+    return unitfile.render(header, [("Unit", unit), ("Service", service)]).encode()
 
 
 def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:

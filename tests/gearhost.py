@@ -207,12 +207,12 @@ class GearHost:
     @contextmanager
     def tidy(self) -> Iterator[None]:
         """Delete all containers in the end, and see that nothing is left then: no mount, and nothing to clean."""
-        before = self.mount_table()
+        before = sorted(self.mount_table())
         yield
         names = self.gear("list-units", "--all", "--quiet").split()
         if names:
             self.gear("delete", "--volumes", *names)
-        assert self.mount_table() == before
+        assert sorted(self.mount_table()) == before
         assert self.leftovers() == []
 
     def leftovers(self) -> list[dict[str, str]]:
@@ -224,6 +224,20 @@ class GearHost:
 def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
     """Boot a host of the release under test, with gear on it; *extra* names further packages of testhost's."""
     return GearHost(boot(RELEASE, vm=vm, extra=extra))
+
+
+# What changes files, and what talks to systemd.
+CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
+         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
+
+
+def killed(host: GearHost, step: int, *arguments: str) -> bool:
+    """Run gear and kill it at its *step*-th change; tells whether it got that far."""
+    inject = f"inject={CALLS}:signal=SIGKILL:when={step}"
+    done = host.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject,
+                    "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
+    assert done.returncode in (0, 137), done.stderr.decode()
+    return done.returncode == 137
 
 
 def demo_image(directory: Path, name: str = "hello") -> Path:

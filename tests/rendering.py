@@ -31,6 +31,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(TOP))
 
 from gear import bundle, units  # noqa: E402 (run as a program, its path is made above)
+from gear.definition import Definition, interface_name, make_subnets  # noqa: E402
 from gear.model import Layout  # noqa: E402
 from gear.oci import (  # noqa: E402
     Identity,  # noqa: E402
@@ -68,7 +69,13 @@ class Case:
     def bundle(self) -> dict[str, bytes]:
         """The files of the bundle by their name."""
         roots = [Path("/layers") / layer[7:9] for layer in self.image.layers]
-        files = bundle.render(self.spec, self.image, self.identity, roots, self.layout)
+        networks = {
+            name: Definition(
+                name, interface_name(name), make_subnets(["10.89.0.0/24", "fd00:1::/64"], [], [])
+            )
+            for name in self.spec.network.networks
+        }
+        files = bundle.render(self.spec, self.image, self.identity, roots, self.layout, networks=networks)
         assert all(path.parent == self.layout.containers / self.spec.name for path in files)
         return {path.name: content for path, content in files.items()}
 

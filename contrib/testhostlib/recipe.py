@@ -28,7 +28,7 @@ PACKAGES = (
 EXTRAS = {
     "podman": (
         "podman", "buildah", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
-        "apparmor",
+        "apparmor", "iptables",
     ),
     # A real registry and a real proxy, what makes images, puts them there and looks at them, and what pulls are timed
     # against.

@@ -55,6 +55,9 @@ class Events:
         """The container's first process is there and its ids are mapped; nothing else is set up.  The moment to put
         it into its control group: the root of its control group namespace is where it is now."""
 
+    def under_way(self) -> None:
+        """The first process has all it needs, and sets itself up meanwhile."""
+
     def runtime_hooks(self, pid: int) -> None:
         """Mounts are made, the root is not changed yet: prestart and createRuntime hooks, in the host's namespaces."""
 
@@ -94,6 +97,7 @@ def create(config: dict, events: Events, start: payload.Start, *, clone_parent: 
             ours.send(DESCRIPTORS, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+            events.under_way()
             _follow(ours, pid, events, step)
         finally:
             for _, descriptor in joined:

@@ -39,6 +39,7 @@ class Start:
         cgroup2: bool = True,
         keyring: bool = True,
         state: dict | None = None,  # type: ignore[type-arg]
+        interfaces: list | None = None,  # type: ignore[type-arg]
     ) -> None:
         self.filter = filter_  # the compiled seccomp filter
         self.keep = keep  # descriptors from 3 on that the payload gets
@@ -46,6 +47,7 @@ class Start:
         self.cgroup2 = cgroup2  # the unified hierarchy is there
         self.keyring = keyring  # a new session keyring
         self.state = state  # the state (runtime.md, "State") that hooks in the container get
+        self.interfaces = interfaces  # of start.json's `network`: links that are there, without addresses
 
 
 def run(config: dict, channel: Channel, start: Start) -> NoReturn:  # type: ignore[type-arg]
@@ -92,6 +94,10 @@ class _Payload:
         made = len(devices) if self._user_namespace else 0
         root_fd, *sources = self.channel.receive_descriptors(1 + binds + made)
         self._isolate()
+        if self._start.interfaces:
+            from gear.helper import network
+
+            network.configure(self._start.interfaces, step)
         step.doing = "attach the root file system"
         # Any directory will do, it goes away with the old root.
         syscalls.move_mount_to(root_fd, "/run")

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import posix as os
 import sys
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socket
 
 from gear.helper import container, rootfs
 from gear.helper.bundle import load_json
 from gear.helper.failure import Failure, Step
 from gear.helper.payload import Start
 from gear.helper.rights import Filter
+
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from gear.helper.network import Network
+    from gear.helper.ports import Reservation
+
+_MOST = 253  # SCM_MAX_FD, linux/socket.h
 
 
 def main(arguments: list[str]) -> int:
@@ -33,15 +40,21 @@ def main(arguments: list[str]) -> int:
 
 
 class Unit(container.Events):
-    """A container whose control group, limits and descriptors are systemd's doing, and whose root is stacked layers."""
+    """A container whose control group, limits and descriptors are systemd's doing, and whose root is stacked layers.
 
-    def __init__(self, bundle: str, config: dict, root: dict) -> None:  # type: ignore[type-arg]
+    *network* has its ports taken; None for one without addresses.
+    """
+
+    def __init__(self, bundle: str, config: dict, extra: dict, network: Network | None) -> None:  # type: ignore
         self._bundle = bundle
         self._config = config
-        self._root = root
+        self._root = extra["root"]
+        self._network = network
 
     def created(self, pid: int) -> None:
         """The process is in the unit's control group already; a container that manages groups of its own gets that."""
+        if self._network is not None:
+            self._network.connect(pid)
         for mount in self._config.get("mounts", ()):
             if mount.get("type") == "cgroup" and "ro" not in mount.get("options", ()):
                 from gear.helper import delegation
@@ -53,6 +66,11 @@ class Unit(container.Events):
         """The layers of start.json."""
         rootfs.own_mount_namespace(step)
         return rootfs.assemble_root(self._bundle, self._root, userns_fd, step)
+
+    def under_way(self) -> None:
+        """Ports are published while the new process is busy with its mounts."""
+        if self._network is not None:
+            self._network.publish()
 
 
 def start(bundle: str) -> int:
@@ -77,7 +95,45 @@ def start(bundle: str) -> int:
     if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
-    return container.create(config, Unit(bundle, config, extra["root"]), wanted, clone_parent=True)
+    network = None
+    if extra.get("network") or os.environ.get(b"LISTEN_FDNAMES"):
+        # Also for one that has left its networks since PID 1 took the sockets of its ports.
+        network = reserved(bundle, extra.get("network") or {}, wanted)
+    pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
+    if network is not None:
+        _store(network.reservation)
+    return pid
+
+
+def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
+    """The container's network as start.json has it, its ports taken."""
+    from gear.helper.network import Network
+
+    network = Network(bundle, connected)
+    reservation = network.reservation
+    if reservation.is_outdated(network.ports):
+        from gear.helper.ports import STORED
+
+        _notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
+        reservation.forget(network.ports)
+    network.reserve()
+    wanted.interfaces = network.interfaces
+    return network
+
+
+def _store(reservation: Reservation) -> None:
+    """Have PID 1 keep the sockets of published ports for as long as the unit lives, and only those.
+
+    Before it takes another process for the main one, whose messages count.
+    """
+    if not reservation.changed:
+        return
+    from gear.helper.ports import STORED
+
+    if reservation.stored:
+        _notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
+    # A socket that does not listen counts as hung up: not to be polled for that.
+    _notify(f"FDSTORE=1\nFDNAME={STORED}\nFDPOLL=0", [item.fileno() for item in reservation.sockets])
 
 
 def read_filter(extra: dict, step: Step) -> Filter | None:  # type: ignore[type-arg]
@@ -115,13 +171,19 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _notify(state: str) -> None:
-    """Tell the service manager, as sd_notify(3) does."""
+def _notify(state: str, descriptors: list[int] | None = None) -> None:
+    """Tell the service manager, as sd_notify(3) does; it takes 253 descriptors at a time."""
     address = os.environ.get(b"NOTIFY_SOCKET", b"")
     if not address:
         return
     if address.startswith(b"@"):  # in the abstract namespace, unix(7)
         address = b"\0" + address[1:]
     sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
-    sender.sendto(state.encode(errors="surrogateescape"), address)
+    message = state.encode(errors="surrogateescape")
+    if descriptors is None:
+        sender.sendto(message, address)
+    while descriptors:
+        part = b"".join([number.to_bytes(4, sys.byteorder) for number in descriptors[:_MOST]])
+        sender.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, part)], 0, address)
+        descriptors = descriptors[_MOST:]
     sender.close()

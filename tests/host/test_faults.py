@@ -43,7 +43,7 @@ def snapshot(host: GearHost) -> str:
         (2, "'-1' is no limit of processes.", ("install", "hello", "web", "--pids-limit=-1")),
         (2, "'SIGNOTHING' is no signal.", ("install", "hello", "web", "--stop-signal", "SIGNOTHING")),
         (2, "is no restart policy.", ("install", "hello", "web", "--restart", "perhaps")),
-        (2, "There is no network 'bridge'.", ("install", "hello", "web", "--net", "bridge")),
+        (2, "'bridge' can't name a network.", ("install", "hello", "web", "--net", "bridge")),
         (2, "can't name a slice.", ("install", "hello", "web", "--slice", "../x")),
         (2, "can't be a host name.", ("install", "hello", "web", "--hostname", "no\nname")),
         (2, "can't name an environment variable.", ("install", "hello", "web", "-e", "=x")),

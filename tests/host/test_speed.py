@@ -5,28 +5,10 @@ from __future__ import annotations
 import json
 
 from gearhost import GearHost
+from timing import MEASURE, SERIES
 
 BOUND = 2.2
 ROUNDS = 40
-# Other tests share the machine, and their load falls on either half by chance: one series within the bound shows that
-# it can be met.
-SERIES = 3
-
-MEASURE = """
-import json, statistics, subprocess, sys, time
-units, rounds = sys.argv[2:], int(sys.argv[1])
-times = {unit: [] for unit in units}
-for round in range(rounds + 3):
-    for unit in units:
-        subprocess.run(["systemctl", "stop", unit], check=True)
-        before = time.perf_counter()
-        subprocess.run(["systemctl", "start", unit], check=True)
-        if round >= 3:  # the first ones fill caches
-            times[unit].append(time.perf_counter() - before)
-for unit in units:
-    subprocess.run(["systemctl", "stop", unit], check=True)
-print(json.dumps({unit: [min(t), statistics.median(t)] for unit, t in times.items()}))
-"""
 
 
 def test_start_is_within_the_bound_of_a_bare_service(host: GearHost) -> None:

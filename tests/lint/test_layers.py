@@ -17,28 +17,29 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation spec oci reference "
-        "settings claims"
+        "__init__ errors findings model document changes accounts members tunables isolation network definition spec "
+        "oci reference settings claims"
     ),
-    "pure": "unitfile device_rules resources confinement units bundle bpf seccomp_profile seccomp_form",
+    "pure": "unitfile device_rules resources confinement attachment units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
         "imagemounts "
         "yamlfile addresses netfailure registries registry_auth dialing transport piping registry upload incoming "
         "signature_record policy cosign openpgp lookaside attached "
-        "seccomp inroot reports stacking groups terminal"
+        "seccomp inroot reports stacking groups terminal definitions allocation"
     ),
     "operations": (
         "containers signatures signature_files images loading fetching pulling pushing signing referrers offering "
-        "sending install lifecycle remove inside top attach copying transfer joining running debugging history pruning "
-        "saving verifying container_check fsck switching contents pausing snapshots restoring cloning committing "
-        "unfinished"
+        "sending connecting install lifecycle networks exposure remove inside top attach copying transfer joining "
+        "running debugging history pruning saving verifying container_check fsck switching contents pausing snapshots "
+        "restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files "
-        "cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
-        "cli_fsck cli_plan cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store __main__"
+        "cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network "
+        "cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store "
+        "__main__"
     ),
 }
 # What points up all the same, and why.
@@ -275,8 +276,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
 
 def test_pure_modules_touch_nothing() -> None:
     allowed = {
-        "__future__", "collections.abc", "dataclasses", "errno", "fnmatch", "hashlib", "itertools", "json", "math",
-        "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
+        "__future__", "collections.abc", "dataclasses", "errno", "fnmatch", "hashlib", "ipaddress", "itertools", "json",
+        "math", "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
     }  # fmt: skip
     for module in (LAYERS["words"] + " " + LAYERS["pure"]).split():
         foreign = {name for name in imports(modules()[module]) if not name.startswith("gear")}

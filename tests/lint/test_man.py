@@ -214,6 +214,11 @@ JSON = {
     "plan": ("cli_plan", "_show"),
     "status": ("containers", "state"),
     "list-units": ("cli_lifecycle", "_run_list"),
+    "ports": ("exposure", "of_container"),
+    "network create": ("cli_network", "_created"),
+    "network plan": ("cli_network", "_planned"),
+    "network list": ("networks", "summary"),
+    "network inspect": ("networks", "details"),
     "top": ("top", "table"),
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
@@ -235,8 +240,14 @@ JSON = {
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }
-# Members that another function adds: _start() of cli_install, _done() of cli_snapshot.
-ADDED = {"install and apply": {"restarted"}, "snapshot": {"action"}}
+# Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of containers.
+_CONNECTION = {"net", "address", "addresses", "ports"}
+ADDED = {
+    "install and apply": {"restarted"},
+    "snapshot": {"action"},
+    "status": _CONNECTION,
+    "list-units": _CONNECTION,
+}
 
 
 def members(module: str, function: str) -> set[str]:

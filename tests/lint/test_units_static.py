@@ -13,6 +13,7 @@ import pytest
 import rendering
 from project import TOP, tool
 
+from gear import units
 from gear.model import Layout
 
 UNITS = {path.name: path.read_bytes() for path in sorted((TOP / "units").iterdir())}
@@ -58,6 +59,12 @@ def test_rendered_service(path: Path, tmp_path: Path) -> None:
     case = rendering.read(path)
     if "error" not in case.document:
         assert verify(tmp_path, {"ctr-web.service": case.unit()}) == ""
+
+
+@pytest.mark.parametrize("state", ["/var/lib/gear", "/srv/a b/%h/$x/é"])
+def test_service_of_a_network(state: str, tmp_path: Path) -> None:
+    text = units.render_network("a-b.c", Layout().moved("state", Path(state)))
+    assert verify(tmp_path, {"gear-network@a-b.c.service": text}) == ""
 
 
 def test_service_of_odd_directories(tmp_path: Path) -> None:

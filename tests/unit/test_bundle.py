@@ -91,7 +91,7 @@ def test_hosts_and_hostname_name_the_container() -> None:
     files = rendering.read(rendering.CASES / "env-hostname.json").bundle()
     assert files["hostname"] == b"db.example\n"
     assert files["hosts"] == (
-        b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tdb.example\n"
+        b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tdb.example web\n"
     )
 
 

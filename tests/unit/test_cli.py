@@ -23,6 +23,7 @@ from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
+from gear.network import Network
 from gear.spec import Mount
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
@@ -291,7 +292,7 @@ DEFAULTS: dict[str, Any] = {
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
-    "net": "none",
+    "network": Network(),
     "ephemeral": False,
     "storage": None,
     "isolation": Isolation(),
@@ -328,7 +329,7 @@ DEFAULTS: dict[str, Any] = {
         (["--restart", "no"], {"restart": "no"}),
         (["--stop-signal", "quit"], {"stop_signal": "quit"}),
         (["--stop-timeout", "0"], {"stop_timeout": 0.0}),
-        (["--net", "host"], {"net": "host"}),
+        (["--net", "host"], {"network": Network("host")}),
         (
             ["-m", "1m", "--memory-swap=-1", "--cpu-shares", "512", "--cpuset-cpus", "0-3,7"],
             {"memory": 1 << 20, "memory_swap": -1, "cpu_shares": 512, "cpuset_cpus": "0-3,7"},
@@ -389,7 +390,7 @@ DEFAULTS: dict[str, Any] = {
             },
         ),
         (["--device", "/dev/null:/dev/x:r"], {"isolation": Isolation(devices=(NULL,))}),
-        (["--net=host", "--start", "--dry-run", "--output=json"], {"net": "host"}),
+        (["--net=host", "--start", "--dry-run", "--output=json"], {"network": Network("host")}),
     ],
 )
 def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
@@ -432,7 +433,34 @@ def test_many_names() -> None:
         (["--hostname", "a b"], "'a b' can't be a host name."),
         (["--slice", "-"], "'-' can't name a slice."),
         (["--restart", "x"], "'x' is no restart policy."),
-        (["--net", "x"], "There is no network 'x'."),
+        (["--net", "bridge"], "'bridge' can't name a network."),
+        (["--net", "../x"], "'../x' can't name a network."),
+        (["--net", "host", "--net", "a"], "--net host goes with no other network."),
+        (["--net", "a", "--net", "a"], "A container can't have the network a twice."),
+        (["--net", "host", "-p", "80"], "With --net host no port can be published."),
+        (["--net", "none", "--ip", "10.0.0.2"], "--ip, --ip6 and --mac are for a container on one network."),
+        (
+            ["--net", "a", "--net", "b", "--mac", "02:0:0:0:0:1"],
+            "--ip, --ip6 and --mac are for a container on one network.",
+        ),
+        (["--net", "container:../x"], "'../x' can't name a container."),
+        (["--net", "a:ip=::1"], "'::1' is no IPv4 address."),
+        (["--net", "a:speed=1"], "'speed=1' says nothing about an interface."),
+        (["--ip", "10.0.0.256"], "'10.0.0.256' is no IPv4 address."),
+        (["--ip6", "fe80::1%eth0"], "'fe80::1%eth0' is no IPv6 address."),
+        (["--mac", "01:00:00:00:00:01"], "'01:00:00:00:00:01' is no MAC address of an interface."),
+        (["-p", "x"], "'x' publishes no port."),
+        (["-p", "0:0"], "0 is no port."),
+        (["-p", "70000:80"], "70000 is no port."),
+        (["-p", "80-90:1-2"], "'80-90:1-2' does not fit: 80-90 and 1-2 are not as long."),
+        (["-p", "9-8:80"], "9-8 is no range of ports: it ends before it begins."),
+        (["-p", "80:80/sctp"], "'sctp' is no protocol of a published port."),
+        (["-p", "80:80,magic"], "'magic' is no mode of a published port."),
+        (
+            ["-p", "80:80", "-p", "127.0.0.1:80:81"],
+            "The port 80/tcp is published twice: 80:80/tcp and 127.0.0.1:80:81/tcp.",
+        ),
+        (["--ports", "80"], "'80' publishes no port."),
     ],
 )
 def test_bad_install_options(words: list[str], message: str) -> None:

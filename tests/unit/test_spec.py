@@ -16,6 +16,7 @@ from strategies import HOSTILE
 from gear import isolation, members, spec, tunables
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Device, Isolation
+from gear.network import PORT_MODES, PROTOCOLS, Interface, Network, Port
 from gear.spec import ImageRef, Mount, Spec
 
 Check = Callable[[Any], Any]
@@ -59,8 +60,6 @@ VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is 
         (spec.stop_timeout, "0", 0.0),
         (spec.stop_timeout, "2.5", 2.5),
         (spec.stop_timeout, 86400, 86400.0),
-        (spec.network, "none", "none"),
-        (spec.network, "host", "host"),
         (spec.environment_name, "A B.c-1", "A B.c-1"),
         (spec.volume_name, "0a_.-", "0a_.-"),
         (spec.volume_name, "x" * 200, "x" * 200),
@@ -213,12 +212,6 @@ def test_what_is_no_signal(text: str) -> None:
             ["", "never", "Always", "always\n", "on-failure:3"],
             "{value!r} is no restart policy.",
             "Policies are no, on-failure, always, unless-stopped, on-success, on-abnormal, on-abort, on-watchdog.",
-        ),
-        (
-            spec.network,
-            ["", "bridge", "Host"],
-            "There is no network {value!r}.",
-            "Networks are none and host.",
         ),
         (
             spec.stop_timeout,
@@ -428,6 +421,28 @@ ISOLATIONS = st.builds(
     oom_score_adj=st.none() | st.integers(-1000, 1000),
 )
 WORDS = st.lists(HOSTILE, max_size=3).map(tuple)
+NUMBERS = st.integers(1, 65535)
+PORTS = st.builds(
+    Port,
+    st.sampled_from(["", "127.0.0.1", "::1", "0.0.0.0"]),
+    NUMBERS,
+    NUMBERS,
+    st.sampled_from(PROTOCOLS),
+    st.sampled_from(PORT_MODES),
+)
+INTERFACES = st.builds(
+    Interface,
+    st.sampled_from(["default", "a", "b.c-d_e"]),
+    st.sampled_from(["", "eth0"]),
+    st.none() | st.ip_addresses(v=4).map(str),
+    st.none() | st.ip_addresses(v=6).map(str),
+    st.sampled_from(["", "02:00:00:00:00:01"]),
+)
+NETWORKS = st.sampled_from([Network(), Network("host"), Network("container:db")]) | st.builds(
+    lambda interface, port: Network("bridge", (interface,), port),
+    INTERFACES,
+    st.lists(PORTS, max_size=1).map(tuple),
+)
 SPECS = st.builds(
     Spec,
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True),
@@ -455,7 +470,7 @@ SPECS = st.builds(
     ephemeral=st.booleans(),
     storage=st.sampled_from(spec.STORAGE_DRIVERS),
     isolation=ISOLATIONS,
-    net=st.sampled_from(spec.NETWORKS),
+    network=NETWORKS,
 )
 
 
@@ -476,9 +491,9 @@ def test_every_field_is_in_the_document() -> None:
 def test_smallest_document_gets_the_defaults() -> None:
     found = rendering.make_spec()
     assert found == Spec(name="web", image=ImageRef("nginx:latest", rendering.DIGEST), uid_base=524288)
-    assert (found.restart, found.net, found.slice, found.stop_timeout) == (
+    assert (found.restart, found.network, found.slice, found.stop_timeout) == (
         "on-failure",
-        "none",
+        Network(),
         "container.slice",
         None,
     )
@@ -558,7 +573,10 @@ MOUNT = {"kind": "bind", "source": "/a", "destination": "/b", "options": []}
         ("stop_timeout", -1, "-1 is no time to wait for a stop."),
         ("stop_timeout", True, "not as expected (a number is wanted, not True)"),
         ("stop_timeout", "5", "not as expected (a number is wanted, not '5')"),
-        ("net", "bridge", "There is no network 'bridge'."),
+        ("network", {}, "not as expected ('mode')"),
+        ("network", "none", "not as expected (an object is wanted, not 'none')"),
+        ("network", {"mode": "bridge"}, "The mode bridge and interfaces belong together."),
+        ("network", {"mode": "none", "x": 1}, "not as expected (no such member: x)"),
     ],
 )
 def test_damaged_member(member: str, value: Any, fault: str) -> None:
@@ -568,14 +586,21 @@ def test_damaged_member(member: str, value: Any, fault: str) -> None:
     assert caught.value.exit_status == 1
 
 
+@pytest.mark.parametrize("mode", ["none", "host"])
+def test_network_as_the_first_version_wrote_it(mode: str) -> None:
+    assert rendering.make_spec(net=mode).network == Network(mode)
+    with pytest.raises(IntegrityError, match="/net: no such member"):
+        rendering.make_spec(net=mode, network={"mode": mode})
+
+
 def test_all_faults_are_named_at_once() -> None:
-    document = rendering.SMALLEST | {"net": "x", "aaa": 1, "restart": "y", "memory": "z"}
+    document = rendering.SMALLEST | {"network": {"mode": "x"}, "aaa": 1, "restart": "y", "memory": "z"}
     del document["image"]
     with pytest.raises(IntegrityError) as caught:
         Spec.from_mapping(document, "S")
     assert caught.value.message == (
         "S is damaged: /aaa: no such member; /image: missing; /memory: A memory limit of 'z' bytes can't work; "
-        "/restart: 'y' is no restart policy; /net: There is no network 'x'."
+        "/restart: 'y' is no restart policy; /network: 'x' is no mode of a network."
     )
 
 

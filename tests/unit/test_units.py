@@ -52,14 +52,15 @@ def test_every_unit_has_the_same_sections_and_only_known_keys() -> None:
             keys |= {f"{section}.{key}" for section, settings in sections.items() for key, _ in settings}
     # A key that is not here has no case that asks for it.
     assert keys == set(
-        "Unit.Description Unit.PartOf Unit.RequiresMountsFor Unit.After Service.Type "
+        "Unit.Description Unit.PartOf Unit.RequiresMountsFor Unit.Wants Unit.After Service.Type "
         "Service.NotifyAccess Service.Environment "
-        "Service.ExecStart Service.ExecStop Service.KillMode Service.KillSignal "
+        "Service.ExecStart Service.ExecStop Service.ExecStopPost Service.KillMode Service.KillSignal "
         "Service.TimeoutStopSec Service.Restart "
         "Service.RestartPreventExitStatus Service.RestartForceExitStatus "
         "Service.SuccessExitStatus Service.Slice Service.SyslogIdentifier Service.IgnoreSIGPIPE Service.TasksMax "
         "Service.MemoryMax Service.CPUQuota Service.DevicePolicy Service.DeviceAllow "
         "Service.MemorySwapMax Service.CPUWeight Service.AllowedCPUs "
+        "Service.FileDescriptorStoreMax "
         "Service.LimitNOFILE Service.LimitCORE Service.OOMScoreAdjust Service.Delegate Service.ReadOnlyPaths "
         "Install.WantedBy".split()
     )

@@ -1,0 +1,88 @@
+"""How a container is attached to its networks: the member `network` of start.json, MAC addresses, names of interfaces.
+
+Pure: what is chosen (addresses, free ports) is in the specification already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from gear.definition import Definition
+from gear.network import Interface, Network, Port
+
+
+def mac_address(container: str, network: str) -> str:
+    """A MAC address that is the same at every start: unicast, and locally administered (IEEE 802)."""
+    data = bytearray(hashlib.sha256(f"{container}\0{network}".encode()).digest()[:6])
+    data[0] = data[0] & 0xFC | 0x02
+    return data.hex(":")
+
+
+def host_end(container: str, interface: str) -> str:
+    """What the host's end of a container's interface is called."""
+    return "ve" + hashlib.sha256(f"{container}\0{interface}".encode()).hexdigest()[:12]
+
+
+def way_out(network: Network, networks: Mapping[str, Definition]) -> Interface | None:
+    """The interface with the default routes, and the ports: the first on a network that is not internal."""
+    return next((item for item in network.interfaces if not networks[item.network].internal), None)
+
+
+def targets(port: Port, interface: Interface) -> list[str]:
+    """The container's addresses that *port* leads to."""
+    found = ((4, interface.ip), (6, interface.ip6))
+    return [address for version, address in found if address is not None and version in port.families()]
+
+
+def start_member(container: str, network: Network, networks: Mapping[str, Definition]) -> dict[str, Any]:
+    """What the start helper is told; *networks* has the definition of each network by name."""
+    out = way_out(network, networks)
+    return {
+        "interfaces": [
+            {
+                "network": item.network,
+                "bridge": networks[item.network].interface,
+                "host": host_end(container, item.interface),
+                "name": item.interface,
+                "mac": item.mac,
+                "mtu": networks[item.network].mtu,
+                "addresses": _with_length(item, networks[item.network]),
+                "gateways": _gateways(item, networks[item.network]) if item is out else [],
+            }
+            for item in network.interfaces
+        ],
+        "ports": [
+            {
+                "table": networks[out.network].table,
+                "protocol": port.protocol,
+                "address": port.address,
+                "port": port.external,
+                "to": targets(port, out),
+                "target": port.internal,
+            }
+            for port in network.ports
+            if out is not None
+        ],
+    }
+
+
+def hosts_lines(network: Network, names: str) -> str:
+    """The lines of /etc/hosts for the container itself: *names* with blanks between."""
+    addresses = [address for item in network.interfaces for address in item.addresses()]
+    return "".join(f"{address}\t{names}\n" for address in addresses or ["127.0.1.1"])
+
+
+def _with_length(interface: Interface, definition: Definition) -> list[str]:
+    found = []
+    for version, address in ((4, interface.ip), (6, interface.ip6)):
+        subnet = definition.subnet(version)
+        if address is not None and subnet is not None:
+            found.append(f"{address}/{subnet.subnet.prefixlen}")
+    return found
+
+
+def _gateways(interface: Interface, definition: Definition) -> list[str]:
+    present = {version for version, address in ((4, interface.ip), (6, interface.ip6)) if address is not None}
+    return [str(item.gateway) for item in definition.subnets if item.version in present]

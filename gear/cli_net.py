@@ -1,0 +1,75 @@
+"""The options that say how a container is connected, and what they mean.
+
+Part of those of gear/cli_spec.py.  Nothing is looked up here: addresses and free ports are chosen when it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from gear import network
+from gear.errors import UsageError
+from gear.network import BRIDGE, DEFAULT_NETWORK, ON_DEMAND, Interface, Network
+
+
+def network_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--net",
+        "--network",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        help="none, host, or a network, with ports and addresses `default` if not given; may be repeated",
+    )
+    interface_options(parser)
+    add(
+        "-p",
+        "--publish",
+        metavar="[IP:]EXT:INT[/PROTOCOL][,MODE]",
+        action="append",
+        default=[],
+        help="lead the port EXT of the host to INT of the container; without EXT a free one",
+    )
+    add("--ports", metavar="INT:EXT[,...]", action="append", default=[], help="geard's spelling of --publish")
+
+
+def interface_options(parser: argparse.ArgumentParser) -> None:
+    """The addresses of one interface: also options of `gear network connect`."""
+    parser.add_argument("--ip", metavar="ADDRESS", help="its IPv4 address; a free one if not given")
+    parser.add_argument("--ip6", metavar="ADDRESS", help="its IPv6 address; a free one if not given")
+    parser.add_argument("--mac", metavar="ADDRESS", help="its MAC address; made of the names if not given")
+
+
+def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
+    """*wanted* with the addresses of the options; raises UsageError."""
+    given = {
+        "ip": None if args.ip is None else network.ip_address(args.ip, 4),
+        "ip6": None if args.ip6 is None else network.ip_address(args.ip6, 6),
+        "mac": None if args.mac is None else network.mac_address(args.mac),
+    }
+    return dataclasses.replace(wanted, **{key: value for key, value in given.items() if value is not None})
+
+
+def network_of(args: argparse.Namespace) -> Network:
+    """The network that a command line asks for, with gaps for what is to be chosen; raises UsageError."""
+    ports = tuple(port for text in args.publish for port in network.parse_publish(text))
+    ports += tuple(port for text in args.ports for port in network.parse_ports(text))
+    addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
+    words = args.net or [ON_DEMAND if ports or addressed else DEFAULT_NETWORK]
+    asked = [network.parse_net(text) for text in words]
+    alone = next((item for item in asked if isinstance(item, str)), None)
+    if alone is not None and len(asked) > 1:
+        raise UsageError(f"--net {alone} goes with no other network.")
+    if addressed and (alone is not None or len(asked) > 1):
+        raise UsageError(
+            "--ip, --ip6 and --mac are for a container on one network.",
+            hint="With several: --net NETWORK:ip=ADDRESS,mac=ADDRESS",
+        )
+    interfaces = [item for item in asked if isinstance(item, Interface)]
+    if addressed:
+        interfaces = [interface_of(args, interfaces[0])]
+    if alone is not None:
+        return network.checked(Network(alone, (), ports))
+    return network.checked(Network(BRIDGE, tuple(interfaces), ports))

@@ -1,0 +1,271 @@
+"""The verbs of `gear network`: create, list, inspect, rm, plan, connect, disconnect."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gear import definition, definitions, host, install, networks
+from gear.cli_net import interface_of, interface_options
+from gear.cli_plan import diff
+from gear.command import Context, Verb, add_output_option, for_each, table, write_output
+from gear.definition import Definition
+from gear.errors import UsageError
+from gear.model import container_name
+from gear.network import Interface, network_name
+from gear.systemd import Manager
+
+
+def _definition_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NETWORK", type=network_name, help="what the network is called")
+    for option, metavar, text in (
+        (
+            "--subnet",
+            "ADDRESS/LENGTH",
+            "its addresses, once for IPv4 and once for IPv6; free ones if not given",
+        ),
+        ("--gateway", "ADDRESS", "the host's own address in a subnet; the first one if not given"),
+        ("--ip-range", "ADDRESS/LENGTH", "the part of a subnet that containers get addresses from"),
+    ):
+        parser.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+    parser.add_argument("--internal", action="store_true", help="no way out of it but to the host")
+    parser.add_argument("--mtu", metavar="BYTES", help="the largest packet; the kernel's 1500 if not given")
+    parser.add_argument(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep it apart from other networks of gear, which is so if nothing is said",
+    )
+    add_output_option(parser)
+
+
+def _definition(args: argparse.Namespace, context: Context) -> Definition:
+    if args.mtu is not None and not (args.mtu.isascii() and args.mtu.isdigit() and len(args.mtu) < 7):
+        raise UsageError(f"{args.mtu[:40]!r} is no MTU.", hint="Give a number of bytes, for example 1400.")
+    return networks.define(
+        context.layout,
+        args.name,
+        definition.make_subnets(args.subnet, args.gateway, args.ip_range),
+        internal=args.internal,
+        isolate=args.isolate,
+        mtu=None if args.mtu is None else int(args.mtu),
+    )
+
+
+def _run_create(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("make networks")
+    with Manager() as manager:
+        install.require_unit_directory(manager, context.layout)
+        done = networks.create(manager, context.layout, _definition(args, context))
+    if args.output == "json":
+        context.report_json(_created(done))
+        return 0
+    subnets = ", ".join(str(item.subnet) for item in done.definition.subnets)
+    what = {
+        "created": f"{args.name} is defined with {subnets}; it is made when a container on it starts",
+        "changed": f"{args.name} is changed, with {subnets}",
+        "unchanged": f"{args.name} is as it was",
+    }[done.action]
+    if done.containers:
+        what += f"; written anew: {', '.join(done.containers)}"
+    if done.restart_needed:
+        what += f"; they run with what was before until: gear restart {' '.join(done.restart_needed)}"
+    context.report(what)
+    return 0
+
+
+def _created(done: networks.Created) -> dict[str, object]:
+    return {
+        "name": done.definition.name,
+        "action": done.action,
+        "containers": list(done.containers),
+        "restart_needed": list(done.restart_needed),
+    }
+
+
+def _run_plan(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("read the specifications of containers")
+    planned = networks.plan(context.layout, _definition(args, context))
+    if args.output == "json":
+        context.report_json(_planned(planned))
+        return 0
+    if not planned.files and not planned.containers:
+        context.report(f"{args.name}: nothing would change")
+    for path, (found, new) in planned.files.items():
+        write_output(diff(path, found, new))
+    for spec in planned.containers:
+        context.report(f"{spec.name} would be written anew, and restarted by you if it runs")
+    return 0
+
+
+def _planned(planned: networks.Plan) -> dict[str, object]:
+    def change(path: Path, found: bytes | None, new: bytes) -> tuple[str, str, str]:
+        return str(path), "create" if found is None else "replace", diff(path, found, new)
+
+    changes = [change(path, *contents) for path, contents in planned.files.items()]
+    return {
+        "name": planned.definition.name,
+        "changes": [{"path": path, "action": action, "diff": text} for path, action, text in changes],
+        "containers": [spec.name for spec in planned.containers],
+    }
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
+    add_output_option(parser)
+
+
+def _run_list(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("look at networks")
+    rows = []
+
+    def one(name: str) -> None:
+        rows.append(networks.summary(manager, context.layout, name))
+
+    with Manager() as manager:
+        status = for_each(definitions.names(context.layout), one, context)
+    if args.output == "json":
+        context.report_json(rows)
+    elif args.quiet:
+        for row in rows:
+            context.report(row["name"])
+    else:
+        header = ("NAME", "STATE", "DRIVER", "INTERFACE", "SUBNETS", "CONTAINERS")
+        cells = [
+            (
+                row["name"],
+                "up" if row["up"] else "down",
+                row["driver"],
+                row["interface"],
+                " ".join(row["subnets"]),
+                " ".join(row["containers"]) or "-",
+            )
+            for row in rows
+        ]
+        context.report(table(header, cells))
+    return status
+
+
+def _names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NETWORK", nargs="+", type=network_name, help="a network")
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    _names(parser)
+    parser.add_argument("--output", choices=("json",), default="json", help="inspect always prints JSON")
+
+
+def _run_inspect(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("look at networks")
+    documents = []
+
+    def one(name: str) -> None:
+        documents.append(networks.details(manager, context.layout, name))
+
+    with Manager() as manager:
+        status = for_each(args.names, one, context)
+    context.report_json(documents)
+    return status
+
+
+def _run_rm(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("remove networks")
+    with Manager() as manager:
+
+        def one(name: str) -> None:
+            found = networks.remove(manager, context.layout, name)
+            context.report(f"{name} is removed" if found else f"{name} is no network, so nothing was removed")
+
+        return for_each(args.names, one, context)
+
+
+def _pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", metavar="NETWORK", type=network_name, help="a network")
+    parser.add_argument("name", metavar="NAME", type=container_name, help="an installed container")
+
+
+def _connect_arguments(parser: argparse.ArgumentParser) -> None:
+    _pair(parser)
+    interface_options(parser)
+
+
+def _run_connect(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("connect containers")
+    asked = interface_of(args, Interface(args.network))
+    with Manager() as manager:
+        done, restart = networks.connect(manager, context.layout, args.name, asked)
+    (interface,) = (item for item in done.spec.network.interfaces if item.network == args.network)
+    where = f"{' '.join(interface.addresses())} on {interface.interface}"
+    _tell(context, f"{args.name} is connected to {args.network}: {where}", args.name, restart=restart)
+    return 0
+
+
+def _run_disconnect(args: argparse.Namespace, context: Context) -> int:
+    host.require_root("disconnect containers")
+    with Manager() as manager:
+        _, restart = networks.disconnect(manager, context.layout, args.name, args.network)
+    _tell(context, f"{args.name} is disconnected from {args.network}", args.name, restart=restart)
+    return 0
+
+
+def _tell(context: Context, what: str, name: str, *, restart: bool) -> None:
+    context.report(f"{what}; it runs with what was before until: gear restart {name}" if restart else what)
+
+
+VERBS = (
+    Verb(
+        "create",
+        "make a network for containers, or change one",
+        "Define the network NETWORK, a bridge of this host that containers are connected to.  Running it again with "
+        "the same arguments changes nothing; with others the network is changed, and the answer names the containers "
+        "that have to be restarted.  Without --subnet it keeps the subnets it has.",
+        _definition_options,
+        _run_create,
+    ),
+    Verb(
+        "plan",
+        "show what network create would change",
+        "With the arguments of network create, show the files that it would write as a diff and the containers that "
+        "would be written anew, and write nothing.",
+        _definition_options,
+        _run_plan,
+    ),
+    Verb(
+        "list",
+        "list the networks",
+        "List the networks that are defined, whether they are up, and the containers on them.",
+        _list_arguments,
+        _run_list,
+    ),
+    Verb(
+        "inspect",
+        "print everything about networks as JSON",
+        "Print the definition of each network, its state, and the addresses of the containers on it.",
+        _inspect_arguments,
+        _run_inspect,
+    ),
+    Verb(
+        "rm",
+        "remove networks that no container is on",
+        "Take networks down and remove their definitions.  One that a container is on is refused.  Removing one that "
+        "is not there is no error.",
+        _names,
+        _run_rm,
+    ),
+    Verb(
+        "connect",
+        "put a container on one more network",
+        "Give the installed container NAME one more interface, on NETWORK.  One that runs gets it "
+        "with the next restart.",
+        _connect_arguments,
+        _run_connect,
+    ),
+    Verb(
+        "disconnect",
+        "take a container off a network",
+        "Take away the interface of the installed container NAME on NETWORK.  One that runs "
+        "loses it with the next restart.",
+        _pair,
+        _run_disconnect,
+    ),
+)

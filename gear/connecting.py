@@ -1,0 +1,179 @@
+"""Settling how a container is connected: addresses that it keeps, free ports, and the network that is made on demand.
+
+What is asked for is a Network (gear/network.py) with gaps; settle() fills them, and changes nothing.  take() makes it
+so.  The caller of take() holds the lock.  What an administrator may configure is in /etc/gear/network.yaml:
+
+    port_range: 20000-29999              # where free ports are chosen
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from gear import allocation, attachment, definitions, files, process, units, yamlfile
+from gear.definition import Definition
+from gear.errors import HostError, UsageError
+from gear.model import Layout
+from gear.network import BRIDGE, CONTAINER, Interface, Network, Port, checked, port_range, unit_name
+
+# Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
+PORT_RANGE = (20000, 29999)
+_CARRIED_OUT = ("nat",)
+
+
+def configured_range(layout: Layout) -> tuple[int, int]:
+    """The first and last port of those that are given where none is named; raises UsageError."""
+    path = layout.config / "network.yaml"
+    data = files.read_bytes(path, yamlfile.LIMIT)
+    document = yamlfile.parse(data, str(path)) if data else None
+    if document is None:
+        return PORT_RANGE
+    if not isinstance(document, dict) or set(document) - {"port_range"}:
+        raise UsageError(f"{path} may have the member port_range, and no other.")
+    text = document.get("port_range")
+    if not isinstance(text, str):
+        raise UsageError(f"{path}: port_range is no range of ports.", hint="Write port_range: 20000-29999")
+    return port_range(text)
+
+
+def settle(layout: Layout, name: str, asked: Network, old: Network | None = None) -> Network:
+    """*asked* with all gaps filled: what *old*, the network it has, says about the same, or what is free.
+
+    Raises GearError for what can't be had.  Nothing is taken.
+    """
+    require_carried_out(asked)
+    if asked.mode != BRIDGE:
+        return checked(asked)
+    networks = definitions.wanted(layout, asked.networks)
+    used = {item.interface for item in asked.interfaces}
+    names = (f"eth{number}" for number in range(len(asked.interfaces) * 2))
+    spare = (word for word in names if word not in used)
+    interfaces = []
+    for item in asked.interfaces:
+        kept = _kept(item, old, networks[item.network])
+        kept = allocation.choose(layout, name, kept, networks[item.network])
+        mac = kept.mac or attachment.mac_address(name, item.network)
+        interfaces.append(dataclasses.replace(kept, interface=kept.interface or next(spare), mac=mac))
+    network = dataclasses.replace(asked, interfaces=tuple(interfaces))
+    network = dataclasses.replace(network, ports=_ports(layout, name, network, old))
+    _require_reachable(name, network, networks)
+    return checked(network)
+
+
+def require_carried_out(network: Network) -> None:
+    """Raise UsageError for what gear has words for and can't do yet."""
+    if network.mode.startswith(CONTAINER):
+        raise UsageError(
+            f"--net {network.mode} can't be had yet: networks of other containers are not shared."
+        )
+    for port in network.ports:
+        if port.mode not in _CARRIED_OUT:
+            raise UsageError(
+                f"The port {port} can't be published yet: of the modes there is only {' and '.join(_CARRIED_OUT)}."
+            )
+
+
+def _kept(asked: Interface, old: Network | None, definition: Definition) -> Interface:
+    """*asked* with the addresses that the container has on this network already, as far as they still fit."""
+    have = next((item for item in old.interfaces if item.network == asked.network), None) if old else None
+    if have is None:
+        return asked
+    fitting: dict[int, str | None] = {4: None, 6: None}
+    for version, address in ((4, have.ip), (6, have.ip6)):
+        subnet = definition.subnet(version)
+        if address is not None and subnet is not None and subnet.fits(address):
+            fitting[version] = address
+    return dataclasses.replace(asked, ip=asked.ip or fitting[4], ip6=asked.ip6 or fitting[6])
+
+
+def _ports(layout: Layout, name: str, network: Network, old: Network | None) -> tuple[Port, ...]:
+    """The ports with a number each: the one it had for the same, or a free one."""
+    have = list(old.ports) if old else []
+    found = list(network.ports)
+    for number, port in enumerate(found):
+        if port.external:
+            continue
+        first, last = port.choice or configured_range(layout)
+        fixed = [item for item in found if item.external]
+        chosen = next((item.external for item in have if _is_same(item, port, fixed)), None)
+        if chosen is None:
+            chosen = allocation.free_port(layout, name, port, range(first, last + 1), fixed)
+        if chosen is None:
+            raise HostError(
+                f"No port from {first} to {last} is left for {name}: all are taken.",
+                hint="Name another range: port_range in network.yaml.",
+            )
+        found[number] = dataclasses.replace(port, external=chosen, choice=None)
+    for port in found:
+        for other, owner in allocation.ports(layout):
+            if owner.name != name and port.overlaps(other):
+                raise allocation.taken_port(name, port, owner.name)
+    return tuple(found)
+
+
+def _is_same(have: Port, asked: Port, others: list[Port]) -> bool:
+    """Whether the published port *have* is what *asked* leaves open, and no other port that is asked for."""
+    same = (have.address, have.internal, have.protocol, have.mode)
+    fits = asked.choice is None or asked.choice[0] <= have.external <= asked.choice[1]
+    return (
+        same == (asked.address, asked.internal, asked.protocol, asked.mode)
+        and fits
+        and not any(have.overlaps(other) for other in others)
+    )
+
+
+def _require_reachable(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
+    """Raise UsageError for a port that leads nowhere."""
+    out = attachment.way_out(network, networks)
+    for port in network.ports:
+        if out is None:
+            raise UsageError(
+                f"{name} can't publish the port {port}: it is on internal networks only.",
+                hint="Put it on another network as well: --net default",
+            )
+        if not attachment.targets(port, out):
+            raise UsageError(
+                f"{name} can't publish the port {port}: it has no such address on {out.network}."
+            )
+
+
+def take(layout: Layout, name: str, network: Network) -> None:
+    """Take the addresses and ports of a settled network, and define `default` if that is used and not there yet.
+
+    What the container had besides, it keeps.
+    """
+    if network.mode == BRIDGE:
+        process.find("nft")
+    for definition in definitions.wanted(layout, network.networks).values():
+        publish(layout, definition)
+    allocation.take(layout, name, network)
+
+
+def unpublish(layout: Layout, name: str) -> None:
+    """Close the published ports of the container *name*, as its unit does when it has ended."""
+    program, directory = f"{units.helper_directory(layout)}/network", layout.containers / name
+    process.output([*units.INTERPRETER, program, "unpublish", str(directory)])
+
+
+def rendered(layout: Layout, definition: Definition) -> dict[Path, bytes]:
+    """The files of a network: its definition, then its unit."""
+    return {
+        definitions.path(layout, definition.name): files.dump_json(definition.to_mapping()),
+        unit_path(layout, definition.name): units.render_network(definition.name, layout),
+    }
+
+
+def unit_path(layout: Layout, name: str) -> Path:
+    """Where the unit of the network *name* is."""
+    return layout.units / unit_name(name)
+
+
+def publish(layout: Layout, definition: Definition) -> None:
+    """Write the files of a network that are not as they should be."""
+    files.make_directory(layout.units)
+    files.make_directory(layout.networks / definition.name)
+    for path, content in rendered(layout, definition).items():
+        if files.read_bytes(path) != content:
+            files.write_atomic(path, content)

@@ -1,0 +1,85 @@
+"""What of the containers can be reached, and by whom: `gear ports`."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+from gear import attachment, containers, definitions
+from gear.definition import Definition
+from gear.errors import GearError
+from gear.model import Layout
+from gear.network import ANY4, ANY6, HOST, Port
+from gear.spec import Spec
+from gear.systemd import Manager
+
+EVERYBODY = "everybody"
+THIS_HOST = "this host"
+
+
+def reach(port: Port) -> str:
+    """Who gets to a published port, as far as gear knows: the host's firewall may let in fewer."""
+    if port.address in ("", ANY4, ANY6):
+        return EVERYBODY
+    if ip_address(port.address).is_loopback:
+        return THIS_HOST
+    return f"who reaches {port.address}"
+
+
+def members_of(definition: Definition) -> str:
+    """Who gets to every port of a container on a network."""
+    others = "" if definition.isolate else ", and other networks that are not isolated"
+    return f"containers of {definition.name}, {THIS_HOST}{others}"
+
+
+def of_container(manager: Manager, layout: Layout, spec: Spec) -> list[dict[str, Any]]:
+    """An object for each way to the container: published ports, then networks it is on, and the host's network."""
+    active = manager.get(containers.unit_of(layout, spec.name), "ActiveState", "s") == "active"
+    networks = definitions.wanted(layout, spec.network.networks)
+    out = attachment.way_out(spec.network, networks)
+    ways: list[tuple[str, str, str, int | None, int | None, str | None, list[str], str]] = [
+        (
+            port.mode,
+            port.protocol,
+            port.address or "*",
+            port.external,
+            port.internal,
+            out.network if out else None,
+            attachment.targets(port, out) if out else [],
+            reach(port),
+        )
+        for port in spec.network.ports
+    ]
+    for item in spec.network.interfaces:
+        to = list(item.addresses())
+        ways.append(("network", "all", "", None, None, item.network, to, members_of(networks[item.network])))
+    if spec.network.mode == HOST:
+        ways.append((HOST, "all", "*", None, None, None, [], "who reaches what it listens on"))
+    return [
+        {
+            "name": spec.name,
+            "mode": mode,
+            "protocol": protocol,
+            "address": address,
+            "external": external,
+            "internal": internal,
+            "network": network,
+            "targets": to,
+            "reach": who,
+            "active": active,
+        }
+        for mode, protocol, address, external, internal, network, to, who in ways
+    ]
+
+
+def collect(
+    manager: Manager, layout: Layout, names: list[str]
+) -> tuple[list[dict[str, Any]], list[GearError]]:
+    """The ways to the containers *names*, and what kept gear from telling."""
+    found, failures = [], []
+    for name in names:
+        try:
+            found += of_container(manager, layout, containers.get(layout, name))
+        except GearError as error:
+            failures.append(error)
+    return found, failures

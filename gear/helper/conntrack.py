@@ -1,0 +1,69 @@
+"""Forgetting connections that the kernel still tracks, over nfnetlink (ctnetlink).
+
+An entry of a protocol without connections lives as long as packets come: one that was made while a container was down
+would keep on leading its client past the container that runs now.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from gear.helper import netlink
+from gear.helper.netlink import DUMP, ORDER, Netlink, attribute, nest, u8
+
+_SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK, linux/netfilter/nfnetlink.h
+# linux/netfilter/nfnetlink_conntrack.h
+_GET = _SUBSYSTEM << 8 | 1
+_DELETE = _SUBSYSTEM << 8 | 2
+_ORIGINAL = 1  # CTA_TUPLE_ORIG
+_REPLY = 2
+_ID = 12
+_FILTER = 25
+_TUPLE_IP = 1
+_TUPLE_PROTO = 2
+_SOURCE = {AF_INET: 1, AF_INET6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+_PROTO_NUMBER = 1
+_PROTO_DESTINATION = 3
+# Which parts of a tuple are compared: CTA_FILTER_FLAG of net/netfilter/nf_conntrack_netlink.c.
+_BY_SOURCE = 1 << 0
+_BY_PROTOCOL = 1 << 3
+_BY_DESTINATION_PORT = 1 << 5
+
+_UDP = 17
+ENOENT = 2
+
+
+def forget_port(port: int) -> None:
+    """Forget all that was sent by UDP to *port*, on whatever address."""
+    proto = nest(
+        _TUPLE_PROTO, u8(_PROTO_NUMBER, _UDP), attribute(_PROTO_DESTINATION, port.to_bytes(2, "big"))
+    )
+    for family in (AF_INET, AF_INET6):
+        _forget(family, _ORIGINAL, proto, _BY_PROTOCOL | _BY_DESTINATION_PORT)
+
+
+def forget_address(address: str) -> None:
+    """Forget all connections with *address* (of a container) at the end that answers, or at the one that asked."""
+    family = AF_INET6 if ":" in address else AF_INET
+    source = nest(_TUPLE_IP, attribute(_SOURCE[family], inet_pton(family, address)))
+    for side in (_ORIGINAL, _REPLY):
+        _forget(family, side, source, _BY_SOURCE)
+
+
+def _forget(family: int, side: int, tuple_: bytes, flags: int) -> None:
+    """Delete the entries of *family* whose tuple of *side* has what *tuple_* has; the kernel picks them."""
+    tracked = Netlink(netlink.NETFILTER)
+    try:
+        head = bytes([family, 0, 0, 0])  # struct nfgenmsg
+        # CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS have the numbers of the sides.
+        wanted = nest(side, tuple_) + nest(_FILTER, attribute(side, flags.to_bytes(4, ORDER)))
+        for answer in tracked.ask(_GET, DUMP, head + wanted):
+            entry = netlink.attributes(answer[4:])
+            body = head + nest(_ORIGINAL, entry[_ORIGINAL]) + attribute(_ID, entry[_ID])
+            try:
+                tracked.send((_DELETE, 0, body))
+            except OSError as error:
+                if error.errno != ENOENT:  # it has ended by itself
+                    raise
+    finally:
+        tracked.close()

@@ -1,0 +1,156 @@
+"""A container's network at its start and after its end: veth pairs, addresses, published ports.
+
+Not the bridges; see gear/helper/networks.py.  What is made here goes away with the container: veth pairs with its
+network namespace, sockets with the unit; and `unpublish` (ExecStopPost=) removes what does not, also after SIGKILL.
+Should even that be lost, the next start of the container replaces what has its name.
+"""
+
+from __future__ import annotations
+
+import posix as os
+from fcntl import LOCK_SH, flock
+
+from gear.helper import ports
+from gear.helper.failure import Failure, Step
+from gear.helper.nftables import EBUSY, EEXIST, ENOENT, Maps, elements
+from gear.helper.rtnetlink import Routes, index_of
+from gear.helper.sysctls import usable, wants_hairpin, write
+
+# br_netfilter's, which is rarely loaded.
+_BRIDGED = "bridge/bridge-nf-call-iptables"
+_BRIDGED6 = "bridge/bridge-nf-call-ip6tables"
+
+
+class Network:
+    """What a container's start does about its network; *wanted* is `network` of start.json."""
+
+    def __init__(self, bundle: str, wanted: dict) -> None:  # type: ignore[type-arg]
+        self.ports: list = wanted.get("ports", [])  # type: ignore[type-arg]
+        self.interfaces: list = wanted.get("interfaces", [])  # type: ignore[type-arg]
+        self.reservation = ports.Reservation()
+        self._containers, _, self._name = bundle.rstrip("/").rpartition("/")
+        self._locks: list[int] = []
+
+    def reserve(self) -> None:
+        """Take the ports; raises Failure that names who has one."""
+        step = Step()
+        try:
+            self.reservation.take(self.ports, self._name, self._containers, step)
+        except OSError as error:
+            raise step.failure(error) from error
+
+    def connect(self, pid: int) -> None:
+        """Put a link into the network namespace of *pid* for each interface, on its bridge; raises Failure."""
+        step = Step()
+        try:
+            self._connect(pid, step)
+        except OSError as error:
+            raise step.failure(error) from error
+
+    def _connect(self, pid: int, step: Step) -> None:
+        for network in sorted({item["network"] for item in self.interfaces}):
+            step.doing = f"lock the network {network}"
+            self._locks.append(_hold(self._containers, network))
+        routes = Routes()
+        hairpin = wants_hairpin()
+        for item in self.interfaces:
+            step.doing = f"connect {item['name']} to the network {item['network']}"
+            bridge = index_of(item["bridge"])
+            if not bridge:
+                unit = f"gear-network@{item['network']}.service"
+                raise Failure(
+                    f"can't {step.doing}: there is no link {item['bridge']}; see systemctl status {unit}"
+                )
+            if index_of(item["host"]):
+                # Of an earlier start: its namespace is not gone yet, or somebody still holds it.
+                routes.delete_link(item["host"])
+            routes.add_veth(item["host"], bridge, item["name"], pid, mac=item["mac"], mtu=item["mtu"])
+            if hairpin:
+                routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+        routes.close()
+
+    def publish(self) -> None:
+        """Have nftables lead the ports here; raises Failure when another container's are in the way."""
+        step = Step()
+        try:
+            if self.ports:
+                maps = Maps()
+                for port in self.ports:
+                    self._publish(maps, port, step)
+                maps.close()
+        except OSError as error:
+            raise step.failure(error) from error
+        for lock in self._locks:
+            os.close(lock)
+
+    def _publish(self, maps: Maps, port: dict, step: Step) -> None:  # type: ignore[type-arg]
+        step.doing = f"publish port {ports.shown(port)}"
+        wanted = elements(port, self._name)
+        try:
+            maps.add(wanted)
+        except OSError as error:
+            if error.errno == ENOENT:
+                unit = f"gear-network@{port['table'].removeprefix('gear-')}.service"
+                raise Failure(
+                    f"can't {step.doing}: nftables has no table {port['table']}; try systemctl restart {unit}"
+                ) from error
+            if error.errno not in (EEXIST, EBUSY):
+                raise
+            owner = ports.container_with(port, self._name, self._containers)
+            if owner:
+                raise Failure(f"can't {step.doing}: it is taken by the container {owner}") from error
+            maps.replace(wanted)  # left by a container that was ended hard, perhaps this one
+        if port["protocol"] == "udp":
+            from gear.helper import conntrack
+
+            conntrack.forget_port(port["port"])
+
+
+def _hold(containers: str, network: str) -> int:
+    """Keep `up` and `down` of *network* from coming between; the descriptor is to be closed."""
+    path = f"{containers.rpartition('/')[0]}/networks/{network}"
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flock(lock, LOCK_SH)
+    return lock
+
+
+def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
+    """In the container's network namespace: addresses and routes, and the links up."""
+    routes = Routes()
+    for item in interfaces:
+        step.doing = f"give {item['name']} its addresses"
+        addresses, gateways = usable(item["addresses"]), usable(item["gateways"])
+        if any(":" in address for address in addresses):
+            # The neighbours may be anybody's: none of them is to become a router by saying so.
+            write(f"ipv6/conf/{item['name']}/accept_ra", "0")
+        routes.configure(index_of(item["name"]), addresses, gateways)
+    routes.close()
+
+
+def unpublish(bundle: str) -> None:
+    """Remove what may be left of a container that has ended; raises Failure and OSError."""
+    containers, _, name = bundle.rstrip("/").rpartition("/")
+    wanted = ports.network_of(name, containers)
+    try:
+        networks = sorted(os.listdir(f"{containers.rpartition('/')[0]}/networks"))
+    except FileNotFoundError:
+        networks = []
+    maps = Maps()
+    # Of every network: what it was started with may be another thing than what is installed now.
+    for network in networks:
+        try:
+            _hold(containers, network)  # to the end of this process
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # removed meanwhile, or no network
+        maps.remove_of(f"gear-{network}", name)
+    maps.close()
+    if wanted.get("interfaces"):
+        from gear.helper import conntrack
+
+        routes = Routes()
+        for item in wanted["interfaces"]:
+            routes.delete_link(item["host"])
+            for address in item["addresses"]:
+                # Whoever gets the address next is not to get the answers.
+                conntrack.forget_address(address.partition("/")[0])
+        routes.close()

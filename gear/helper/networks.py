@@ -1,0 +1,163 @@
+"""A network of the host, by its unit `gear-network@NAME.service`: `network up DIRECTORY`, `network down DIRECTORY`, and
+`network unpublish CONTAINER`, which containers' units run after their end.
+
+`up` makes it so, whatever there was: it can be run again at any time, and containers that run stay, get connected again
+and have their ports published again.  `down` leaves containers running, without this network.
+"""
+
+from __future__ import annotations
+
+import posix as os
+import sys
+from _socket import AF_INET, inet_pton
+from fcntl import LOCK_EX, flock
+
+from gear.helper import network, ports, ruleset, sysctls
+from gear.helper.bundle import load_json
+from gear.helper.failure import Failure, Step
+from gear.helper.nftables import Element, Maps, elements
+from gear.helper.rtnetlink import Routes, index_of
+
+_NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft")
+
+
+def main(arguments: list[str]) -> int:
+    """Serve one call; returns the exit status."""
+    verb, directory = arguments
+    step = Step()
+    try:
+        try:
+            {"up": up, "down": down, "unpublish": unpublish}[verb](directory.rstrip("/"), step)
+        except OSError as error:
+            raise step.failure(error) from error
+    except Failure as failure:
+        print(f"gear: {failure.message}", file=sys.stderr, flush=True)
+        return failure.status
+    return 0
+
+
+def unpublish(bundle: str, step: Step) -> None:
+    """Remove what a container that has ended may have left."""
+    step.doing = f"remove what is left of the network of {bundle}"
+    network.unpublish(bundle)
+
+
+def up(directory: str, step: Step) -> None:
+    """Make bridge, settings and rules as DIRECTORY/network.json has them."""
+    definition = _locked(directory, step)
+    name = definition["interface"]
+    routes = Routes()
+    step.doing = f"make the bridge {name}"
+    if not index_of(name):
+        routes.add_bridge(name, _mac(definition))
+    bridge = index_of(name)
+    routes.set_up(bridge, mtu=definition["mtu"], alias=f"gear network {definition['name']}")
+    step.doing = f"give the bridge {name} its addresses"
+    gateways = [_gateway(item) for item in definition["subnets"]]
+    routes.set_addresses(bridge, sysctls.usable(gateways))
+    _settings(definition, step)
+    loopback6 = sysctls.translates_loopback6() and any(":" in item for item in sysctls.usable(gateways))
+    if loopback6:
+        step.doing = f"route ::1 on the bridge {name}"
+        routes.route_loopback(bridge)
+    published = _reconnect(directory, definition, routes, bridge, step)
+    routes.close()
+    step.doing = "load the rules of nftables"
+    _load(ruleset.render(definition, published, loopback6=loopback6), step)
+
+
+def down(directory: str, step: Step) -> None:
+    """Remove the rules and the bridge of a network; its containers run on without it."""
+    definition = _locked(directory, step)
+    step.doing = "remove the rules of nftables"
+    maps = Maps()
+    maps.delete_table(ruleset.table_of(definition["name"]))
+    maps.close()
+    step.doing = f"remove the bridge {definition['interface']}"
+    routes = Routes()
+    routes.delete_link(definition["interface"])
+    routes.close()
+
+
+def _locked(directory: str, step: Step) -> dict:  # type: ignore[type-arg]
+    """The definition; no container is connected or published until this process ends."""
+    step.doing = f"lock the network {directory}"
+    flock(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_EX)
+    step.doing = f"read {directory}/network.json"
+    return load_json(f"{directory}/network.json")
+
+
+def _gateway(subnet: dict) -> str:  # type: ignore[type-arg]
+    return f"{subnet['gateway']}/{subnet['subnet'].partition('/')[2]}"
+
+
+def _mac(definition: dict) -> str:  # type: ignore[type-arg]
+    """A local address made of the gateway's, the same at each boot, so that no neighbour has a wrong one."""
+    for subnet in definition["subnets"]:
+        if ":" not in subnet["gateway"]:
+            return ":".join([f"{byte:02x}" for byte in b"\x02g" + inet_pton(AF_INET, subnet["gateway"])])
+    return ":".join([f"{byte:02x}" for byte in b"\x02g" + os.urandom(4)])
+
+
+def _settings(definition: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """The kernel's variables: forwarding for the host, and answers to 127.0.0.1 for the bridge."""
+    name = definition["interface"]
+    step.doing = f"set the kernel's variables for {name}"
+    if sysctls.read("ipv6/conf/all/forwarding"):
+        sysctls.write(f"ipv6/conf/{name}/accept_ra", "0")
+    if not definition["internal"]:
+        sysctls.write("ipv4/ip_forward", "1")
+        if sysctls.read("ipv6/conf/all/forwarding") == "0":
+            for interface in os.listdir("/proc/sys/net/ipv6/conf"):
+                # A router takes no advertisements of others unless told so: the host would lose its default route.
+                variable = f"ipv6/conf/{interface}/accept_ra"
+                if interface not in ("all", "default", name) and sysctls.read(variable) == "1":
+                    sysctls.write(variable, "2")
+            sysctls.write("ipv6/conf/all/forwarding", "1")
+    sysctls.write(f"ipv4/conf/{name}/route_localnet", "1")
+
+
+def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, step: Step) -> list[Element]:  # type: ignore
+    """Make the links of containers that run ports of the bridge again; returns the elements of their ports."""
+    containers = f"{directory.rpartition('/')[0].rpartition('/')[0]}/containers"
+    table, hairpin = ruleset.table_of(definition["name"]), sysctls.wants_hairpin()
+    published: list[Element] = []
+    try:
+        names = sorted(os.listdir(containers))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        wanted = ports.network_of(name, containers)
+        running = False
+        for item in wanted.get("interfaces", ()):
+            if item["network"] == definition["name"] and (link := index_of(item["host"])):
+                step.doing = f"connect {name} to the network {definition['name']}"
+                routes.set_port(link, bridge, hairpin=hairpin)
+                running = True
+        if running:
+            mine = [port for port in wanted.get("ports", ()) if port["table"] == table]
+            published += [element for port in mine for element in elements(port, name)]
+    return published
+
+
+def _load(rules: str, step: Step) -> None:
+    """Have nft(8) load *rules*, all or nothing."""
+    for program in _NFT:
+        if os.access(program, os.X_OK):
+            break
+    else:
+        raise Failure(f"can't {step.doing}: nft is not there; apt-get install nftables")
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pid = os.posix_spawn(
+        program, [program, "-f", "-"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)]
+    )
+    os.close(reading)
+    view = memoryview(rules.encode())
+    try:
+        while view:
+            view = view[os.write(writing, view) :]
+    except BrokenPipeError:
+        pass  # it has ended, and says why
+    os.close(writing)
+    if os.waitpid(pid, 0)[1]:
+        raise Failure(f"can't {step.doing}: nft has refused them, see above")

@@ -1,0 +1,205 @@
+"""Links, addresses and routes over rtnetlink(7), as far as containers and their bridges need them.
+
+Not for policy: which names and addresses there are is the caller's.  Each call raises OSError (netlink.Refused) with
+the kernel's own words.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, if_nametoindex, inet_pton
+
+from gear.helper import netlink
+from gear.helper.netlink import CREATE, DUMP, EXCL, ORDER, REPLACE, Netlink, attribute, nest, text, u8, u32
+
+# linux/rtnetlink.h
+_NEWLINK = 16
+_DELLINK = 17
+_NEWADDR = 20
+_DELADDR = 21
+_GETADDR = 22
+_NEWROUTE = 24
+_RT_TABLE_MAIN = 254
+_RT_TABLE_LOCAL = 255
+_RTPROT_STATIC = 4
+_RT_SCOPE_UNIVERSE = 0
+_RTN_UNICAST = 1
+_RTN_LOCAL = 2
+_RTA_DST = 1
+_RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_PRIORITY = 6
+# linux/if_link.h
+_IFLA_ADDRESS = 1
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_MASTER = 10
+_IFLA_LINKINFO = 18
+_IFLA_NET_NS_PID = 19
+_IFLA_IFALIAS = 20
+_IFLA_AF_SPEC = 26
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_IFLA_INFO_SLAVE_KIND = 4
+_IFLA_INFO_SLAVE_DATA = 5
+_IFLA_BRPORT_MODE = 4  # hairpin
+_IFLA_INET6_ADDR_GEN_MODE = 8
+_ADDR_GEN_MODE_NONE = 1
+_VETH_INFO_PEER = 1  # linux/veth.h
+# linux/if_addr.h
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+_IFA_FLAGS = 8
+_IFA_F_NODAD = 0x02
+_IFA_F_PERMANENT = 0x80
+_IFF_UP = 0x1
+# Behind the routes that the kernel itself makes for ::1.
+_LOOPBACK_METRIC = 4096
+
+EEXIST = 17
+ENODEV = 19
+ENOENT = 2
+
+
+def packed_mac(mac: str) -> bytes:
+    """The six bytes of 02:00:00:00:00:01."""
+    return bytes([int(part, 16) for part in mac.split(":")])
+
+
+def _parse(address: str) -> tuple[int, bytes]:
+    """Family and bytes of an address without a prefix."""
+    family = AF_INET6 if ":" in address else AF_INET
+    return family, inet_pton(family, address)
+
+
+def _link(index: int = 0, *, up: bool = False) -> bytes:
+    """struct ifinfomsg, linux/rtnetlink.h: family, type, index, flags and which of them to change."""
+    flags = _IFF_UP if up else 0
+    return bytes(4) + index.to_bytes(4, ORDER) + flags.to_bytes(4, ORDER) + flags.to_bytes(4, ORDER)
+
+
+class Routes:
+    """A socket of rtnetlink, in the network namespace of the process that makes it."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink(netlink.ROUTE)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def add_veth(self, host: str, bridge: int, peer: str, pid: int, *, mac: str, mtu: int | None) -> None:
+        """A pair: *host* here, up and a port of the link *bridge*, and *peer* with *mac* where process *pid* is."""
+        size = u32(_IFLA_MTU, mtu) if mtu else b""
+        other = [text(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, packed_mac(mac)), size]
+        other.append(u32(_IFLA_NET_NS_PID, pid))
+        pair = nest(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | netlink.NESTED, _link() + b"".join(other)))
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), pair)
+        # No address of its own: a port of a bridge needs none, and looking for others that have it takes time.
+        silent = nest(_IFLA_AF_SPEC, nest(AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE)))
+        name = text(_IFLA_IFNAME, host)
+        self._netlink.send(
+            (_NEWLINK, CREATE | EXCL, _link() + name + size + info),
+            (_NEWLINK, 0, _link(up=True) + name + silent + u32(_IFLA_MASTER, bridge)),
+        )
+
+    def add_bridge(self, name: str, mac: str) -> None:
+        """A bridge with *mac*, which it keeps whatever its ports have; down."""
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "bridge"))
+        body = _link() + text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, packed_mac(mac)) + info
+        self._netlink.send((_NEWLINK, CREATE | EXCL, body))
+
+    def set_up(self, index: int, *, mtu: int | None = None, alias: str | None = None) -> None:
+        """Bring up the link *index*, with what is given."""
+        size = u32(_IFLA_MTU, mtu) if mtu else b""
+        words = attribute(_IFLA_IFALIAS, alias.encode()) if alias is not None else b""
+        self._netlink.send((_NEWLINK, 0, _link(index, up=True) + size + words))
+
+    def set_port(self, index: int, bridge: int, *, hairpin: bool) -> None:
+        """Make the link *index* an active port of *bridge*; with *hairpin* it may get back what it has sent."""
+        self._netlink.send((_NEWLINK, 0, _link(index, up=True) + u32(_IFLA_MASTER, bridge)))
+        data = nest(_IFLA_INFO_SLAVE_DATA, u8(_IFLA_BRPORT_MODE, int(hairpin)))
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), data)
+        self._netlink.send((_NEWLINK, 0, _link(index) + info))
+
+    def delete_link(self, name: str) -> bool:
+        """Remove the link *name*, and with a veth its peer; whether it was there."""
+        try:
+            self._netlink.send((_DELLINK, 0, _link() + text(_IFLA_IFNAME, name)))
+        except OSError as error:
+            if error.errno != ENODEV:
+                raise
+            return False
+        return True
+
+    def configure(self, index: int, addresses: list[str], gateways: list[str]) -> None:
+        """Bring up the link *index* and give it addresses (ADDRESS/PREFIX) and default routes, all at once."""
+        requests = [(_NEWLINK, 0, _link(index, up=True))]
+        requests += [(_NEWADDR, CREATE | REPLACE, _address(index, address)) for address in addresses]
+        for gateway in gateways:
+            family, packed = _parse(gateway)
+            body = _route(family, 0, _RT_TABLE_MAIN, _RTN_UNICAST)
+            body += attribute(_RTA_GATEWAY, packed) + u32(_RTA_OIF, index)
+            requests.append((_NEWROUTE, CREATE | REPLACE, body))
+        self._netlink.send(*requests)
+
+    def addresses(self, index: int) -> set[tuple[bytes, int]]:
+        """The addresses that were given to the link *index*: bytes and prefix.  Not those it has made itself."""
+        found = set()
+        for answer in self._netlink.ask(_GETADDR, DUMP, bytes(8)):
+            if int.from_bytes(answer[4:8], ORDER) != index:
+                continue
+            had = netlink.attributes(answer[8:])
+            address = had.get(_IFA_LOCAL) or had.get(_IFA_ADDRESS, b"")
+            if not (len(address) == 16 and address[:2] == b"\xfe\x80"):
+                found.add((address, answer[1]))
+        return found
+
+    def set_addresses(self, index: int, wanted: list[str]) -> None:
+        """Give the link *index* the addresses *wanted* (ADDRESS/PREFIX) and take all others from it."""
+        keep = {(_parse(item.partition("/")[0])[1], int(item.partition("/")[2])) for item in wanted}
+        # First of all: with a subnet's first address its others go, too.
+        for address, prefix in self.addresses(index) - keep:
+            self._netlink.send((_DELADDR, 0, _packed_address(index, address, prefix)))
+        if wanted:
+            self._netlink.send(*[(_NEWADDR, CREATE | REPLACE, _address(index, item)) for item in wanted])
+
+    def route_loopback(self, index: int) -> None:
+        """Take ::1 for this host's own on packets that come from the link *index*, too.
+
+        None with that address gets so far from a wire (ip6_rcv_core() drops them); but the answers to what was sent
+        from ::1 and translated get it back there, and the kernel looks for a route of the link that they came from.
+        """
+        family, packed = _parse("::1")
+        body = _route(family, 128, _RT_TABLE_LOCAL, _RTN_LOCAL)
+        body += attribute(_RTA_DST, packed) + u32(_RTA_OIF, index) + u32(_RTA_PRIORITY, _LOOPBACK_METRIC)
+        self._netlink.send((_NEWROUTE, CREATE | REPLACE, body))
+
+
+def _address(index: int, address: str) -> bytes:
+    """The body of a message about ADDRESS/PREFIX of the link *index*."""
+    host, _, prefix = address.partition("/")
+    return _packed_address(index, _parse(host)[1], int(prefix))
+
+
+def _packed_address(index: int, packed: bytes, prefix: int) -> bytes:
+    family = AF_INET6 if len(packed) == 16 else AF_INET
+    # struct ifaddrmsg, linux/if_addr.h: family, prefix, flags, scope, index.
+    body = bytes([family, prefix, 0, _RT_SCOPE_UNIVERSE]) + index.to_bytes(4, ORDER)
+    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+    if family == AF_INET6:
+        # gear gives each address once: to look first whether another host has it would take a second.
+        body += u32(_IFA_FLAGS, _IFA_F_NODAD | _IFA_F_PERMANENT)
+    return body
+
+
+def _route(family: int, prefix: int, table: int, kind: int) -> bytes:
+    """struct rtmsg, linux/rtnetlink.h: family, length of destination and source, TOS, table, protocol, scope, type."""
+    return bytes([family, prefix, 0, 0, table, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, kind]) + bytes(4)
+
+
+def index_of(name: str) -> int:
+    """The number of the link *name*, or 0 when there is none."""
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        return 0

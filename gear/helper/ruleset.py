@@ -1,0 +1,121 @@
+"""The nftables ruleset of a network as readable text: a pure function of its definition and of what is published.
+
+One table for each network, which replaces its predecessor in one transaction.  Nothing here touches the rules of
+others, and `accept` in a chain of this table ends that chain alone: the host's own chains decide as well, and what one
+of them drops is dropped.
+"""
+
+from __future__ import annotations
+
+from gear.helper.nftables import Element
+
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The bridges of gear's networks are called so.
+INTERFACES = "gear-*"
+
+
+def table_of(name: str) -> str:
+    """The table of the network *name*."""
+    return f"gear-{name}"
+
+
+def render(network: dict, published: Iterable[Element], *, loopback6: bool) -> str:  # type: ignore[type-arg]
+    """What `nft -f` makes the table of *network* (network.json) with; *published* are the elements of its maps.
+
+    With *loopback6* ports are also published on ::1.
+    """
+    table, bridge = table_of(network["name"]), network["interface"]
+    subnets = [(("ip6" if ":" in item["subnet"] else "ip"), item["subnet"]) for item in network["subnets"]]
+    chains = [_maps(published), *_translation(loopback6=loopback6)]
+    chains += [_guard(bridge), _forward(network, subnets), _postrouting(network, subnets)]
+    # Declared first, so that there is one to delete.
+    return f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{''.join(chains)}}}\n"
+
+
+def _chain(name: str, hook: str, rules: list[str]) -> str:
+    lines = "".join([f"        {line}\n" for line in ([hook] if hook else []) + rules])
+    return f"    chain {name} {{\n{lines}    }}\n"
+
+
+def _maps(published: Iterable[Element]) -> str:
+    """Published ports: protocol and port on any address of the host, or address, protocol and port."""
+    text = ""
+    for name, key in (("any", ""), ("one", "{} . ")):
+        for family, kind in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
+            lines = []
+            for item in published:
+                if item.map == name + family:
+                    host = f"{item.address} . " if item.address else ""
+                    what = f'{host}{item.protocol} . {item.port} comment "{item.owner}"'
+                    lines.append(f"            {what} : {item.to} . {item.target}")
+            elements = "        elements = {{\n{}\n        }}\n".format(",\n".join(lines)) if lines else ""
+            types = f"{key.format(kind)}inet_proto . inet_service : {kind} . inet_service"
+            text += f"    map {name}{family} {{\n        type {types}\n{elements}    }}\n"
+    return text
+
+
+def _translation(*, loopback6: bool) -> list[str]:
+    """Where published ports lead: for what comes to the host, and for what it sends to itself."""
+    number = "meta l4proto . th dport"
+    rules = [
+        f"dnat ip to ip daddr . {number} map @one4",
+        f"dnat ip6 to ip6 daddr . {number} map @one6",
+        f"fib daddr type local dnat ip to {number} map @any4",
+        f"fib daddr type local dnat ip6 to {number} map @any6",
+    ]
+    # What can't work is refused at once, so that clients of `localhost` go on to 127.0.0.1.
+    own = [] if loopback6 else ["ip6 daddr ::1 return"]
+    return [
+        _chain("published", "", rules),
+        _chain("prerouting", "type nat hook prerouting priority -100;", ["jump published"]),
+        _chain("output", "type nat hook output priority -100;", [*own, "jump published"]),
+    ]
+
+
+def _guard(bridge: str) -> str:
+    """With route_localnet the kernel no longer refuses loopback addresses on the bridge: only answers have them."""
+    rules = [f'iifname "{bridge}" ip {side} 127.0.0.0/8 drop' for side in ("daddr", "saddr")]
+    # Before the translation of addresses, so that no answer has one of these yet.
+    return _chain("guard", "type filter hook prerouting priority -300;", rules)
+
+
+def _forward(network: dict, subnets: list[tuple[str, str]]) -> str:  # type: ignore[type-arg]
+    """Who may go in and out; nothing but what is published is reached from outside."""
+    inside, bridge = network["interface"], f'oifname "{network["interface"]}"'
+    rules = [
+        f'iifname "{inside}" oifname "{inside}" accept'
+    ]  # with br_netfilter, bridged frames come by as well
+    if network["internal"]:
+        rules += [f'iifname "{inside}" drop', f"{bridge} drop"]
+        return _chain("forward", "type filter hook forward priority 0;", rules)
+    for family in ("ip", "ip6"):
+        own = ", ".join(subnet for kind, subnet in subnets if kind == family)
+        version = "ipv4" if family == "ip" else "ipv6"
+        rules.append(
+            f'iifname "{inside}" {family} saddr != {{ {own} }} drop'
+            if own
+            else f'iifname "{inside}" meta nfproto {version} drop'
+        )
+    rules += [f"{bridge} ct state established,related accept", f"{bridge} ct status dnat accept"]
+    if not network["isolate"]:
+        rules.append(f'{bridge} iifname "{INTERFACES}" accept')
+    rules.append(f"{bridge} drop")
+    return _chain("forward", "type filter hook forward priority 0;", rules)
+
+
+def _postrouting(network: dict, subnets: list[tuple[str, str]]) -> str:  # type: ignore[type-arg]
+    """Whose address is replaced by the host's; that of a client outside never is."""
+    bridge = network["interface"]
+    # From the host to itself: a container can't answer to a loopback address.
+    rules = [
+        f'oifname "{bridge}" {loopback} masquerade' for loopback in ("ip saddr 127.0.0.0/8", "ip6 saddr ::1")
+    ]
+    for family, subnet in subnets:
+        # From a container by the host's address to one of the same network: the answer has to come back here.
+        rules.append(f'oifname "{bridge}" {family} saddr {subnet} ct status dnat masquerade')
+        if not network["internal"]:
+            rules.append(f'oifname != "{bridge}" {family} saddr {subnet} masquerade')
+    return _chain("postrouting", "type nat hook postrouting priority 100;", rules)

@@ -1,0 +1,328 @@
+"""How a container is connected: the member `network` of spec.json, the words for it, and the grammar of the options.
+
+Only what one container has.  What a network is, is in gear/definition.py; where addresses and free ports come from, in
+gear/connecting.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gear import members
+from gear.errors import UsageError
+from gear.model import NAME, container_name
+
+# What a container gets that is asked for no network and no published port.
+DEFAULT_NETWORK = "none"
+# The network that is made when it is first used.
+ON_DEMAND = "default"
+
+NONE, HOST, BRIDGE = "none", "host", "bridge"
+# What stands before the name of a container whose network is shared.
+CONTAINER = "container:"
+# Words of --net that no network can have for a name.
+RESERVED = (NONE, HOST, BRIDGE, "container", "private")
+PROTOCOLS = ("tcp", "udp")
+# By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
+PORT_MODES = ("nat", "socket", "fd")
+ANY4, ANY6 = "0.0.0.0", "::"
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_PUBLISH = re.compile(
+    r"(?:(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?=[^:]*:))?"
+    r"(?:(?P<external>[0-9]{1,5}(?:-[0-9]{1,5})?)?:)?"
+    r"(?P<internal>[0-9]{1,5}(?:-[0-9]{1,5})?)"
+    r"(?:/(?P<protocol>[A-Za-z]+))?(?:,(?P<mode>[A-Za-z]+))?",
+    re.ASCII,
+)
+_INTERNAL_EXTERNAL = re.compile(r"([0-9]{1,5}):([0-9]{0,5})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One network interface.  As long as it is only asked for, the name and MAC are empty and None stands for an
+    address that is still to be chosen; once it is settled, None means that the network has none of that family."""
+
+    network: str
+    interface: str = ""
+    ip: str | None = None
+    ip6: str | None = None
+    mac: str = ""
+
+    def addresses(self) -> tuple[str, ...]:
+        """Those it has."""
+        return tuple(address for address in (self.ip, self.ip6) if address is not None)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A published port.  *address* is one of the host's, or empty for all.  As long as it is only asked for, *external*
+    0 stands for a free one, out of *choice* (first, last) if that is given."""
+
+    address: str
+    external: int
+    internal: int
+    protocol: str = "tcp"
+    mode: str = "nat"
+    choice: tuple[int, int] | None = None
+
+    def families(self) -> tuple[int, ...]:
+        """The versions of the Internet protocol on which it is published."""
+        return (4, 6) if not self.address else (6,) if ":" in self.address else (4,)
+
+    def overlaps(self, other: Port) -> bool:
+        """Whether one connection could mean both."""
+        every = ("", ANY4, ANY6)
+        return (
+            (self.protocol, self.external) == (other.protocol, other.external)
+            and bool(set(self.families()) & set(other.families()))
+            and (self.address in every or other.address in every or self.address == other.address)
+        )
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        mode = "" if self.mode == "nat" else f",{self.mode}"
+        where = f"{address}:{self.external or ''}" if address else f"{self.external or ''}"
+        return f"{where}:{self.internal}/{self.protocol}{mode}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a container is connected: *mode* is none, host, bridge (then it has interfaces) or container:NAME."""
+
+    mode: str = NONE
+    interfaces: tuple[Interface, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of those it is on."""
+        return tuple(item.network for item in self.interfaces)
+
+    @property
+    def words(self) -> str:
+        """What --net takes for it, with blanks between."""
+        return " ".join(self.networks) if self.mode == BRIDGE else self.mode
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The member of spec.json."""
+        return {
+            "mode": self.mode,
+            "interfaces": [
+                {
+                    "network": item.network,
+                    "interface": item.interface,
+                    "ip": item.ip,
+                    "ip6": item.ip6,
+                    "mac": item.mac,
+                }
+                for item in self.interfaces
+            ],
+            "ports": [
+                {
+                    "address": port.address,
+                    "external": port.external,
+                    "internal": port.internal,
+                    "protocol": port.protocol,
+                    "mode": port.mode,
+                }
+                for port in self.ports
+            ],
+        }
+
+    @classmethod
+    def read(cls, document: Any) -> Network:
+        """The network in *document*; raises UsageError, TypeError, ValueError or KeyError for what is wrong with it."""
+        found = members.mapping(document)
+        if unknown := sorted(set(found) - {"mode", "interfaces", "ports"}):
+            raise ValueError(f"no such member: {unknown[0]}")
+        interfaces = tuple(_interface(item) for item in members.array(found.get("interfaces", [])))
+        ports = tuple(_port(item) for item in members.array(found.get("ports", [])))
+        return checked(cls(mode(members.text(found["mode"])), interfaces, ports))
+
+
+def checked(network: Network) -> Network:
+    """*network* if its parts go together; raises UsageError."""
+    if (network.mode == BRIDGE) != bool(network.interfaces):
+        raise UsageError("The mode bridge and interfaces belong together.")
+    if network.ports and network.mode != BRIDGE:
+        hint = "Leave -p out: what listens inside listens on the host." if network.mode == HOST else None
+        raise UsageError(f"With --net {network.mode} no port can be published.", hint=hint)
+    for what, values in (
+        ("the network", network.networks),
+        ("the interface", [item.interface for item in network.interfaces if item.interface]),
+    ):
+        if twice := next((value for value in values if list(values).count(value) > 1), None):
+            raise UsageError(f"A container can't have {what} {twice} twice.")
+    for number, port in enumerate(network.ports):
+        for other in network.ports[:number]:
+            if port.external and port.overlaps(other):
+                raise UsageError(
+                    f"The port {port.external}/{port.protocol} is published twice: {other} and {port}."
+                )
+    return network
+
+
+def _interface(value: Any) -> Interface:
+    item = members.mapping(value)
+    if set(item) - {"network", "interface", "ip", "ip6", "mac"}:
+        raise ValueError(f"{item!r} is no interface")
+    name, mac = members.text(item.get("interface", "")), members.text(item.get("mac", ""))
+    if name and (not _INTERFACE.fullmatch(name) or name in ("lo", ".", "..")):
+        raise ValueError(f"{name!r} can't name an interface")
+    return Interface(
+        network_name(members.text(item["network"])),
+        name,
+        members.optional(lambda text: ip_address(members.text(text), 4))(item.get("ip")),
+        members.optional(lambda text: ip_address(members.text(text), 6))(item.get("ip6")),
+        mac and mac_address(mac),
+    )
+
+
+def _port(value: Any) -> Port:
+    item = members.mapping(value)
+    if set(item) - {"address", "external", "internal", "protocol", "mode"}:
+        raise ValueError(f"{item!r} is no port")
+    external, internal = members.integer(item["external"]), members.integer(item["internal"])
+    return Port(
+        members.text(item["address"]) and ip_address(members.text(item["address"])),
+        external and port_number(external),
+        port_number(internal),
+        _one_of(members.text(item["protocol"]), PROTOCOLS, "protocol"),
+        _one_of(members.text(item["mode"]), PORT_MODES, "mode of a port"),
+    )
+
+
+def _one_of(text: str, words: tuple[str, ...], what: str) -> str:
+    if text not in words:
+        raise UsageError(f"{text[:40]!r} is no {what}.", hint=f"There are {', '.join(words)}.")
+    return text
+
+
+def mode(text: str) -> str:
+    """One of none, host, bridge, and container:NAME; raises UsageError."""
+    if text.startswith(CONTAINER):
+        return CONTAINER + container_name(text.removeprefix(CONTAINER))
+    return _one_of(text, (NONE, HOST, BRIDGE), "mode of a network")
+
+
+def network_name(text: str) -> str:
+    """*text* if it may name a network; raises UsageError otherwise."""
+    if not NAME.fullmatch(text) or text in RESERVED:
+        hint = "Use 1 to 63 letters, digits, '_', '.' or '-', and begin with a letter or digit."
+        if text in RESERVED:
+            hint = f"{', '.join(RESERVED)} have a meaning of their own."
+        raise UsageError(f"{text[:80]!r} can't name a network.", hint=hint)
+    return text
+
+
+def unit_name(network: str) -> str:
+    """The unit that makes the network *network* on the host."""
+    return f"gear-network@{network}.service"
+
+
+def ip_address(text: str, version: int | None = None) -> str:
+    """An address in its usual form, of IPv4 or IPv6 if *version* says so; raises UsageError."""
+    import ipaddress  # here: what has no addresses need not pay for it
+
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        found = None
+    # A zone (RFC 4007) is a matter of one machine's interfaces, and mapped addresses are IPv4 in other clothes.
+    mapped = getattr(found, "ipv4_mapped", None)
+    if found is None or "%" in text or mapped or version not in (None, found.version):
+        family = "IP" if version is None else f"IPv{version}"
+        raise UsageError(f"{text[:60]!r} is no {family} address.")
+    return str(found)
+
+
+def mac_address(text: str) -> str:
+    """The address of a network card in lower case, no multicast address; raises UsageError."""
+    plain = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(plain) or int(plain[:2], 16) & 1 or plain == "00:00:00:00:00:00":
+        raise UsageError(
+            f"{text[:40]!r} is no MAC address of an interface.", hint="For example 02:00:00:00:00:01."
+        )
+    return plain
+
+
+def port_number(value: int) -> int:
+    """1 to 65535; raises UsageError."""
+    if not 1 <= value <= 65535:
+        raise UsageError(f"{value} is no port.", hint="Ports are 1 to 65535.")
+    return value
+
+
+def port_range(text: str) -> tuple[int, int]:
+    """FIRST-LAST or one port, as (first, last); raises UsageError."""
+    first, _, last = text.partition("-")
+    if not re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})?", text, re.ASCII):
+        raise UsageError(f"{text[:40]!r} is no range of ports.", hint="Write FIRST-LAST.")
+    low, high = port_number(int(first)), port_number(int(last or first))
+    if low > high:
+        raise UsageError(f"{text} is no range of ports: it ends before it begins.")
+    return low, high
+
+
+def parse_net(text: str) -> str | Interface:
+    """`--net`: none, host, container:NAME, or NETWORK[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS]; raises UsageError."""
+    if text in (NONE, HOST) or text.startswith(CONTAINER):
+        return mode(text)
+    name, _, rest = text.partition(":")
+    wanted = Interface(network_name(name))
+    readers: dict[str, Callable[[str], str]] = {
+        "ip": lambda value: ip_address(value, 4),
+        "ip6": lambda value: ip_address(value, 6),
+        "mac": mac_address,
+    }
+    for word in rest.split(",") if rest else ():
+        key, _, value = word.partition("=")
+        if key not in readers:
+            raise UsageError(
+                f"{word[:60]!r} says nothing about an interface.", hint="There are ip=, ip6= and mac=."
+            )
+        wanted = replace(wanted, **{key: readers[key](value)})
+    return wanted
+
+
+def parse_publish(text: str) -> tuple[Port, ...]:
+    """`-p`: [IP:]EXT:INT[/tcp|udp][,MODE], where EXT may be empty, 0 or left out with its colon for a free port, and
+    each may be a range FIRST-LAST; raises UsageError."""
+    match = _PUBLISH.fullmatch(text)
+    if not match:
+        raise UsageError(
+            f"{text[:80]!r} publishes no port.",
+            hint="Write [ADDRESS:]EXTERNAL:INTERNAL[/tcp|udp], for example 8080:80; an IPv6 address in brackets.",
+        )
+    address = ip_address(match["address"].strip("[]")) if match["address"] else ""
+    protocol = _one_of((match["protocol"] or "tcp").lower(), PROTOCOLS, "protocol of a published port")
+    how = _one_of((match["mode"] or "nat").lower(), PORT_MODES, "mode of a published port")
+    low, high = port_range(match["internal"])
+    external = match["external"] or "0"
+    if not external.strip("0"):
+        return tuple(Port(address, 0, number, protocol, how) for number in range(low, high + 1))
+    first, last = port_range(external)
+    if low == high and first < last:  # Docker's way to say: any of these
+        return (Port(address, 0, low, protocol, how, (first, last)),)
+    if last - first != high - low:
+        raise UsageError(f"{text[:80]!r} does not fit: {external} and {match['internal']} are not as long.")
+    return tuple(Port(address, first + step, low + step, protocol, how) for step in range(high - low + 1))
+
+
+def parse_ports(text: str) -> tuple[Port, ...]:
+    """`--ports`, geard's spelling: INTERNAL:EXTERNAL,..., where EXTERNAL may be 0 or empty; raises UsageError."""
+    found = []
+    for word in text.split(","):
+        match = _INTERNAL_EXTERNAL.fullmatch(word)
+        if not match:
+            raise UsageError(
+                f"{word[:40]!r} publishes no port.", hint="Write INTERNAL:EXTERNAL, for example 80:8080."
+            )
+        external = int(match[2] or 0)
+        found.append(Port("", external and port_number(external), port_number(int(match[1]))))
+    return tuple(found)

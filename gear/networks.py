@@ -1,0 +1,318 @@
+"""Networks that containers share: made, shown, changed and removed, and containers connected to them.
+
+A network's truth is its definition (gear/definition.py); its unit, gear-network@NAME.service, makes the bridge and the
+rules when the first container on it starts.  What a change means for containers is rendered and compared like
+everything else: each gets its files anew, and one that runs is named if it has to be restarted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from gear import allocation, attachment, connecting, containers, definitions, files, install, lifecycle, store
+from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
+from gear.errors import GearError, HostError, UsageError
+from gear.model import Layout
+from gear.network import BRIDGE, NONE, Interface, Network, network_name, unit_name
+from gear.spec import Spec
+from gear.systemd import Manager
+
+_DEVICES = Path("/sys/class/net")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `network create` is going to do: the definition, its files that change (found, new), and the containers
+    that get other files, with what they ask for then."""
+
+    definition: Definition
+    files: dict[Path, tuple[bytes | None, bytes]]
+    containers: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
+class Created:
+    """What was done: *action* is created, changed or unchanged."""
+
+    definition: Definition
+    action: str
+    containers: tuple[str, ...]
+    restart_needed: tuple[str, ...]
+
+
+def users(layout: Layout, name: str) -> list[Spec]:
+    """The specs of the containers on the network *name*."""
+    specs = [containers.get(layout, container) for container in containers.names(layout)]
+    return [spec for spec in specs if name in spec.network.networks]
+
+
+def define(
+    layout: Layout,
+    name: str,
+    subnets: tuple[Subnet, ...],
+    *,
+    internal: bool = False,
+    isolate: bool = True,
+    mtu: int | None = None,
+) -> Definition:
+    """The network that a request means: without *subnets* those it has, or free ones; raises UsageError."""
+    old = definitions.find(layout, network_name(name))
+    if not subnets:
+        subnets = old.subnets if old is not None else definitions.free_subnets(layout)
+    return checked(Definition(name, interface_name(name), subnets, internal, isolate, mtu))
+
+
+def plan(layout: Layout, definition: Definition) -> Plan:
+    """What it takes to have *definition*; raises UsageError and HostError for what can't be."""
+    old = definitions.find(layout, definition.name)
+    for subnet in definition.subnets:
+        if old is None or subnet.subnet not in [item.subnet for item in old.subnets]:
+            _require_free(layout, definition, subnet.subnet)
+    _require_own_interface(layout, definition, new=old is None)
+    changed = containers.compare(connecting.rendered(layout, definition))
+    affected = []
+    busy = set(allocation.addresses(layout, definition.name))
+    for spec in users(layout, definition.name):
+        network = dataclasses.replace(
+            spec.network,
+            interfaces=tuple(_refit(item, old, definition, busy) for item in spec.network.interfaces),
+        )
+        if network != spec.network or _is_older(layout, spec, definition):
+            affected.append(dataclasses.replace(spec, network=network))
+    return Plan(definition, changed, tuple(affected))
+
+
+def _require_free(layout: Layout, definition: Definition, subnet: IPNetwork) -> None:
+    """Raise an error if anything else on this machine has addresses of *subnet*."""
+    for name in definitions.names(layout):
+        other = definitions.get(layout, name)
+        for item in other.subnets if name != definition.name else ():
+            if definitions.overlap(item.subnet, subnet):
+                raise UsageError(f"The subnet {subnet} overlaps with {item.subnet} of the network {name}.")
+    for route, interface in definitions.routes():
+        # A route to more than the subnet, as into a company's network, is one that a part may be taken out of.
+        if (
+            interface != definition.interface
+            and route.prefixlen >= subnet.prefixlen
+            and definitions.overlap(route, subnet)
+        ):
+            raise HostError(f"The subnet {subnet} is in use: this machine has {route} on {interface}.")
+
+
+def _require_own_interface(layout: Layout, definition: Definition, *, new: bool) -> None:
+    """Raise an error if the name of the bridge is not this network's alone."""
+    for name in definitions.names(layout):
+        if name != definition.name and definitions.get(layout, name).interface == definition.interface:
+            raise UsageError(f"{definition.name} would have the same interface as the network {name}.")
+    if new and (_DEVICES / definition.interface).exists():
+        raise HostError(
+            f"There is an interface {definition.interface} on this machine already.",
+            hint=f"If nobody needs it: ip link delete {definition.interface}",
+        )
+
+
+def _refit(interface: Interface, old: Definition | None, new: Definition, busy: set[str]) -> Interface:
+    """*interface* with what the network gives now: addresses that do not fit get their number in the new subnet, or a
+    gap that is filled later, as do those of a family that it had not.  *busy* are those that are taken."""
+    if interface.network != new.name:
+        return interface
+    kept: dict[int, str | None] = {4: interface.ip, 6: interface.ip6}
+    for version, address in kept.items():
+        subnet, before = new.subnet(version), old.subnet(version) if old is not None else None
+        if address is None or (subnet is not None and subnet.fits(address)):
+            continue
+        kept[version] = None
+        if subnet is not None and before is not None:
+            number = int(ip_address(address)) - int(before.subnet.network_address)
+            twin = str(subnet.subnet[number]) if 0 <= number < subnet.subnet.num_addresses else ""
+            part = subnet.range or subnet.subnet
+            if twin and twin not in busy and subnet.fits(twin) and ip_address(twin) in part:
+                kept[version] = twin
+    return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
+
+
+def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:
+    """Whether the container's files do not say of this network what they should."""
+    others = [name for name in spec.network.networks if name != definition.name]
+    networks = definitions.wanted(layout, others) | {definition.name: definition}
+    for item in spec.network.interfaces:
+        if item.network == definition.name:
+            have = {version for version, address in ((4, item.ip), (6, item.ip6)) if address is not None}
+            if have != {subnet.version for subnet in definition.subnets}:
+                return True
+    found = files.read_json(layout.containers / spec.name / "start.json")
+    member = attachment.start_member(spec.name, spec.network, networks)
+    return not isinstance(found, dict) or found.get("network") != member
+
+
+def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
+    """Make the network *definition*, or what there is of that name into it.
+
+    One that is up is made anew; containers that run stay connected to it, and those with other addresses need a
+    restart.
+    """
+    with files.locked(layout.lock), store.lease(layout):
+        planned = plan(layout, definition)
+        old = definitions.find(layout, definition.name)
+        install.publish_helper(layout)
+        connecting.publish(layout, definition)
+        for spec in planned.containers:
+            install.apply(layout, spec, containers.image_of(layout, spec))
+    names = [spec.name for spec in planned.containers]
+    _acquaint(manager, layout, definition.unit, names)
+    if is_up(manager, definition.name) and _is_stale(manager, layout, definition.name):
+        # Somebody asks for it, so how often it was made before does not count.
+        manager.reset_failed(definition.unit)
+        result = manager.restart([definition.unit])[definition.unit]
+        if result != "done":
+            raise GearError(
+                f"The network {definition.name} is defined, and could not be made anew: {result.rstrip('.')}.",
+                hint=f"journalctl -u {definition.unit}",
+            )
+    action = "created" if old is None else "changed" if planned.files or names else "unchanged"
+    return Created(definition, action, tuple(names), tuple(_stale(manager, layout, names)))
+
+
+def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:
+    """Make PID 1 know the network's unit and those of the containers *names*."""
+    install.acquaint(manager, layout, names)
+    manager.load(unit)
+    if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
+        manager.reload()
+
+
+def _stale(manager: Manager, layout: Layout, names: list[str]) -> list[str]:
+    """Which of the containers run with what was before."""
+    found = []
+    for name in names:
+        spec = containers.get(layout, name)
+        if containers.is_stale(spec, layout, manager.properties(spec.unit, "Service")):
+            found.append(name)
+    return found
+
+
+def is_up(manager: Manager, name: str) -> bool:
+    """Whether the network is there on the host."""
+    return bool(manager.get(unit_name(name), "ActiveState", "s") == "active")
+
+
+def _is_stale(manager: Manager, layout: Layout, name: str) -> bool:
+    """Whether a network that is up was made of an earlier definition."""
+    made = float(manager.get(unit_name(name), "ActiveEnterTimestamp", "t")) / 1e6
+    return os.stat(definitions.path(layout, name)).st_mtime > made
+
+
+def remove(manager: Manager, layout: Layout, name: str) -> bool:
+    """Remove the network *name*; tells whether there was one.  Raises GearError while containers are on it."""
+    network_name(name)
+    with files.locked(layout.lock):
+        directory, unit = layout.networks / name, connecting.unit_path(layout, name)
+        found = {spec.name for spec in users(layout, name)} | _lingering(layout, name)
+        if found:
+            names = sorted(found)
+            raise GearError(
+                f"The network {name} is in use by {', '.join(names)}.",
+                hint=f"gear network disconnect {name} {names[0]}",
+            )
+        if not directory.exists() and not unit.exists():
+            return False
+        result = manager.stop([unit.name])[unit.name]
+        if result != "done" and is_up(manager, name):
+            raise GearError(f"The network {name} could not be taken down: {result.rstrip('.')}.")
+        manager.reset_failed(unit.name)
+        files.remove_file(unit)
+        files.remove_tree(directory)
+        return True
+
+
+def _lingering(layout: Layout, name: str) -> set[str]:
+    """Containers that run on the network still, though they are not to be on it any more."""
+    owners = {item.name for item in allocation.addresses(layout, name).values()}
+    specs = [containers.find(layout, owner) for owner in sorted(owners)]
+    return {spec.name for spec in specs if spec is not None and lifecycle.runs_with_earlier(layout, spec)}
+
+
+def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> tuple[install.Installed, bool]:
+    """Put the container *name* on one more network; tells what changed, and whether it has to be restarted for it."""
+
+    def more(network: Network) -> Network:
+        if network.mode not in (NONE, BRIDGE):
+            raise UsageError(f"{name} can't be connected to networks: it has --net {network.mode}.")
+        if asked.network in network.networks:
+            raise UsageError(f"{name} is on the network {asked.network} already.")
+        return dataclasses.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
+
+    return _reconnect(manager, layout, name, more)
+
+
+def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> tuple[install.Installed, bool]:
+    """Take the container *name* off a network; returns what connect() does."""
+
+    def less(found: Network) -> Network:
+        rest = tuple(item for item in found.interfaces if item.network != network)
+        if rest == found.interfaces:
+            raise UsageError(f"{name} is not on a network {network}.")
+        if found.ports and not rest:
+            raise UsageError(
+                f"{name} publishes ports, so it can't leave its last network.",
+                hint="Install it again without -p, or connect it to another network first.",
+            )
+        return dataclasses.replace(found, mode=BRIDGE if rest else NONE, interfaces=rest)
+
+    return _reconnect(manager, layout, name, less)
+
+
+def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> tuple[install.Installed, bool]:
+    with files.locked(layout.lock), store.lease(layout):
+        spec = containers.get(layout, name)
+        if containers.run_of(layout, name) is not None:
+            raise GearError(f"{name} was run once and is not installed, so its networks can't be changed.")
+        wanted = dataclasses.replace(spec, network=change(spec.network))
+        done = install.apply(layout, wanted, containers.image_of(layout, spec))
+    install.acquaint(manager, layout, [name])
+    return done, bool(_stale(manager, layout, [name]))
+
+
+def summary(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
+    """What `gear network list` says of a network."""
+    definition = definitions.get(layout, name)
+    return {
+        "name": name,
+        "driver": definition.driver,
+        "interface": definition.interface,
+        "subnets": [str(item.subnet) for item in definition.subnets],
+        "internal": definition.internal,
+        "isolate": definition.isolate,
+        "up": is_up(manager, name),
+        "containers": [spec.name for spec in users(layout, name)],
+    }
+
+
+def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
+    """What `gear network inspect` says of a network."""
+    definition = definitions.get(layout, name)
+    up = is_up(manager, name)
+    return {
+        "definition": definition.to_mapping(),
+        "unit": definition.unit,
+        "up": up,
+        "changed": up and _is_stale(manager, layout, name),
+        "altered": [str(path) for path in containers.compare(connecting.rendered(layout, definition))],
+        "containers": [
+            {
+                "name": spec.name,
+                "interface": item.interface,
+                "ip": item.ip,
+                "ip6": item.ip6,
+                "mac": item.mac,
+            }
+            for spec in users(layout, name)
+            for item in spec.network.interfaces
+            if item.network == name
+        ],
+    }

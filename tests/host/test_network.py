@@ -1,0 +1,307 @@
+"""Networks and published ports from the command line to the wire: made, planned, changed, refused, removed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from gearhost import GearHost, killed
+
+PAGE = "It works"
+LINKS = "cd /var/lib/gear && find networks ports -type l -printf '%p %l\\n' | sort"
+
+
+@pytest.fixture
+def net(host: GearHost) -> Iterator[GearHost]:
+    """The host; containers and networks go with the test's end, and with them everything on the host."""
+    yield host
+    names = host.gear("list-units", "--all", "--quiet").split()
+    if names:
+        host.gear("delete", "--volumes", *names)
+    networks = host.gear("network", "list", "--quiet").split()
+    if networks:
+        host.gear("network", "rm", *networks)
+    assert (
+        host.sh("nft list tables | grep gear || :; ip -o link show | grep -E 'gear-|ve[0-9a-f]{12}' || :")
+        == ""
+    )
+    assert host.sh("cd /var/lib/gear && find networks ports -mindepth 1 2>/dev/null || :") == ""
+
+
+def page(host: GearHost, url: str) -> bool:
+    """Whether the demo image's page comes from *url*."""
+    return PAGE in host.sh(f"curl -sS -g -m 5 '{url}' 2>&1 || :")
+
+
+def address(host: GearHost, name: str, version: int = 4) -> str:
+    """The first address of a container."""
+    found = host.json("status", name)[0]["addresses"]
+    return str(next(item for item in found if (":" in item) == (version == 6)))
+
+
+def test_published_port_from_the_host_from_a_container_and_after_a_boot(net: GearHost) -> None:
+    net.gear("install", "hello", "pweb", "-p", "8080:8080", "--start")
+    net.gear("install", "hello", "pclient", "--net", "default", "--start")
+    four, six = address(net, "pweb"), address(net, "pweb", 6)
+    (gateway,) = (
+        item["gateway"] for item in _definition(net, "default")["subnets"] if ":" in item["gateway"]
+    )
+
+    def works() -> None:
+        for url in (
+            "http://127.0.0.1:8080/",
+            f"http://{four}:8080/",
+            f"http://[{six}]:8080/",
+            f"http://[{gateway}]:8080/",
+        ):
+            assert page(net, url), url
+        for url in (f"http://{four}:8080/", f"http://[{six}]:8080/"):
+            assert PAGE in net.gear("exec", "pclient", "wget", "-qO-", url)
+
+    works()
+    pid = net.pid("pweb")
+    net.sh("systemctl restart gear-network@default")
+    assert net.pid("pweb") == pid
+    works()
+    net.gear("stop", "pweb")
+    assert not page(net, "http://127.0.0.1:8080/")
+    net.gear("start", "pweb")
+    net.sh("systemctl kill --signal KILL ctr-pweb")
+    net.wait(lambda: net.pid("pweb") not in (0, pid), "a restart")
+    net.wait(lambda: page(net, "http://127.0.0.1:8080/"), "the page")
+    net.host.reboot()
+    net.wait(lambda: page(net, "http://127.0.0.1:8080/"), "the page after a boot")
+    assert (address(net, "pweb"), address(net, "pweb", 6)) == (four, six)
+    works()
+
+
+def _definition(host: GearHost, name: str) -> dict[str, list[dict[str, str]]]:
+    document: dict[str, list[dict[str, str]]] = json.loads(host.gear("network", "inspect", name))[0][
+        "definition"
+    ]
+    return document
+
+
+def test_what_is_published_is_what_is_installed(net: GearHost) -> None:
+    """Ports that are installed away are closed with the restart, those of another address are opened."""
+    net.gear("install", "hello", "cweb", "-p", "8080:8080", "-p", "8081:8080", "--start")
+    net.gear("install", "hello", "cweb", "-p", "127.0.0.1:8080:8080", "-p", "8082:8080")
+    # Until then it runs with what it had, and nobody else gets that.
+    assert page(net, "http://127.0.0.1:8081/")
+    assert "cother can't have the port 8081/tcp: cweb has it." in net.fails(
+        2, "install", "hello", "cother", "-p", "8081:80"
+    )
+    net.gear("restart", "cweb")
+    assert [page(net, f"http://127.0.0.1:{port}/") for port in (8080, 8081, 8082)] == [True, False, True]
+    assert "8081" in json.dumps(net.json("clean"))
+    net.gear("install", "hello", "cother", "-p", "8081:8080")
+    # Off all networks, it is reached by nobody from now on.
+    net.gear("install", "hello", "cweb", "--net", "none")
+    assert not page(net, "http://127.0.0.1:8082/")
+    net.gear("restart", "cweb")
+    net.gear("clean")
+    assert net.json("status", "cweb")[0]["addresses"] == []
+    assert "cweb" not in net.sh(LINKS)
+
+
+def test_a_port_of_a_program_is_an_error_that_names_it(net: GearHost) -> None:
+    net.sh("systemd-run --unit listener busybox httpd -f -p 20000")
+    net.wait(lambda: "20000" in net.sh("ss -ltn"), "a listener")
+    try:
+        # One that is chosen is another one.
+        net.gear("install", "hello", "lweb", "-p", "8080", "--start")
+        assert net.json("status", "lweb")[0]["ports"] == ["20001:8080/tcp"]
+        net.gear("install", "hello", "ltaken", "-p", "20000:8080")
+        error = net.fails(1, "start", "ltaken")
+        assert "publish port 20000/tcp: it is taken by busybox (pid " in error
+    finally:
+        net.sh("systemctl stop listener")
+    net.gear("start", "ltaken")
+    assert page(net, "http://127.0.0.1:20000/")
+
+
+def test_installing_many_at_once(net: GearHost) -> None:
+    script = "for n in $(seq 20); do gear install hello many$n -p 8080 -p 127.0.0.1::8080 & done; wait"
+    net.sh(script)
+    states = net.json("status", *[f"many{number}" for number in range(1, 21)])
+    assert len({state["address"] for state in states}) == 20
+    assert len({address for state in states for address in state["addresses"]}) == 40
+    assert len({port for state in states for port in state["ports"]}) == 40
+    assert len(net.sh(LINKS).splitlines()) == 80
+    net.gear("start", *[state["name"] for state in states])
+    ports = [state["ports"][0].partition(":")[0] for state in states]
+    for port in ports:
+        net.wait(lambda port=port: page(net, f"http://127.0.0.1:{port}/"), f"port {port}")  # type: ignore[misc]
+
+
+def test_install_on_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
+    command = ("install", "hello", "nvictim", "-p", "8080", "-p", "127.0.0.1:8081:8080")
+    net.gear(*command)
+    expected = net.sh(LINKS)
+    files = "cat /var/lib/gear/containers/nvictim/*.json /var/lib/gear/networks/*/network.json"
+    content = net.sh(files)
+    step = 1
+    while True:
+        net.gear("delete", "nvictim")
+        net.gear("network", "rm", "default")
+        if not killed(net, step, *command):
+            break
+        net.gear(*command)
+        assert net.sh(LINKS) == expected, f"after a kill at step {step}"
+        assert net.sh(files) == content
+        net.gear("clean")
+        assert net.sh(LINKS) == expected, f"after cleaning up step {step}"
+        step += 1
+    assert step > 50, "the kills did not reach install"
+
+
+def test_what_a_kill_leaves_is_cleaned(net: GearHost) -> None:
+    """Nobody runs the command again: clean frees everything, whatever the step."""
+    step = 1
+    while killed(net, step, "install", "hello", "gvictim", "-p", "8080", "--net", "default"):
+        if not net.gear("list-units", "--all", "--quiet"):
+            net.gear("clean")
+            assert "gvictim" not in net.sh(f"{LINKS}; ls uids")
+        net.gear("delete", "gvictim")
+        assert "gvictim" not in net.sh(LINKS)
+        step += 5
+    assert step > 50
+
+
+def test_plan_and_change_of_a_network(net: GearHost) -> None:
+    net.gear("network", "create", "plan1", "--subnet", "10.61.0.0/24")
+    net.gear("install", "hello", "planned", "--net", "plan1", "-p", "8070:8080", "--start")
+    pid = net.pid("planned")
+    before = net.sh("cat /var/lib/gear/networks/plan1/network.json")
+    wanted = ("plan1", "--subnet", "10.62.0.0/24", "--subnet", "fd62::/64", "--mtu", "1400")
+    plan = net.gear("network", "plan", *wanted)
+    assert '+      "subnet": "10.62.0.0/24"\n' in plan and "planned would be written anew" in plan
+    assert net.sh("cat /var/lib/gear/networks/plan1/network.json") == before
+    assert net.json("network", "plan", *wanted)["containers"] == ["planned"]
+    answer = net.json("network", "create", *wanted)
+    assert answer == {
+        "name": "plan1",
+        "action": "changed",
+        "containers": ["planned"],
+        "restart_needed": ["planned"],
+    }
+    assert net.pid("planned") == pid
+    assert "10.62.0.1/24" in net.sh("ip -o address show gear-plan1") and "10.61" not in net.sh(
+        "ip -o address"
+    )
+    net.gear("restart", "planned")
+    assert net.json("status", "planned")[0]["addresses"] == ["10.62.0.2", "fd62::2"]
+    assert "mtu 1400" in net.inside("planned", "ip link show eth0")
+    assert page(net, "http://127.0.0.1:8070/") and page(net, "http://[fd62::2]:8080/")
+    assert net.gear("network", "create", *wanted) == "plan1 is as it was\n"
+    assert net.gear("network", "plan", *wanted) == "plan1: nothing would change\n"
+    assert net.show("gear-network@plan1", "NeedDaemonReload") == "no"
+
+
+def test_change_of_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
+    net.gear("network", "create", "kill1", "--subnet", "10.63.0.0/24")
+    net.gear("install", "hello", "kvictim", "--net", "kill1", "--start")
+    step, subnets = 1, ("10.64.0.0/24", "10.63.0.0/24")
+    while killed(net, step, "network", "create", "kill1", "--subnet", subnets[step % 2]):
+        net.gear("network", "create", "kill1", "--subnet", subnets[step % 2])
+        assert (
+            net.gear("network", "plan", "kill1", "--subnet", subnets[step % 2])
+            == "kill1: nothing would change\n"
+        )
+        prefix = subnets[step % 2].removesuffix("0/24")
+        assert net.json("status", "kvictim")[0]["address"] == f"{prefix}2"
+        assert f"{prefix}1/24" in net.sh("ip -o address show gear-kill1")
+        (document,) = json.loads(net.gear("network", "inspect", "kill1"))
+        assert (document["up"], document["changed"], document["altered"]) == (True, False, [])
+        net.gear("clean")
+        step += 1
+    assert step > 10
+
+
+def test_connecting_and_disconnecting(net: GearHost) -> None:
+    net.gear("network", "create", "conn1", "--internal")
+    net.gear("network", "create", "conn2")
+    net.gear("install", "hello", "cdb", "--net", "conn1", "--start")
+    net.gear("install", "hello", "cweb2", "--net", "conn2", "-p", "8071:8080", "--start")
+    assert "cweb2 is connected to conn1" in (
+        out := net.gear("network", "connect", "conn1", "cweb2", "--mac", "02:0A:00:00:00:01")
+    )
+    assert "until: gear restart cweb2" in out
+    net.gear("restart", "cweb2")
+    assert "02:0a:00:00:00:01" in net.inside("cweb2", "ip link show eth1")
+    assert PAGE in net.gear("exec", "cweb2", "wget", "-qO-", f"http://{address(net, 'cdb')}:8080/")
+    # The way out is that of the other network, and an internal one has none.
+    assert "dev eth0" in net.inside("cweb2", "ip route show default")
+    assert net.inside("cdb", "ip route show default; ip -6 route show default") == ""
+    assert "cweb2 is on the network conn1 already." in net.fails(2, "network", "connect", "conn1", "cweb2")
+    assert "in use by cdb, cweb2." in net.fails(1, "network", "rm", "conn1")
+    assert "so it can't leave its last network" in (
+        net.gear("network", "disconnect", "conn1", "cweb2")
+        and net.fails(2, "network", "disconnect", "conn2", "cweb2")
+    )
+    # It runs on both until its restart.
+    net.gear("delete", "cdb")
+    assert "in use by cweb2." in net.fails(1, "network", "rm", "conn1")
+    net.gear("restart", "cweb2")
+    assert net.gear("network", "rm", "conn1") == "conn1 is removed\n"
+    assert net.gear("network", "rm", "conn1") == "conn1 is no network, so nothing was removed\n"
+
+
+def test_exposure(net: GearHost) -> None:
+    net.gear("install", "hello", "eweb", "-p", "8072:8080", "-p", "[::1]:8073:8080/udp", "--start")
+    net.gear("install", "hello", "ehost", "--net", "host")
+    net.gear("install", "hello", "enone")
+    rows = net.json("ports")
+    assert [(row["name"], row["mode"], row["external"], row["reach"], row["active"]) for row in rows] == [
+        ("ehost", "host", None, "who reaches what it listens on", False),
+        ("eweb", "nat", 8072, "everybody", True),
+        ("eweb", "nat", 8073, "this host", True),
+        ("eweb", "network", None, "containers of default, this host", True),
+    ]
+    assert net.json("ports", "enone") == []
+    assert "There is no container nobody" in net.fails(1, "ports", "nobody")
+
+
+def test_ad_hoc_containers_on_networks(net: GearHost) -> None:
+    net.sh("systemd-run --unit adhoc gear run --rm --name ascope -p 8074:8080 hello")
+    net.wait(lambda: page(net, "http://127.0.0.1:8074/"), "the page of a scope")
+    net.gear("stop", "ascope")
+    net.wait(lambda: net.gear("list-units", "--all", "--quiet") == "", "the end of a scope")
+    assert "ascope" not in net.sh(f"nft list ruleset; {LINKS}")
+    net.gear("run", "-d", "--rm", "--name", "aservice", "-p", "8074:8080", "hello")
+    net.wait(lambda: page(net, "http://127.0.0.1:8074/"), "the page of a service")
+    net.gear("stop", "aservice")
+    net.wait(lambda: net.gear("list-units", "--all", "--quiet") == "", "the end of a service")
+    assert "aservice" not in net.sh(f"nft list ruleset; {LINKS}")
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence", "arguments"),
+    [
+        (1, "There is no network 'nowhere'.", ("install", "hello", "x", "--net", "nowhere")),
+        (
+            2,
+            "--net host goes with no other network.",
+            ("install", "hello", "x", "--net", "host", "--net", "default"),
+        ),
+        (
+            2,
+            "With --net host no port can be published.",
+            ("install", "hello", "x", "--net", "host", "-p", "80"),
+        ),
+        (2, "container:y can't be had yet", ("install", "hello", "x", "--net", "container:y")),
+        (2, "there is only nat.", ("install", "hello", "x", "-p", "80:80,socket")),
+        (2, "(--ip): default gives those of ", ("install", "hello", "x", "--ip", "192.0.2.1")),
+        (2, "can't name a network.", ("network", "create", "../x")),
+        (2, "'host' can't name a network.", ("network", "create", "host")),
+        (2, "'10.0.0.0' is no subnet", ("network", "create", "x", "--subnet", "10.0.0.0")),
+        (2, "An MTU of 70000 can't work.", ("network", "create", "x", "--mtu", "70000")),
+        (1, "There is no network 'nowhere'.", ("network", "inspect", "nowhere")),
+        (1, "There is no container nobody.", ("network", "connect", "default", "nobody")),
+    ],
+)
+def test_wrong_requests(net: GearHost, status: int, sentence: str, arguments: tuple[str, ...]) -> None:
+    error = net.fails(status, *arguments)
+    assert sentence in error and error.startswith("error: ") and error.count("error: ") == 1, error
+    assert net.sh(LINKS) == ""
