@@ -8,7 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gear import changed, cloning, committing, containers, contents, files, host, install, lifecycle, pack
+from gear import (
+    changed,
+    cloning,
+    committing,
+    containers,
+    contents,
+    files,
+    host,
+    lifecycle,
+    pack,
+    publishing,
+)
 from gear.changed import Change
 from gear.command import Context, Verb, add_output_option, printable
 from gear.errors import UsageError
@@ -158,11 +169,11 @@ def _run_clone(args: argparse.Namespace, context: Context) -> int:
     host.require_root("clone containers")
     host.require_isolation()
     with Manager() as manager:
-        install.require_unit_directory(manager, context.layout)
+        publishing.require_unit_directory(manager, context.layout)
         done = cloning.clone(
             manager, context.layout, args.name, args.new, volumes=args.volumes, pause=not args.no_pause
         )
-        install.acquaint(manager, context.layout, [args.new])
+        publishing.acquaint(manager, context.layout, [args.new])
         context.report(f"{args.new} is a clone of {args.name}, installed as {done.spec.unit}")
         if args.start:
             error = lifecycle.start(manager, context.layout, [args.new])[args.new]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import containers, files, host, install, lifecycle, store, switching
+from gear import containers, files, host, install, lifecycle, publishing, store, switching
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
 from gear.command import Context, Verb, add_output_option
@@ -40,7 +40,7 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     args.image = have_image(args, context)
     status, reports, done = 0, [], []
     with Manager() as manager:
-        install.require_unit_directory(manager, context.layout)
+        publishing.require_unit_directory(manager, context.layout)
         for name in names:
             try:
                 done.append(install.install(context.layout, container_name(name), args.image, options))
@@ -48,7 +48,7 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
                 context.fail(error)
                 status = max(status, error.exit_status)
         if done:
-            install.acquaint(manager, context.layout, [item.spec.name for item in done])
+            publishing.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
@@ -137,7 +137,7 @@ def _run_apply(args: argparse.Namespace, context: Context) -> int:
             status = max(status, error.exit_status)
     with Manager() as manager:
         if done:
-            install.acquaint(manager, context.layout, [item.spec.name for item in done])
+            publishing.acquaint(manager, context.layout, [item.spec.name for item in done])
         reports = [_report(manager, context, item, started=False) for item in done]
     if args.output == "json":
         context.report_json(reports)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gear import definition, definitions, host, install, networks
+from gear import definition, definitions, host, networks, publishing
 from gear.cli_net import interface_of, interface_options
 from gear.cli_plan import diff
 from gear.command import Context, Verb, add_output_option, for_each, table, write_output
@@ -55,7 +55,7 @@ def _definition(args: argparse.Namespace, context: Context) -> Definition:
 def _run_create(args: argparse.Namespace, context: Context) -> int:
     host.require_root("make networks")
     with Manager() as manager:
-        install.require_unit_directory(manager, context.layout)
+        publishing.require_unit_directory(manager, context.layout)
         done = networks.create(manager, context.layout, _definition(args, context))
     if args.output == "json":
         context.report_json(_created(done))

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from gear import host, install, running, terminal
+from gear import host, publishing, running, terminal
 from gear.cli_exec import exec_options
 from gear.cli_spec import have_image, options_of, spec_options
 from gear.command import Context, Verb
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         running.protect(options)
     args.image = have_image(args, context)
     with Manager() as manager:
-        install.require_unit_directory(manager, context.layout)
+        publishing.require_unit_directory(manager, context.layout)
         if args.detach:
             running.in_background(manager, context.layout, name, args.image, options, remove_it=args.rm)
             context.report(name)

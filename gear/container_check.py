@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gear import boot, bundle, containers, files, install, store, uids
+from gear import boot, bundle, containers, files, install, publishing, store, uids
 from gear.checking import directory_mode
 from gear.errors import GearError
 from gear.findings import Finding
@@ -138,10 +138,10 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
         or not version.is_dir()
     ):
         yield Finding(
-            current, "leads to no version of the start helper", mend=lambda: install.publish_helper(layout)
+            current, "leads to no version of the start helper", mend=lambda: publishing.publish_helper(layout)
         )
-    elif version.name == install.helper_version():
-        for name, data in install.helper_sources().items():
+    elif version.name == publishing.helper_version():
+        for name, data in publishing.helper_sources().items():
             path = version / name
             if not path.is_file() or path.is_symlink() or path.read_bytes() != data:
                 yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))
@@ -149,7 +149,7 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
 
 def _publish_again(layout: Layout, version: Path) -> None:
     files.remove_tree(version)
-    install.publish_helper(layout)
+    publishing.publish_helper(layout)
 
 
 def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
@@ -226,10 +226,10 @@ def _volumes(layout: Layout, spec: Spec, image: Image) -> Iterator[Finding]:
 
 
 def _static_units(layout: Layout) -> Iterator[Finding]:
-    for name, content in install.static_units().items():
+    for name, content in publishing.static_units().items():
         if files.read_bytes(layout.units / name) != content:
             yield Finding(
-                layout.units / name, "is not as it came", mend=lambda: install.publish_static_units(layout)
+                layout.units / name, "is not as it came", mend=lambda: publishing.publish_static_units(layout)
             )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gear import container_check, containers, files, imagemounts, install, remove
+from gear import container_check, containers, files, imagemounts, publishing, remove
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
@@ -65,7 +65,7 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
             yield _treat(finding, repair=repair)
     if changed and booted():
         with Manager() as manager:
-            install.acquaint(manager, layout, containers.names(layout))
+            publishing.acquaint(manager, layout, containers.names(layout))
 
 
 def _treat(finding: Finding, *, repair: bool) -> Outcome:

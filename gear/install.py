@@ -8,25 +8,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gear
 from gear import (
     allocation,
-    boot,
     bundle,
     connecting,
     containers,
     files,
     host,
     lifecycle,
-    process,
+    publishing,
     removal,
     storage,
     store,
@@ -37,14 +34,10 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
-from gear.network import unit_name
 from gear.oci import Image
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
-from gear.systemd import Manager, booted
+from gear.systemd import booted
 from gear.view import View
-
-# Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     check_host(layout, spec, image)
     containers.render(spec, image, layout)
-    publish_helper(layout)
+    publishing.publish_helper(layout)
     with contextlib.ExitStack() as undo:
         if old is None:
             undo.callback(uids.release, layout, name)
@@ -302,105 +295,3 @@ def mode_of(path: Path) -> int:
     """The mode of a rendered file: units are read by anybody; a bundle may hold secrets in its environment."""
     public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
     return 0o644 if public else 0o600
-
-
-def helper_sources() -> dict[str, bytes]:
-    """The helper's files by their path below its directory."""
-    package = Path(gear.__file__).parent
-    sources = {"gear/__init__.py": (package / "__init__.py").read_bytes()}
-    for path in sorted((package / "helper").iterdir()):
-        if path.suffix == ".py":
-            sources[f"gear/helper/{path.name}"] = path.read_bytes()
-        elif path.name in _HELPER_FILES:
-            sources[_HELPER_FILES[path.name]] = path.read_bytes()
-    return sources
-
-
-def helper_version() -> str:
-    """What the directory of this version of the helper is called."""
-    content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in helper_sources().items())
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def publish_helper(layout: Layout) -> None:
-    """Put the helper where units find it, by its content, and switch `current` to it; nothing to do if it is there.
-
-    Units never run anything from a checkout or a virtual environment, so these can go away.
-    """
-    sources = helper_sources()
-    directory = layout.state / "helper"
-    version, current = directory / helper_version(), directory / "current"
-    with files.explained(f"publish the start helper in {directory}"):
-        if not version.is_dir():
-            files.make_directory(directory)
-            partial = files.partial_name(version)
-            try:
-                for name, data in sources.items():
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    (partial / name).write_bytes(data)
-                # Cached bytecode of the interpreter that will run it, which may not be the one running this.
-                process.output([*units.INTERPRETER, "-m", "compileall", "-q", str(partial)])
-                # Every container needs it, and what has its name is taken for whole ever after.
-                files.sync_file_system(partial)
-                os.rename(partial, version)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-        if not current.is_symlink() or os.readlink(current) != version.name:
-            link = files.partial_name(current)
-            os.symlink(version.name, link)
-            os.rename(link, current)
-            files.sync_directory(directory)
-
-
-def static_units() -> dict[str, bytes]:
-    """The slices and targets that come with gear, by unit name."""
-    package = Path(gear.__file__).parent
-    directory = package / "static_units"
-    if not directory.is_dir():
-        directory = package.parent / "units"  # a checkout
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(directory.iterdir())
-        if path.suffix in (".slice", ".target")
-    }
-
-
-def publish_static_units(layout: Layout) -> list[str]:
-    """Write the slices and targets that are missing or of another version; returns their names."""
-    files.make_directory(layout.units)
-    written = []
-    for name, content in static_units().items():
-        if files.read_bytes(layout.units / name) != content:
-            files.write_atomic(layout.units / name, content)
-            written.append(name)
-    return written
-
-
-def require_unit_directory(manager: Manager, layout: Layout) -> None:
-    """Raise UsageError unless PID 1 looks for unit files where gear would write them."""
-    if str(layout.units) not in manager.search_path():
-        raise UsageError(
-            f"systemd does not look for units in {layout.units}, so it would never find a container.",
-            hint="systemctl show --property=UnitPath lists where it looks.",
-        )
-
-
-def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
-    """Make PID 1 know the units of *names* as they are on disk; returns whether that took a daemon-reload.
-
-    A unit file that is new needs none (systemd looks for it when it is asked for), a changed one does, and so does
-    the first file in a search directory that did not exist when PID 1 last looked.
-    """
-    written = publish_static_units(layout)
-    boot.enable(layout, boot.ACTIVE_TARGET)
-    for name in names:
-        spec = containers.existing(layout, name)
-        written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
-        written.append(containers.unit_path(layout, name).name)
-    for unit in dict.fromkeys(written):
-        manager.load(unit)
-        if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
-            manager.reload()
-            return True
-    return False

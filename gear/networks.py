@@ -14,7 +14,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from gear import allocation, attachment, connecting, containers, definitions, files, install, lifecycle, store
+from gear import (
+    allocation,
+    attachment,
+    connecting,
+    containers,
+    definitions,
+    files,
+    install,
+    lifecycle,
+    publishing,
+    store,
+)
 from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
 from gear.errors import GearError, HostError, UsageError
 from gear.model import Layout
@@ -159,7 +170,7 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
     with files.locked(layout.lock), store.lease(layout):
         planned = plan(layout, definition)
         old = definitions.find(layout, definition.name)
-        install.publish_helper(layout)
+        publishing.publish_helper(layout)
         connecting.publish(layout, definition)
         for spec in planned.containers:
             install.apply(layout, spec, containers.image_of(layout, spec))
@@ -180,7 +191,7 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
 
 def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:
     """Make PID 1 know the network's unit and those of the containers *names*."""
-    install.acquaint(manager, layout, names)
+    publishing.acquaint(manager, layout, names)
     manager.load(unit)
     if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
         manager.reload()
@@ -274,7 +285,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> tupl
             raise GearError(f"{name} was run once and is not installed, so its networks can't be changed.")
         wanted = dataclasses.replace(spec, network=change(spec.network))
         done = install.apply(layout, wanted, containers.image_of(layout, spec))
-    install.acquaint(manager, layout, [name])
+    publishing.acquaint(manager, layout, [name])
     return done, bool(_stale(manager, layout, [name]))
 
 

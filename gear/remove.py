@@ -25,10 +25,10 @@ from gear import (
     garbage,
     imagemounts,
     images,
-    install,
     leases,
     lifecycle,
     networks,
+    publishing,
     removal,
     snapshots,
     store,
@@ -373,10 +373,10 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
     with files.locked(layout.lock):
         for item in leftovers(layout):
             item.remove()
-        for unit in install.static_units():
+        for unit in publishing.static_units():
             boot.disable(unit)
-        manager.stop(install.static_units())
-        for unit in install.static_units():
+        manager.stop(publishing.static_units())
+        for unit in publishing.static_units():
             files.remove_file(layout.units / unit)
         removal.remove_tree(layout.images)
         removal.remove_tree(layout.containers)

@@ -16,6 +16,7 @@ from gear import (
     inside,
     install,
     lifecycle,
+    publishing,
     snapshots,
     storage,
     store,
@@ -62,7 +63,7 @@ def restore(
         if runs:
             manager.start([unit])
         raise
-    install.acquaint(manager, layout, [name])
+    publishing.acquaint(manager, layout, [name])
     if runs:
         manager.reset_failed(unit)
         result = manager.start([unit])[unit]
@@ -88,7 +89,7 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         install.check_host(layout, spec, image)
         rendered = containers.compare(containers.render(spec, image, layout))
         changed = {path: (content, install.mode_of(path)) for path, (_, content) in rendered.items()}
-        install.publish_helper(layout)
+        publishing.publish_helper(layout)
         with ExitStack() as undo:
             exchanges = _stage(layout, found, image, undo)
             # What fails from here on takes the decision back, before what was staged goes.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from gear import confinement, connecting, containers, install, lifecycle, remove, terminal, units
+from gear import confinement, connecting, containers, install, lifecycle, publishing, remove, terminal, units
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
@@ -75,7 +75,7 @@ def in_background(
     run = containers.Run("service", remove_it)
     spec, _, owner = install.prepare_run(layout, name, image, options, run)
     with opened(owner):  # `gear clean` leaves it alone
-        install.publish_static_units(layout)
+        publishing.publish_static_units(layout)
         manager.load(spec.unit)
         result = manager.start([spec.unit])[spec.unit]
         if result != "done":
@@ -107,7 +107,7 @@ def in_terminal(
     spec, found, owner = install.prepare_run(layout, name, image, options, run)
     with opened(owner):  # `gear clean` leaves it alone
         try:
-            install.publish_static_units(layout)
+            publishing.publish_static_units(layout)
             # The network is to be held: its sockets keep the ports from others for as long as this runs.
             pid, held = _create(manager, layout, spec, found, streams)
         except BaseException:

@@ -5,7 +5,7 @@ strace kills gear at the N-th system call that changes anything, for N from 1 un
 
 from __future__ import annotations
 
-from gearhost import GearHost, killed
+from gearhost import GearHost
 
 STATE = ("cd /var/lib/gear;"
          " find containers uids volumes -not -path '*/.partial-*' -printf '%p %m %U %G %l\\n' | sort;"

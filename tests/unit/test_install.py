@@ -15,7 +15,7 @@ import rendering
 from limits import file_size_limit
 
 import gear
-from gear import containers, files, install, remove, storage, store, uids
+from gear import containers, files, install, publishing, remove, storage, store, uids
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -125,7 +125,7 @@ def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
 
 
 def test_helper_is_complete() -> None:
-    sources = install.helper_sources()
+    sources = publishing.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
     assert set(sources) == modules | {"gear/__init__.py", "start", "network", "stop", "remove"}
@@ -139,17 +139,17 @@ def test_helper_is_complete() -> None:
 
 @pytest.mark.spawns
 def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    install.publish_helper(layout)
+    publishing.publish_helper(layout)
     current = layout.state / "helper" / "current"
     first = os.readlink(current)
-    assert tree(current).keys() >= install.helper_sources().keys()
+    assert tree(current).keys() >= publishing.helper_sources().keys()
     assert any(name.endswith(".pyc") for name in tree(current))
     before = current.resolve().stat().st_mtime_ns
-    install.publish_helper(layout)
+    publishing.publish_helper(layout)
     assert current.resolve().stat().st_mtime_ns == before
-    changed = install.helper_sources() | {"gear/helper/bundle.py": b"# another\n"}
+    changed = publishing.helper_sources() | {"gear/helper/bundle.py": b"# another\n"}
     monkeypatch.setattr(install, "helper_sources", lambda: changed)
-    install.publish_helper(layout)
+    publishing.publish_helper(layout)
     assert os.readlink(current) != first
     assert (current / "gear/helper/bundle.py").read_bytes() == b"# another\n"
     assert sorted(os.listdir(layout.state / "helper")) == sorted({first, os.readlink(current), "current"})
@@ -157,7 +157,7 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
 
 @pytest.mark.spawns
 def test_published_helper_runs_without_anything_else(layout: Layout, tmp_path: Path) -> None:
-    install.publish_helper(layout)
+    publishing.publish_helper(layout)
     program = [
         "/usr/bin/python3",
         "-I",
@@ -173,7 +173,7 @@ def test_published_helper_runs_without_anything_else(layout: Layout, tmp_path: P
 
 
 def test_static_units_come_from_the_checkout() -> None:
-    found = install.static_units()
+    found = publishing.static_units()
     assert set(found) == {
         "container.slice",
         "container-small.slice",
@@ -186,11 +186,13 @@ def test_static_units_come_from_the_checkout() -> None:
 
 
 def test_static_units_are_written_when_they_differ(layout: Layout) -> None:
-    assert sorted(install.publish_static_units(layout)) == sorted(install.static_units())
-    assert install.publish_static_units(layout) == []
+    assert sorted(publishing.publish_static_units(layout)) == sorted(publishing.static_units())
+    assert publishing.publish_static_units(layout) == []
     (layout.units / "container.slice").write_text("old")
-    assert install.publish_static_units(layout) == ["container.slice"]
-    assert tree(layout.units) == {name: (0o644, content) for name, content in install.static_units().items()}
+    assert publishing.publish_static_units(layout) == ["container.slice"]
+    assert tree(layout.units) == {
+        name: (0o644, content) for name, content in publishing.static_units().items()
+    }
 
 
 # ---- specs
@@ -337,7 +339,7 @@ def test_nothing_is_left_over_of_what_is_in_use(layout: Layout) -> None:
     spec = make_container(layout, image)
     (layout.containers / "web" / f"layer-{image.digest.rpartition(':')[2][:12]}").mkdir()
     (layout.volumes / "web.data" / "data").mkdir(parents=True)
-    install.publish_static_units(layout)
+    publishing.publish_static_units(layout)
     for name in ("ctr-other.service", "ssh.service", ".partial-vim", ".hidden"):
         (layout.units / name).write_text("# somebody else's\n")
     assert found(layout, with_images=True, with_volumes=True) == {}

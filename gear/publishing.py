@@ -1,0 +1,123 @@
+"""What units need beside their own files: the start helper, static units, and PID 1's notice.
+
+Not the files of one container (gear/install.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import gear
+from gear import boot, containers, files, process, units
+from gear.errors import UsageError
+from gear.model import Layout
+from gear.systemd import Manager
+
+# Files that make up the helper in a checkout or an installation, by the name they get when published.
+_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
+
+
+def helper_sources() -> dict[str, bytes]:
+    """The helper's files by their path below its directory."""
+    package = Path(gear.__file__).parent
+    sources = {"gear/__init__.py": (package / "__init__.py").read_bytes()}
+    for path in sorted((package / "helper").iterdir()):
+        if path.suffix == ".py":
+            sources[f"gear/helper/{path.name}"] = path.read_bytes()
+        elif path.name in _HELPER_FILES:
+            sources[_HELPER_FILES[path.name]] = path.read_bytes()
+    return sources
+
+
+def helper_version() -> str:
+    """What the directory of this version of the helper is called."""
+    content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in helper_sources().items())
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def publish_helper(layout: Layout) -> None:
+    """Put the helper where units find it, by its content, and switch `current` to it; nothing to do if it is there.
+
+    Units never run anything from a checkout or a virtual environment, so these can go away.
+    """
+    sources = helper_sources()
+    directory = layout.state / "helper"
+    version, current = directory / helper_version(), directory / "current"
+    with files.explained(f"publish the start helper in {directory}"):
+        if not version.is_dir():
+            files.make_directory(directory)
+            partial = files.partial_name(version)
+            try:
+                for name, data in sources.items():
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).write_bytes(data)
+                # Cached bytecode of the interpreter that will run it, which may not be the one running this.
+                process.output([*units.INTERPRETER, "-m", "compileall", "-q", str(partial)])
+                # Every container needs it, and what has its name is taken for whole ever after.
+                files.sync_file_system(partial)
+                os.rename(partial, version)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+        if not current.is_symlink() or os.readlink(current) != version.name:
+            link = files.partial_name(current)
+            os.symlink(version.name, link)
+            os.rename(link, current)
+            files.sync_directory(directory)
+
+
+def static_units() -> dict[str, bytes]:
+    """The slices and targets that come with gear, by unit name."""
+    package = Path(gear.__file__).parent
+    directory = package / "static_units"
+    if not directory.is_dir():
+        directory = package.parent / "units"  # a checkout
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".slice", ".target")
+    }
+
+
+def publish_static_units(layout: Layout) -> list[str]:
+    """Write the slices and targets that are missing or of another version; returns their names."""
+    files.make_directory(layout.units)
+    written = []
+    for name, content in static_units().items():
+        if files.read_bytes(layout.units / name) != content:
+            files.write_atomic(layout.units / name, content)
+            written.append(name)
+    return written
+
+
+def require_unit_directory(manager: Manager, layout: Layout) -> None:
+    """Raise UsageError unless PID 1 looks for unit files where gear would write them."""
+    if str(layout.units) not in manager.search_path():
+        raise UsageError(
+            f"systemd does not look for units in {layout.units}, so it would never find a container.",
+            hint="systemctl show --property=UnitPath lists where it looks.",
+        )
+
+
+def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
+    """Make PID 1 know the units of *names* as they are on disk; returns whether that took a daemon-reload.
+
+    A unit file that is new needs none (systemd looks for it when it is asked for), a changed one does, and so does
+    the first file in a search directory that did not exist when PID 1 last looked.
+    """
+    written = publish_static_units(layout)
+    boot.enable(layout, boot.ACTIVE_TARGET)
+    for name in names:
+        spec = containers.existing(layout, name)
+        written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
+        written.append(containers.unit_path(layout, name).name)
+    for unit in dict.fromkeys(written):
+        manager.load(unit)
+        if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
+            manager.reload()
+            return True
+    return False
