@@ -15,6 +15,7 @@ import gear
 from gear import boot, containers, files, process, units
 from gear.errors import UsageError
 from gear.model import Layout
+from gear.network import unit_name
 from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
