@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gear import (
+    allocation,
     bundle,
     containers,
     contents,
@@ -29,6 +30,7 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.install import Installed
 from gear.model import Layout, container_name
+from gear.network import Interface, Network
 from gear.oci import Image
 from gear.spec import UID_RANGE_SIZE, Mount, Spec, volume_name
 from gear.systemd import Manager
@@ -81,7 +83,7 @@ def clone(
 def renewed(old: Spec, new: str) -> tuple[Spec, Mapping[str, str]]:
     """The specification for *new*, and the volumes that it has instead of those of *old*, by the names of those.
 
-    Whatever only one container can have is another: name, user ids, volumes.  Raises UsageError.
+    Whatever only one container can have is another: name, user ids, volumes, addresses, ports.  Raises UsageError.
     """
     isolation = old.isolation
     if isolation.id_range is not None:
@@ -104,7 +106,15 @@ def renewed(old: Spec, new: str) -> tuple[Spec, Mapping[str, str]]:
         isolation=isolation,
         mounts=tuple(mounts),
         hostname=None if old.hostname == old.name else old.hostname,
+        network=_renewed_network(old.network),
     ), renamed
+
+
+def _renewed_network(old: Network) -> Network:
+    """The same networks with addresses still to be chosen, and the same ports inside on free ones of the host."""
+    interfaces = tuple(Interface(item.network, item.interface) for item in old.interfaces)
+    ports = tuple(dataclasses.replace(port, external=0) for port in old.ports)
+    return dataclasses.replace(old, interfaces=interfaces, ports=ports)
 
 
 def _volumes(
@@ -181,4 +191,5 @@ def _undo(layout: Layout, name: str, volumes: Sequence[str]) -> None:
     for volume in volumes:
         removal.remove_tree(layout.volumes / volume)
     uids.release(layout, name)
+    allocation.give_back(allocation.held(layout, name))
     removal.remove_tree(layout.containers / name)

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gear import boot, bundle, containers, files, install, publishing, store, uids
+from gear import boot, bundle, containers, files, install, network_check, publishing, store, uids
 from gear.checking import directory_mode
 from gear.errors import GearError
 from gear.findings import Finding
@@ -39,6 +39,7 @@ def check(layout: Layout) -> Iterator[Finding]:
             )
     yield from _strays(layout)
     yield from _ids(layout, specs)
+    yield from network_check.check(layout, specs)
     yield from _helper(layout, specs)
     for spec in specs.values():
         yield from _container(layout, spec)

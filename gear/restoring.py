@@ -5,12 +5,15 @@ Taking snapshots is gear/snapshots.py's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from gear import (
+    allocation,
     bundle,
+    connecting,
     containers,
     files,
     inside,
@@ -87,6 +90,9 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         spec, image = found.spec, containers.image_of(layout, found.spec)
         _require_ids(layout, found)
         install.check_host(layout, spec, image)
+        had = allocation.held(layout, name)
+        spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
+        connecting.take(layout, name, spec.network)
         rendered = containers.compare(containers.render(spec, image, layout))
         changed = {path: (content, install.mode_of(path)) for path, (_, content) in rendered.items()}
         publishing.publish_helper(layout)
@@ -97,6 +103,8 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
             switching.begin(layout, name, switching.Switch(f"the snapshot {label}", exchanges, changed))
             undo.pop_all()
         switching.finish(layout, name)
+        # Its unit has ended, so nothing uses any longer what it had and has no more.
+        allocation.give_back(had - allocation.wanted(layout, spec.network))
 
 
 def _stage(layout: Layout, found: Snapshot, image: Image, undo: ExitStack) -> Sequence[switching.Exchange]:

@@ -32,7 +32,7 @@ LAYERS = {
     "operations": (
         "containers signatures signature_files images loading fetching pulling pushing signing referrers offering "
         "sending publishing connecting install lifecycle networks exposure remove inside top attach copying transfer "
-        "joining running debugging history pruning saving verifying container_check fsck switching contents pausing "
+        "joining running debugging history pruning saving verifying network_check container_check fsck switching contents pausing "
         "snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
