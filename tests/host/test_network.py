@@ -305,3 +305,48 @@ def test_wrong_requests(net: GearHost, status: int, sentence: str, arguments: tu
     error = net.fails(status, *arguments)
     assert sentence in error and error.startswith("error: ") and error.count("error: ") == 1, error
     assert net.sh(LINKS) == ""
+
+
+def published(host: GearHost, name: str) -> list[int]:
+    """The ports of the host that lead to a container, by its specification."""
+    ports = host.json_file(f"/var/lib/gear/containers/{name}/spec.json")["network"]["ports"]
+    return [port["external"] for port in ports]
+
+
+def test_a_clone_has_addresses_and_ports_of_its_own(net: GearHost) -> None:
+    net.gear("install", "hello", "ptwin", "-p", "8090:8080", "--start")
+    net.gear("clone", "--no-pause", "ptwin", "ptwin2")  # nested hosts can't freeze
+    net.gear("start", "ptwin2")
+    first, second = net.json("status", "ptwin")[0], net.json("status", "ptwin2")[0]
+    assert set(first["addresses"]).isdisjoint(second["addresses"])
+    mine, other = published(net, "ptwin"), published(net, "ptwin2")
+    assert mine == [8090] and other != mine
+    assert page(net, "http://127.0.0.1:8090/") and page(net, f"http://127.0.0.1:{other[0]}/")
+
+
+def test_a_snapshot_comes_back_with_its_port_or_says_whose_that_is(net: GearHost) -> None:
+    net.gear("install", "hello", "psnap", "-p", "8091:8080")
+    net.gear("snapshot", "psnap", "before")
+    net.gear("install", "hello", "psnap", "-p", "8092:8080")
+    net.gear("install", "hello", "ptaker", "-p", "8091:8080")
+    error = net.fails(2, "snapshot", "psnap", "--restore", "before")
+    assert "psnap can't have the port 8091/tcp: ptaker has it." in error
+    assert published(net, "psnap") == [8092]
+    net.gear("delete", "ptaker")
+    net.gear("snapshot", "psnap", "--restore", "before")
+    assert published(net, "psnap") == [8091]
+    assert net.sh("ls /var/lib/gear/ports") == "tcp-8091-"
+    net.gear("start", "psnap")
+    assert page(net, "http://127.0.0.1:8091/")
+
+
+def test_fsck_knows_what_is_taken(net: GearHost) -> None:
+    net.gear("install", "hello", "pchecked", "-p", "8093:8080")
+    links = net.sh(LINKS)
+    net.sh("rm /var/lib/gear/ports/tcp-8093- /var/lib/gear/networks/default/addresses/*")
+    net.sh("echo '# changed' >> /usr/local/lib/systemd/system/gear-network@default.service")
+    found = net.run("gear", "fsck", "--quick", check=False).stdout.decode()
+    assert "tcp-8093- is missing" in found and "is not that of the network default" in found
+    net.gear("fsck", "--quick", "--repair")
+    assert net.sh(LINKS) == links
+    net.gear("fsck", "--quick")

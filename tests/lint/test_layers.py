@@ -32,8 +32,8 @@ LAYERS = {
     "operations": (
         "containers signatures signature_files images loading fetching pulling pushing signing referrers offering "
         "sending publishing connecting install lifecycle networks exposure remove inside top attach copying transfer "
-        "joining running debugging history pruning saving verifying network_check container_check fsck switching contents pausing "
-        "snapshots restoring cloning committing unfinished"
+        "joining running debugging history pruning saving verifying network_check container_check fsck switching "
+        "contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files "
