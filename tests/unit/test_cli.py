@@ -32,7 +32,7 @@ VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TA
 ]
 
 IMAGE_VERBS = (
-    "gear image needs one of: load, import, list, inspect, rm, pull, push, login, logout, search-tags."
+    "gear image needs one of: load, import, list, inspect, rm, pull, push, login, logout, search-tags, diff, export."
 )
 
 
