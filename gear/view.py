@@ -7,7 +7,6 @@ image runs.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import stat
@@ -20,7 +19,8 @@ from gear import accounts, duplicate, files
 from gear.accounts import Identity
 from gear.errors import GearError, IntegrityError
 from gear.layer import kept
-from gear.tree import DIRECTORY, OPAQUE, is_whiteout
+from gear.merged import is_opaque
+from gear.tree import DIRECTORY, is_whiteout
 
 # As many as Linux follows for one path, path_resolution(7).
 SYMLINKS = 40
@@ -96,7 +96,7 @@ class View:
         for layer in reversed(self._roots):
             root.append(os.open(layer, DIRECTORY))
             stack.callback(os.close, root[-1])
-            if _is_opaque(root[-1]):
+            if is_opaque(root[-1]):
                 break
         trail = [tuple(root)]
         pending = [part for part in reversed(os.fsencode(path).split(b"/")) if part not in (b"", b".")]
@@ -154,19 +154,9 @@ def _look(directories: Sequence[int], name: bytes, stack: ExitStack) -> _Found |
             return _Found((), directory, name, status)
         below.append(os.open(name, DIRECTORY, dir_fd=directory))
         stack.callback(os.close, below[-1])
-        if _is_opaque(below[-1]):
+        if is_opaque(below[-1]):
             break
     return _Found(tuple(below)) if below else None
-
-
-def _is_opaque(directory: int) -> bool:
-    """Whether lower layers are hidden below this directory."""
-    try:
-        return os.getxattr(directory, OPAQUE) == b"y"
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-            raise
-        return False
 
 
 class _Copy:

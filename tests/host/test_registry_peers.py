@@ -19,6 +19,8 @@ sys.path.insert(0, str(TOP / "contrib"))
 from testhostlib.images import build_image  # noqa: E402
 
 BUILDAH = "buildah --root /var/lib/built --runroot /run/built"
+# buildah of Debian 13 raises these otherwise, which a nested host may not.
+LIMITS = "--ulimit nofile=512:1024 --ulimit nproc=512:1024"
 # A layer with a new file that is set-user-ID, one that is gone, and a directory that is gone; and another config.
 BUILD = f"""
 export BUILDAH_ISOLATION=chroot
@@ -76,7 +78,7 @@ def test_buildah_and_umoci_take_what_gear_made(registry: GearHost) -> None:
     find = "find . -printf '%P|%y|%m|%U|%G|%s|%n|%l\\n' | grep -v '|d|' | sort"
     assert registry.sh(f"cd /root/unpacked/rootfs; {find}") == registry.sh(f"cd /root/made; {find}")
     ran = registry.sh(
-        f"export BUILDAH_ISOLATION=chroot; container=$({BUILDAH} from --ulimit nofile=512:1024 --tls-verify=false docker://{name})\n"
+        f"export BUILDAH_ISOLATION=chroot; container=$({BUILDAH} from {LIMITS} --tls-verify=false docker://{name})\n"
         f"{BUILDAH} run $container -- /bin/busybox sh -c 'echo $A; /bin/busybox stat -c %u:%g /fifo'\n"
         f"{BUILDAH} rm $container >/dev/null"
     )
@@ -118,7 +120,7 @@ SERVICES = {
     "nginx": (
         ["--entrypoint", "nginx", "--", "-g", "daemon off;"],
         [
-            "sh",
+            "bash",
             "-c",
             "exec 3<>/dev/tcp/127.0.0.1/80; printf 'HEAD / HTTP/1.0\\r\\n\\r\\n' >&3; head -n 1 <&3",
         ],
