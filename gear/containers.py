@@ -79,6 +79,11 @@ def run_path(layout: Layout, name: str) -> Path:
     return layout.containers / name / "run.json"
 
 
+def switch_path(layout: Layout, name: str) -> Path:
+    """Where it stands that what the container consists of is being replaced (gear/switching.py)."""
+    return layout.containers / name / "switch.json"
+
+
 def run_of(layout: Layout, name: str) -> Run | None:
     """How the container *name* was run; None for an installed one."""
     document = files.read_json(run_path(layout, name))

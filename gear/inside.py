@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from signal import pidfd_send_signal
 
-from gear import containers, groups, switching
+from gear import containers, groups
 from gear.errors import GearError
 from gear.files import explained
 from gear.model import Layout
@@ -61,7 +61,7 @@ def claim(layout: Layout, name: str) -> int:
 
     Not waited for, since two could wait for each other.
     """
-    if switching.journal(layout, name).exists():
+    if containers.switch_path(layout, name).exists():
         raise GearError(
             f"A restore of {name} was interrupted, so its files are not what they should be.",
             hint="gear clean finishes it.",

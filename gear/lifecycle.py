@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from gear import boot, containers, files, groups, journal, switching
+from gear import boot, containers, files, groups, journal
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
@@ -30,7 +30,9 @@ def start(
     Returns for each name None, or the error with the unit's result, the helper's words and the last journal lines.
     """
     for name in names:
-        if switching.journal(layout, name).exists():
+        if containers.switch_path(layout, name).exists():
+            from gear import switching  # which nothing else here needs
+
             with files.locked(layout.lock):
                 switching.finish(layout, name)
             manager.reload()

@@ -99,7 +99,7 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         with ExitStack() as undo:
             exchanges = _stage(layout, found, image, undo)
             # What fails from here on takes the decision back, before what was staged goes.
-            undo.callback(files.remove_file, switching.journal(layout, name))
+            undo.callback(files.remove_file, containers.switch_path(layout, name))
             switching.begin(layout, name, switching.Switch(f"the snapshot {label}", exchanges, changed))
             undo.pop_all()
         switching.finish(layout, name)

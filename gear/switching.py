@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import files, members, removal
+from gear import containers, files, members, removal
 from gear.errors import GearError, IntegrityError
 from gear.model import NAME, Layout
 
@@ -49,18 +49,13 @@ def discard(path: Path) -> None:
         removal.remove_tree(path)
 
 
-def journal(layout: Layout, name: str) -> Path:
-    """Where it stands that a switch of the container *name* has begun."""
-    return layout.containers / name / "switch.json"
-
-
 def interrupted(layout: Layout) -> list[str]:
     """The containers whose switch nobody has finished yet; the caller holds the lock."""
     try:
         names = sorted(os.listdir(layout.containers))
     except FileNotFoundError:
         return []
-    return [name for name in names if NAME.fullmatch(name) and journal(layout, name).exists()]
+    return [name for name in names if NAME.fullmatch(name) and containers.switch_path(layout, name).exists()]
 
 
 def begin(layout: Layout, name: str, switch: Switch) -> None:
@@ -77,12 +72,12 @@ def begin(layout: Layout, name: str, switch: Switch) -> None:
             for path, (content, mode) in switch.files.items()
         ],
     }
-    files.write_atomic(journal(layout, name), files.dump_json(document), 0o600)
+    files.write_atomic(containers.switch_path(layout, name), files.dump_json(document), 0o600)
 
 
 def read(layout: Layout, name: str) -> Switch | None:
     """The switch that was begun and not finished; raises IntegrityError when its journal is damaged."""
-    path = journal(layout, name)
+    path = containers.switch_path(layout, name)
     document = files.read_json(path, limit=64 << 20)
     if document is None:
         return None
@@ -119,8 +114,8 @@ def finish(layout: Layout, name: str) -> bool:
         for path, (content, mode) in switch.files.items():
             if files.read_bytes(path) != content:
                 files.write_atomic(path, content, mode)
-        files.remove_file(journal(layout, name))
-        files.sync_directory(journal(layout, name).parent)
+        files.remove_file(containers.switch_path(layout, name))
+        files.sync_directory(containers.switch_path(layout, name).parent)
     for exchange in switch.exchanges:
         discard(exchange.old)
     return True

@@ -20,7 +20,7 @@ def changes(layout: Layout) -> Iterator[Found]:
     """What each is, where, and what finishes or undoes it.  The caller holds the lock, also when it calls that."""
     for name in switching.interrupted(layout):
         what = f"a restore of {name} that was interrupted, and is finished now"
-        yield what, switching.journal(layout, name), partial(finish, layout, name)
+        yield what, containers.switch_path(layout, name), partial(finish, layout, name)
     for name in directories(layout):
         if pausing.abandoned(layout, name) and booted():
             what = "a mark of a pause that was interrupted"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gear import cloning, committing, contents, files, snapshots, switching, unfinished
+from gear import cloning, committing, containers, contents, files, snapshots, switching, unfinished
 from gear.changes import Changes
 from gear.errors import IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -165,7 +165,7 @@ def assert_switched(layout: Layout) -> None:
         assert os.listdir(layout.volumes / name) == ["new"]
     assert (layout.containers / "web/spec.json").read_bytes() == b"new\xff"
     assert (layout.state / "unit").read_bytes() == b"unit"
-    assert not switching.journal(layout, "web").exists() and switching.interrupted(layout) == []
+    assert not containers.switch_path(layout, "web").exists() and switching.interrupted(layout) == []
 
 
 class StoppedError(Exception):
@@ -201,7 +201,7 @@ def test_a_switch_is_finished_from_wherever_it_stopped(
             except StoppedError:
                 pass
         done = calls < stop
-        if not done and not switching.journal(here, "web").exists():
+        if not done and not containers.switch_path(here, "web").exists():
             # Only what was replaced is left, under partial names.
             for path in here.volumes.glob(".partial-*"):
                 (path / "old").unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def test_a_switch_is_finished_from_wherever_it_stopped(
     "damage", ["[]", "{}", '{"version": 2}', '{"version": 1, "what": "x", "exchanges": 5, "files": []}']
 )
 def test_a_damaged_journal_is_an_error(damage: str, layout: Layout) -> None:
-    switching.journal(layout, "web").write_text(damage)
+    containers.switch_path(layout, "web").write_text(damage)
     with pytest.raises(IntegrityError, match="switch.json is damaged"):
         switching.finish(layout, "web")
 
