@@ -111,7 +111,9 @@ def _archive(layout: Layout, chosen: Sequence[_Saved]) -> Iterator[bytes]:
     for item in chosen:
         for blob in (item.descriptor, item.manifest.config, *item.manifest.layers):
             blobs.setdefault(blob.digest, blob)
-    small = {digest: data for item in chosen if item.signatures for digest, data in item.signatures[1].items()}
+    small = {
+        digest: data for item in chosen if item.signatures for digest, data in item.signatures[1].items()
+    }
     for algorithm in sorted({parse_digest(digest)[0] for digest in (*blobs, *small)}):
         yield _header(f"blobs/{algorithm}", 0, directory=True)
     for blob in blobs.values():

@@ -22,7 +22,7 @@ from gear.model import Layout
 from gear.oci import Reference
 from gear.offering import VERSION, Item, Result
 from gear.piping import PipeTransport, standard_streams
-from gear.reference import Remote, full_names
+from gear.reference import full_names
 from gear.registry import Repository
 from gear.signatures import PeerGate
 

@@ -333,3 +333,87 @@ def test_sha512_throughout(long: Layout) -> None:
     shutil.rmtree(store.layer_root(long, image.layers[0]))
     assert all(outcome.mended for outcome in check(long, repair=True))
     assert check(long) == []
+
+
+# -- what is kept beside images ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(layout: Layout) -> Layout:
+    """The store with a signature of two:2, and an index with it and another image under the name all:1."""
+    source = OciLayout()
+    foreign = source.image(tar(entry("foreign", b"f" * 100)))
+    entries = [
+        {"mediaType": OCI_MANIFEST, "digest": one, "size": store.blob_path(layout, one).stat().st_size}
+        for one in (store.references(layout)["two:2"],)
+    ]
+    for path, data in source.blobs():
+        store.blob_path(layout, path).write_bytes(data)
+    data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, foreign]}).encode()
+    index = store.add_blob(layout, io.BytesIO(data))
+    index = Descriptor(OCI_INDEX, index.digest, index.size)
+    indexes.publish(layout, index)
+    two = store.references(layout)["two:2"]
+    store.set_reference(layout, "all:1", two, index.digest)
+    signature_record.write(layout, two, [Signature("gpg", b"signature")], [], [index.digest])
+    assert check(layout) == []
+    return layout
+
+
+def record(layout: Layout, kind: str) -> Path:
+    (path,) = (layout.images / kind / "sha256").iterdir()
+    return path
+
+
+KEPT: dict[str, tuple[bool, str, Callable[[Layout], object]]] = {
+    "signatures": (True, "is damaged", lambda at: break_json(record(at, "signatures"))),
+    "signatures of no digest": (
+        True,
+        "is not named by a digest",
+        lambda at: (at.images / "signatures/sha256/short").mkdir(),
+    ),
+    "the index of signatures": (
+        True,
+        "which is missing or damaged",
+        lambda at: change(store.blob_path(at, f"sha256:{record(at, 'indexes').name}")),
+    ),
+    "an index's record": (True, "is damaged", lambda at: break_json(record(at, "indexes"))),
+    "an index's record that lies": (
+        True,
+        "is damaged",
+        lambda at: record(at, "indexes").write_text(f'{{"mediaType": "{OCI_INDEX}", "size": 1}}'),
+    ),
+    "a layer of another platform": (
+        False,
+        "not here as a whole",
+        lambda at: change(blob(at, tar(entry("foreign", b"f" * 100)))),
+    ),
+    "a layer of another platform missing": (
+        True,
+        "not here as a whole",
+        lambda at: blob(at, tar(entry("foreign", b"f" * 100))).unlink(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_what_is_kept_beside_images(what: str, kept: Layout) -> None:
+    quick, sentence, damage = KEPT[what]
+    damage(kept)
+    found = check(kept)
+    assert any(sentence in one.finding.what and one.is_wrong for one in found), found
+    assert all(one.finding.hint for one in found if one.finding.lost), found
+    assert any(sentence in one.finding.what for one in check(kept, quick=True)) == quick
+    check(kept, repair=True)
+    assert check(kept) == []
+    assert set(store.references(kept)) == {"one:1", "two:2", "all:1"}
+
+
+def test_records_of_images_that_are_gone_are_left_over(kept: Layout) -> None:
+    for name in ("two:2", "all:1"):
+        store.remove_reference(kept, name)
+    found = check(kept)
+    assert {one.finding.path.parent.parent.name for one in found} >= {"signatures", "indexes", "manifests"}
+    assert not any(one.is_wrong for one in found)
+    check(kept, repair=True)
+    assert check(kept) == [] and not list((kept.images / "signatures/sha256").iterdir())
