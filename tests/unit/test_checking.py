@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from archives import OciLayout, directory, entry, hard_link, snapshot, symlink, tar
 
-from gear import checking, files, fsck, leases, loading, store, verifying
+from gear import checking, files, fsck, indexes, leases, loading, signature_record, store, verifying
+from gear.claims import Signature
 from gear.errors import GearError
 from gear.model import Layout
+from gear.oci import OCI_INDEX, OCI_MANIFEST, Descriptor
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: layers have owners and whiteouts")
 ONE = tar(directory("."), directory("d"), entry("d/file", b"content"), entry("x/implied", b"1"))
@@ -343,17 +346,15 @@ def kept(layout: Layout) -> Layout:
     """The store with a signature of two:2, and an index with it and another image under the name all:1."""
     source = OciLayout()
     foreign = source.image(tar(entry("foreign", b"f" * 100)))
-    entries = [
-        {"mediaType": OCI_MANIFEST, "digest": one, "size": store.blob_path(layout, one).stat().st_size}
-        for one in (store.references(layout)["two:2"],)
-    ]
-    for path, data in source.blobs():
-        store.blob_path(layout, path).write_bytes(data)
-    data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, foreign]}).encode()
-    index = store.add_blob(layout, io.BytesIO(data))
+    for name, data in source.files.items():
+        if name.startswith("blobs/"):
+            (layout.images / name).write_bytes(data)
+    two = store.references(layout)["two:2"]
+    ours = {"mediaType": OCI_MANIFEST, "digest": two, "size": store.blob_path(layout, two).stat().st_size}
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [ours, foreign]}
+    index = store.add_blob(layout, io.BytesIO(json.dumps(document).encode()))
     index = Descriptor(OCI_INDEX, index.digest, index.size)
     indexes.publish(layout, index)
-    two = store.references(layout)["two:2"]
     store.set_reference(layout, "all:1", two, index.digest)
     signature_record.write(layout, two, [Signature("gpg", b"signature")], [], [index.digest])
     assert check(layout) == []

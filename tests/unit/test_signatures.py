@@ -139,11 +139,14 @@ def test_a_signed_image_is_taken_and_can_be_verified_again(
     image = store.resolve(layout, f"{registry.host}/x:1")
     verdict = signatures.check(layout, image)
     assert len(verdict.signers) == 1 and verdict.signers[0].endswith("1.pub")
+    told = images.inspect(layout, image.reference)
+    assert told["signatures"] == ["sigstore"] and told["signers"] == list(verdict.signers)
     assert len(registry.seen) == requests, "verifying asked the network"
     assert garbage.collect(layout, []) == []
     trust(layout, stranger)
     with pytest.raises(RefusedError):
         signatures.check(layout, image)
+    assert images.inspect(layout, image.reference)["signers"] == []
     (layout.config / "policy.yaml").unlink()
     assert signatures.check(layout, image) == signatures.Verdict("", ())
     images.remove(layout, image.reference, in_use={})
