@@ -263,7 +263,7 @@ def _switch(layout: Layout, name: str) -> Iterator[Finding]:
         yield Finding(
             switching.journal(layout, name),
             f"keeps {name} from being started: {error.message}",
-            hint=f"Remove it and restore the snapshot once more: gear snapshot {name} --restore LABEL",
+            hint=error.hint or "",
         )
 
 

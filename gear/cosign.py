@@ -33,6 +33,8 @@ COUNT_LIMIT = 32
 # Annotations are the signer's: text of some bytes for an ECDSA signature, 700 for RSA with 4096 bits.
 SIGNATURE_LIMIT = 8 << 10
 LEAST_RSA_BITS = 2048
+# Bytes of all indexes in an artifact; one has some hundred for each image that it lists.
+INDEXES_LIMIT = 8 << 20
 
 
 def tag(digest: str) -> str:
@@ -64,9 +66,12 @@ def signatures(node: Node, read: Callable[[Descriptor], bytes]) -> Iterator[Sign
 
 def indexes(node: Node, read: Callable[[Descriptor], bytes]) -> list[tuple[Descriptor, bytes]]:
     """The indexes in the artifact *node* that may vouch for an image: where gear hands on what it kept, they come with
-    the signatures.  Raises IntegrityError as signatures() does."""
+    the signatures.  Raises IntegrityError as signatures() does, and when they are larger than INDEXES_LIMIT."""
     found = [Descriptor.from_node(layer) for layer in node.nodes("layers")]
-    return [(blob, read(blob)) for blob in [one for one in found if one.media_type in INDEXES][:COUNT_LIMIT]]
+    listed = [blob for blob in found if blob.media_type in INDEXES]
+    if len(listed) > COUNT_LIMIT or sum(blob.size for blob in listed) > INDEXES_LIMIT:
+        raise IntegrityError(f"{node.what} has more indexes than any image was found by.")
+    return [(blob, read(blob)) for blob in listed]
 
 
 def artifact(

@@ -8,12 +8,16 @@ What gear writes has the indexes in it as well that vouch for the image, since a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
+from itertools import islice
 
 from gear import cosign, signature_record, sources, store
 from gear.claims import Signature
 from gear.document import Node, digest_of, parse_document
 from gear.model import Layout
 from gear.oci import OCI_MANIFEST, Descriptor, media_type
+
+# What is looked at for one image: looking at a signature of gpg takes a process.
+ARTIFACTS_LIMIT = 8
 
 
 def found(source: sources.Files, digests: Set[str]) -> Iterator[Signature]:
@@ -36,10 +40,10 @@ def _artifacts(
         return sources.verified(source, blob, f"The blob {blob.digest}")
 
     tags = {cosign.tag(digest) for digest in digests}
-    for name, entry in sources.entries(source):
-        if name.rpartition(":")[2] in tags:
-            what = f"The artifact {entry.digest} of {source.what}"
-            yield parse_document(sources.verified(source, entry, what), what), read
+    named = (entry for name, entry in sources.entries(source) if name.rpartition(":")[2] in tags)
+    for entry in islice(named, ARTIFACTS_LIMIT):
+        what = f"The artifact {entry.digest} of {source.what}"
+        yield parse_document(sources.verified(source, entry, what), what), read
 
 
 def saved(layout: Layout, digest: str) -> tuple[Descriptor, dict[str, bytes]] | None:
@@ -50,11 +54,15 @@ def saved(layout: Layout, digest: str) -> tuple[Descriptor, dict[str, bytes]] | 
     record = signature_record.read(layout, digest)
     if not record.signatures:
         return None
-    vouching = []
-    for index in record.indexes:
+    vouching: list[tuple[Descriptor, bytes]] = []
+    size = 0
+    for index in reversed(record.indexes):  # the newest first
         data, node = store.read_document(layout, index, "the index")
+        size += len(data)
+        if size > cosign.INDEXES_LIMIT:
+            break
         vouching.append((Descriptor(media_type(node, ""), index, len(data)), data))
-    manifest, blobs = cosign.artifact(record.signatures, vouching)
+    manifest, blobs = cosign.artifact(record.signatures, vouching[::-1])
     name = {sources.NAME_ANNOTATIONS[1]: cosign.tag(digest)}
     return Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest), None, name), {
         **blobs,

@@ -664,6 +664,39 @@ def test_an_index_beside_the_signatures_vouches_for_what_it_lists_only(
     assert not store.references(layout) and garbage.collect(layout, []) == []
 
 
+def test_artifacts_of_a_file_are_bounded(
+    layout: Layout, tmp_path: Path, key: SigstoreKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust(layout, key)
+    made, found = saved()
+    name = {"org.opencontainers.image.ref.name": cosign.tag(found)}
+    for number in range(200):
+        payload = claim("a.example/x:1", found) + b" " * number
+        text, blobs = cosign.artifact([Signature("sigstore", b"none", payload)])
+        for blob in blobs.values():
+            made.blob(blob, "")
+        made.entries.append(made.blob(text, OCI, annotations=name))
+    looked: list[bytes] = []
+    verifies = cosign.PublicKey.verifies
+
+    def counted(self: cosign.PublicKey, payload: bytes, signature: bytes) -> bool:
+        looked.append(payload)
+        return verifies(self, payload, signature)
+
+    monkeypatch.setattr(cosign.PublicKey, "verifies", counted)
+    with pytest.raises(RefusedError, match="not signed"):
+        loading.load(layout, str(made.write(tmp_path / "layout")))
+    assert len(looked) == signature_files.ARTIFACTS_LIMIT
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 10), (9, 1 << 20)])
+def test_indexes_beside_signatures_are_bounded(count: int, size: int) -> None:
+    listed = [(Descriptor(INDEX, digest(str(number).encode()), size), b"") for number in range(count)]
+    manifest, _ = cosign.artifact([], listed)
+    with pytest.raises(IntegrityError, match="more indexes than any image"):
+        cosign.indexes(parse_document(manifest, "x"), lambda blob: pytest.fail("it was read"))
+
+
 def test_a_signed_index_of_a_file_vouches_for_its_image(
     layout: Layout, tmp_path: Path, key: SigstoreKey
 ) -> None:
