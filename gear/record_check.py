@@ -47,6 +47,8 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _signatures(layout: Layout, path: Path, digest: str, again: Again, quick: bool) -> Iterator[Finding]:
+    if not store.place(layout, "manifests", digest).exists():
+        return  # left over, or of an image that is about to come
     try:
         record = signature_record.read(layout, digest)
     except GearError:
@@ -68,6 +70,9 @@ def _signatures(layout: Layout, path: Path, digest: str, again: Again, quick: bo
 
 def _index(layout: Layout, path: Path, digest: str, again: Again, quick: bool) -> Iterator[Finding]:
     """An index with all its platforms.  What else of it is damaged is garbage when the record is gone."""
+    names = [name for name in store.references(layout) if indexes.of_reference(layout, name) == digest]
+    if not names:
+        return  # left over, or about to be named; nobody keeps what it lists from being removed
     try:
         stated = indexes.record(layout, digest)
     except GearError:
@@ -83,8 +88,7 @@ def _index(layout: Layout, path: Path, digest: str, again: Again, quick: bool) -
     except GearError as error:
         why = error.message
     if why:
-        names = [name for name in store.references(layout) if indexes.of_reference(layout, name) == digest]
-        hint = f"gear image pull --all-platforms {names[0]}" if names else ""
+        hint = f"gear image pull --all-platforms {names[0]}"
         what = f"is of an index that is not here as a whole: {why}"
         yield Finding(path, what, mend=partial(_remove, layout, path), hint=hint, lost=True)
     elif (stated.media_type, stated.size) != (found.media_type, found.size):
