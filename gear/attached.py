@@ -7,6 +7,7 @@ digest; registries of OCI distribution 1.1 list such artifacts as referrers as w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from gear import cosign
@@ -17,6 +18,14 @@ from gear.oci import Descriptor
 from gear.registry import Document, Repository
 
 REFERRERS_LIMIT = 8
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What another gear has of an image: signatures, and the indexes that vouch, innermost first."""
+
+    signatures: tuple[Signature, ...]
+    indexes: tuple[tuple[Descriptor, bytes], ...]
 
 
 def signatures(source: Repository, digest: str) -> Iterator[Signature]:
@@ -32,6 +41,18 @@ def signatures(source: Repository, digest: str) -> Iterator[Signature]:
         yield from _listed(source, document)
     for entry in _referrers(source, digest):
         yield from _listed(source, source.manifest(entry.digest, entry))
+
+
+def kept(source: Repository, digest: str) -> Kept | None:
+    """What another gear, which is no registry, offers beside the manifest or index *digest*; raises as signatures()."""
+    try:
+        document = source.manifest(cosign.tag(digest))
+    except NotFoundError:
+        return None
+    node = parse_document(document.data, f"The artifact {document.digest} of {source.what}")
+    return Kept(
+        tuple(cosign.signatures(node, source.small_blob)), tuple(cosign.indexes(node, source.small_blob))
+    )
 
 
 def _listed(source: Repository, document: Document) -> Iterator[Signature]:

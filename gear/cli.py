@@ -149,7 +149,8 @@ def run(arguments: Sequence[str]) -> int:
         verbs = verbs_of(GROUPS[name])
         if not rest or rest[0] not in verbs:
             if rest and rest[0] in ("--help", "-h"):
-                print("\n".join(f"  {name} {verb.name:<10}{verb.summary}" for verb in verbs.values()))
+                width = max(map(len, verbs))
+                print("\n".join(f"  {name} {verb.name:<{width}}  {verb.summary}" for verb in verbs.values()))
                 return 0
             raise UsageError(f"gear {name} needs one of: {', '.join(verbs)}.", hint="gear --help")
         verb, prog, rest = verbs[rest[0]], f"gear {name} {rest[0]}", rest[1:]

@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     elif not outcomes:
         context.report("everything is as it should be")
     elif wrong:
-        context.report(f"{wrong} faults are left")
+        context.report(f"{wrong} fault{' is' if wrong == 1 else 's are'} left")
     else:
         context.report("nothing is damaged" if not args.repair else "nothing is damaged any more")
     return 1 if wrong else 0

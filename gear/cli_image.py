@@ -189,10 +189,12 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "inspect",
         "show all about images",
-        "Print a JSON array with an object for each image: reference, references, digest, mediaType, size "
-        "(bytes, unpacked), created, architecture, os, layers (each with digest, mediaType, size and diffId, "
-        "lowest first) and config (digest, entrypoint, cmd, env, user, workdir, stopSignal, labels, volumes, "
-        "exposedPorts, healthcheck).",
+        "Print a JSON array with an object for each image: reference, references, digest, mediaType, "
+        "index (the digest of the one that it came by), platforms (of that index, if all are here), signatures (the "
+        "kinds of those that are kept), signers (the keys of the policy that made them), size (bytes, unpacked), "
+        "created, architecture, os, layers (each with digest, mediaType, size and diffId, lowest first) "
+        "and config (digest, entrypoint, cmd, env, user, workdir, stopSignal, labels, volumes, exposedPorts, "
+        "healthcheck).",
         images_arguments,
         _inspect,
     ),

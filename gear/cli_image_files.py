@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gear import changed, contents, host, pack, store
+from gear import changed, contents, host, images, leases, pack, store
 from gear.cli_changes import output_option, report_changes, write_archive
 from gear.command import Context, Verb, add_output_option
 
@@ -20,9 +20,10 @@ def _diff_arguments(parser: argparse.ArgumentParser) -> None:
 def _diff(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look into images")
     layout = context.layout
-    with store.lease(layout):
-        new = contents.below(layout, store.resolve(layout, args.image))
-        other = None if args.other is None else store.resolve(layout, args.other)
+    store.prepare(layout)
+    with leases.pinning(layout):
+        new = contents.below(layout, images.pinned(layout, args.image))
+        other = None if args.other is None else images.pinned(layout, args.other)
         old = new[:-1] if other is None else contents.below(layout, other)
         found = changed.changes(old, new, args.image, frozenset()) if new else []
     report_changes(found, args.output, context)
@@ -36,8 +37,9 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace, context: Context) -> int:
     host.require_root("export images")
-    with store.lease(context.layout):
-        layers = contents.below(context.layout, store.resolve(context.layout, args.image))
+    store.prepare(context.layout)
+    with leases.pinning(context.layout):  # whoever reads the archive may take long
+        layers = contents.below(context.layout, images.pinned(context.layout, args.image))
         write_archive(pack.tree(layers, pack.Writer(args.image, layer=False)), args.output)
     return 0
 

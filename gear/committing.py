@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import changed, containers, contents, files, loading, pausing, store
+from gear import changed, containers, contents, files, leases, loading, pausing, store
 from gear.changes import Changes
 from gear.errors import GearError
 from gear.model import Layout
@@ -66,10 +66,13 @@ def commit(
         )
     with loading.adding(layout):
         base = containers.image_of(layout, spec)
-        layer = _layer(manager, layout, spec, base, pause=pause, warn=warn)
-        blob, diff_id, newest_ns = (None, "", 0) if layer is None else layer
+        leases.pin(layout, base.digest, *base.layers)
         _, node = store.read_document(layout, base.digest, "the manifest")
         manifest = Manifest.from_node(node)
+        # The container, which keeps them here, may be deleted meanwhile, and its image with it.
+        leases.pin(layout, manifest.config.digest, *(part.digest for part in manifest.layers))
+        layer = _layer(manager, layout, spec, base, pause=pause, warn=warn)
+        blob, diff_id, newest_ns = (None, "", 0) if layer is None else layer
         _, node = store.read_document(layout, manifest.config.digest, "the image config")
         created = base.config.created if blob is None else loading.timestamp(newest_ns / 1e9)
         document = _config(node.value, base, asked, wishes, created)

@@ -11,7 +11,21 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gear import boot, bundle, containers, files, install, network_check, publishing, store, uids
+from gear import (
+    boot,
+    bundle,
+    cloning,
+    containers,
+    files,
+    install,
+    network_check,
+    publishing,
+    snapshots,
+    storage,
+    store,
+    switching,
+    uids,
+)
 from gear.checking import directory_mode
 from gear.errors import GearError
 from gear.findings import Finding
@@ -37,12 +51,18 @@ def check(layout: Layout) -> Iterator[Finding]:
                 f"can't be read: {error.message}",
                 hint=f"gear install IMAGE {name} with all its options; the writable layer and volumes stay",
             )
+    # Until they are finished, which what is left over tells, they are neither what they were nor what they will be.
+    half = {name: spec for name, spec in specs.items() if containers.switch_path(layout, name).exists()}
+    specs = {name: spec for name, spec in specs.items() if name not in half}
     yield from _strays(layout)
     yield from _ids(layout, specs)
     yield from network_check.check(layout, specs)
     yield from _helper(layout, specs)
     for spec in specs.values():
         yield from _container(layout, spec)
+        yield from _snapshots(layout, spec.name)
+    for name in half:
+        yield from _switch(layout, name)
     if specs:
         yield from _static_units(layout)
     yield from _boot_links(layout)
@@ -68,6 +88,8 @@ def _entries(directory: Path) -> list[Path]:
 def _strays(layout: Layout) -> Iterator[Finding]:
     """Containers that have lost their specification, but not what they wrote."""
     for path in _entries(layout.containers):
+        if cloning.abandoned(layout, path.name):
+            continue
         if NAME.fullmatch(path.name) and path.is_dir() and not (path / "spec.json").exists():
             if any(_has_files(upper) for upper in path.glob("layer-*/*")):
                 yield Finding(
@@ -183,7 +205,7 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     mend = apply if run is None else None
     hint = "" if run is None else f"gear delete {spec.name}"
     layer = bundle.writable_layer(spec, layout)
-    if not spec.ephemeral and not _is_layer(layer):
+    if not spec.ephemeral and not _is_layer(spec, layer):
         yield Finding(layer, "is missing: what the container wrote is gone", mend=mend, hint=hint, lost=True)
     for path, (found, _) in containers.compare(rendered).items():
         what = "is missing" if found is None else "is not what spec.json renders to"
@@ -207,11 +229,45 @@ def _pullable(spec: Spec) -> str:
     return f"{name}@{spec.image.digest}" if name != spec.image.digest else name
 
 
-def _is_layer(path: Path) -> bool:
-    """A writable layer has all of its parts: overlayfs needs both directories."""
-    if (path / "upper").exists() or (path / "work").exists():
-        return (path / "upper").is_dir() and (path / "work").is_dir()
-    return path.is_dir() and any(path.iterdir())
+def _is_layer(spec: Spec, path: Path) -> bool:
+    """A writable layer has all the parts that its storage driver makes: overlayfs needs both directories."""
+    parts = ("upper", "work") if storage.driver(spec.storage).is_shifted else ("root",)
+    return all((path / part).is_dir() for part in parts)
+
+
+def _snapshots(layout: Layout, name: str) -> Iterator[Finding]:
+    """Each snapshot of a container can be restored; what it holds is looked at no further."""
+    yield from directory_mode(snapshots.directory(layout, name), 0o700)
+    for label in snapshots.labels(layout, name):
+        path = snapshots.directory(layout, name) / label
+        hint = f"gear snapshot {name} --rm {label} removes it."
+        try:
+            found = snapshots.find(layout, name, label)
+        except GearError as error:
+            yield Finding(path, f"can't be restored: {error.message}", hint=hint)
+            continue
+        if not found.spec.ephemeral and not _is_layer(found.spec, path / "layer"):
+            yield Finding(path, "can't be restored: its writable layer is missing", hint=hint)
+        for volume in found.volumes:
+            if not (path / "volumes" / volume).is_dir():
+                yield Finding(path, f"can't be restored: it lacks the volume {volume}", hint=hint)
+        try:
+            containers.image_of(layout, found.spec)
+        except GearError as error:
+            pull = f"gear image pull {_pullable(found.spec)}" if found.spec.image.digest else ""
+            yield Finding(path, f"can't be restored: {error.message}", hint=pull)
+
+
+def _switch(layout: Layout, name: str) -> Iterator[Finding]:
+    """The journal of a restore that was interrupted can be read, and so the restore be finished."""
+    try:
+        switching.read(layout, name)
+    except GearError as error:
+        yield Finding(
+            containers.switch_path(layout, name),
+            f"keeps {name} from being started: {error.message}",
+            hint=error.hint or "",
+        )
 
 
 def _volumes(layout: Layout, spec: Spec, image: Image) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gear.claims import PAYLOAD_LIMIT, Signature
 from gear.document import Node, digest_of, parse_document
 from gear.errors import GearError, HostError, IntegrityError, UsageError
-from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor
+from gear.oci import INDEXES, OCI_CONFIG, OCI_MANIFEST, Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +33,8 @@ COUNT_LIMIT = 32
 # Annotations are the signer's: text of some bytes for an ECDSA signature, 700 for RSA with 4096 bits.
 SIGNATURE_LIMIT = 8 << 10
 LEAST_RSA_BITS = 2048
+# Bytes of all indexes in an artifact; one has some hundred for each image that it lists.
+INDEXES_LIMIT = 8 << 20
 
 
 def tag(digest: str) -> str:
@@ -62,8 +64,20 @@ def signatures(node: Node, read: Callable[[Descriptor], bytes]) -> Iterator[Sign
                 yield Signature("sigstore", base64.b64decode(text, validate=True), read(blob))
 
 
-def artifact(found: Sequence[Signature]) -> tuple[bytes, dict[str, bytes]]:
-    """The manifest of an artifact with *found*, and its blobs by digest."""
+def indexes(node: Node, read: Callable[[Descriptor], bytes]) -> list[tuple[Descriptor, bytes]]:
+    """The indexes in the artifact *node* that may vouch for an image: where gear hands on what it kept, they come with
+    the signatures.  Raises IntegrityError as signatures() does, and when they are larger than INDEXES_LIMIT."""
+    found = [Descriptor.from_node(layer) for layer in node.nodes("layers")]
+    listed = [blob for blob in found if blob.media_type in INDEXES]
+    if len(listed) > COUNT_LIMIT or sum(blob.size for blob in listed) > INDEXES_LIMIT:
+        raise IntegrityError(f"{node.what} has more indexes than any image was found by.")
+    return [(blob, read(blob)) for blob in listed]
+
+
+def artifact(
+    found: Sequence[Signature], vouching: Sequence[tuple[Descriptor, bytes]] = ()
+) -> tuple[bytes, dict[str, bytes]]:
+    """The manifest of an artifact with *found* and the indexes *vouching*, and its blobs by digest."""
     blobs, listed = {}, []
     for signature in found:
         data, kind = (
@@ -74,6 +88,9 @@ def artifact(found: Sequence[Signature]) -> tuple[bytes, dict[str, bytes]]:
             descriptor["annotations"] = {ANNOTATION: base64.b64encode(signature.signature).decode()}
         blobs[digest_of(data)] = data
         listed.append(descriptor)
+    for index, data in vouching:
+        blobs[index.digest] = data
+        listed.append(index.document())
     # The config of an image that is none, since old registries want one; cosign writes the same.
     rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in listed]}
     config = json.dumps({"architecture": "", "os": "", "config": {}, "rootfs": rootfs}).encode()

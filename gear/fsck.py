@@ -1,7 +1,7 @@
 """Checking everything that gear keeps, and mending what can be mended.
 
-Not what is looked for (gear/checking.py, gear/container_check.py, gear/remove.py): the order of it, and what becomes
-of each finding.  Data of volumes and of writable layers is never removed here.
+Not what is looked for (gear/checking.py, gear/record_check.py, gear/container_check.py, gear/remove.py): the order of
+it, and what becomes of each finding.  Data of volumes and of writable layers is never removed here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from gear import container_check, containers, files, imagemounts, publishing, remove
+from gear import container_check, containers, files, imagemounts, publishing, record_check, remove
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
@@ -53,7 +54,8 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
     if not layout.state.is_dir():
         return
     if layout.images.is_dir():
-        for finding in StoreCheck(layout, partial(_not_running, layout), quick=quick).everything():
+        images = StoreCheck(layout, partial(_not_running, layout), quick=quick)
+        for finding in chain(images.everything(), record_check.check(layout, images.again, quick=quick)):
             yield _treat(finding, repair=repair)
     changed = False
     with files.locked(layout.lock):

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gear import containers, garbage, imagemounts, indexes, leases, snapshots, store
+from gear import containers, garbage, imagemounts, indexes, leases, signature_record, snapshots, store
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -20,9 +20,6 @@ from gear.oci import (
     Platform,
     Reference,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def host_platform() -> Platform:
@@ -90,6 +87,8 @@ def inspect(layout: Layout, name: str) -> dict[str, Any]:
         "mediaType": manifest.media_type,
         "index": index,
         "platforms": indexes.platforms(layout, index) if index else [],
+        "signatures": [one.kind for one in signature_record.read(layout, image.digest).signatures],
+        "signers": _signers(layout, image),
         "size": image.size,
         "created": config.created,
         "architecture": config.architecture,
@@ -112,6 +111,16 @@ def inspect(layout: Layout, name: str) -> dict[str, Any]:
             "healthcheck": None if config.healthcheck is None else dict(config.healthcheck),
         },
     }
+
+
+def _signers(layout: Layout, image: Image) -> list[str]:
+    """The keys of the policy that signed it, by the signatures that are kept; none where it would not be let in."""
+    from gear import signatures  # here: it knows the network, which listing images need not pay for
+
+    if image.reference != image.digest and signature_record.read(layout, image.digest).signatures:
+        with suppress(GearError):
+            return list(signatures.check(layout, image).signers)
+    return []
 
 
 def users(layout: Layout) -> dict[str, list[str]]:

@@ -144,7 +144,7 @@ class _Extraction:
                 f"has an entry {entry.shown()} with a number that can't be: {error}"
             ) from error
         except OSError as error:
-            doing = f"unpack {entry.shown()} of {self._what}"
+            doing = f"unpack {entry.shown()} of {self._what[:1].lower()}{self._what[1:]}"
             if error.errno in IMPOSSIBLE:
                 raise self._refuse(
                     f"has an entry {entry.shown()} that can't be made: {error.strerror}"
@@ -346,7 +346,7 @@ class _Extraction:
             os.setxattr(descriptor, OPAQUE, b"y")
         except PermissionError as error:
             raise HostError(
-                f"Can't unpack {self._what}: marking a directory opaque needs root.",
+                f"Can't unpack {self._what[:1].lower()}{self._what[1:]}: marking a directory opaque needs root.",
                 hint="Run gear with sudo.",
             ) from error
 

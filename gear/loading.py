@@ -140,7 +140,9 @@ def _admit(
     digest = candidate.digest or digest_of(manifest)
     chain = [(digest, manifest), *((index.digest, data) for index, data in candidate.indexes)]
     for gate in gates:
-        gate.pass_loaded(chain, lambda digests: signature_files.found(source, digests))
+        if gate.asks:
+            beside = signature_files.vouching(source, {one for one, _ in chain})
+            gate.pass_loaded(chain, lambda digests: signature_files.found(source, digests), beside)
 
 
 def _config(layout: Layout, blob: Descriptor) -> ImageConfig:

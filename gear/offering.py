@@ -5,6 +5,7 @@ of the store, whatever it asks for.
 
     GET /offer                       {"version": 1, "images": [{"reference", "digest", "every"}, ...]}
     GET /v2/image/manifests/DIGEST   the manifests and indexes of these images
+    GET /v2/image/manifests/TAG      the artifact with the signatures that are kept of one (gear/signature_files.py)
     GET /v2/image/blobs/DIGEST       their blobs, from an offset on if a range is asked for
     PUT /result                      {"images": [{"reference", "digest", "changed"}, ...], "errors": [TEXT, ...]}
 """
@@ -18,16 +19,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import IO, Any
 
-from gear import files, images, indexes, leases, store
+from gear import cosign, files, images, indexes, leases, signature_files, store
 from gear.document import DOCUMENT_LIMIT, parse_document
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.fetching import Progress
 from gear.model import Layout
-from gear.oci import Descriptor
+from gear.oci import OCI_MANIFEST, Descriptor
 
 VERSION = 1
 CHUNK = 1 << 20
-_CONTENT = re.compile(r"/v2/image/(manifests|blobs)/([a-z0-9]+:[0-9a-f]+)", re.ASCII)
+_CONTENT = re.compile(r"/v2/image/(manifests|blobs)/([a-z0-9]+:[0-9a-f]+|sha[0-9]+-[0-9a-f]+\.sig)", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{1,19})-", re.ASCII)
 
 
@@ -45,11 +46,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Offer:
-    """Images, and everything they consist of by digest."""
+    """Images, and everything they consist of by digest; their signatures by tag, and the blobs of these by digest."""
 
     items: tuple[Item, ...]
     documents: dict[str, Descriptor] = field(default_factory=dict)
     blobs: dict[str, Descriptor] = field(default_factory=dict)
+    signatures: dict[str, bytes] = field(default_factory=dict)
+    payloads: dict[str, bytes] = field(default_factory=dict)
 
 
 def make(layout: Layout, names: Sequence[str], *, every: bool) -> Offer:
@@ -57,6 +60,8 @@ def make(layout: Layout, names: Sequence[str], *, every: bool) -> Offer:
     items: list[Item] = []
     documents: dict[str, Descriptor] = {}
     blobs: dict[str, Descriptor] = {}
+    signatures: dict[str, bytes] = {}
+    payloads: dict[str, bytes] = {}
     for name in names:
         image = images.pinned(layout, name)
         if image.reference == image.digest:
@@ -68,7 +73,14 @@ def make(layout: Layout, names: Sequence[str], *, every: bool) -> Offer:
         items.append(Item(image.reference, parts.documents[-1].digest, every))
         documents.update((one.digest, one) for one in parts.documents)
         blobs.update((one.digest, one) for one in parts.blobs)
-    return Offer(tuple(items), documents, blobs)
+        saved = signature_files.saved(layout, image.digest)
+        if saved is not None:
+            artifact, found = saved
+            # Of an index they are for whichever image of it the other side takes.
+            for digest in (image.digest, *(found.keys() & documents.keys())):
+                signatures[cosign.tag(digest)] = found[artifact.digest]
+            payloads.update(found)
+    return Offer(tuple(items), documents, blobs, signatures, payloads)
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._reply(200, files.dump_json({"version": VERSION, "images": images}))
                 return
             match = _CONTENT.fullmatch(self.path)
+            if match is not None and self._signatures(match[1], match[2]):
+                return
             known = self._offer.documents if match and match[1] == "manifests" else self._offer.blobs
             if match is None or match[2] not in known:
                 self._reply(404)
@@ -132,6 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
         except GearError as error:  # the store is damaged
             self.failure = error
             self.close_connection = True
+
+    def _signatures(self, kind: str, name: str) -> bool:
+        """Answer what is asked for of signatures; tells whether it was that."""
+        data = (self._offer.signatures if kind == "manifests" else self._offer.payloads).get(name)
+        if data is None:
+            return False
+        self._reply(200, data, {"Content-Type": OCI_MANIFEST} if kind == "manifests" else None)
+        return True
 
     def do_PUT(self) -> None:
         length = self.headers.get("Content-Length") or ""

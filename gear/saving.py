@@ -11,12 +11,12 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import files, images, leases, store
+from gear import files, images, leases, signature_files, store
 from gear.document import parse_digest
 from gear.errors import IntegrityError, UsageError
 from gear.model import Layout
@@ -35,6 +35,8 @@ class _Saved:
     names: tuple[str, ...]
     manifest: Manifest
     descriptor: Descriptor
+    # The artifact with the signatures that are kept, and its blobs.
+    signatures: tuple[Descriptor, Mapping[str, bytes]] | None
 
 
 def save(layout: Layout, texts: Sequence[str], write: Callable[[bytes], object]) -> list[Image]:
@@ -98,7 +100,7 @@ def _saved(layout: Layout, digest: str, found: Sequence[Image]) -> _Saved:
             raise IntegrityError(f"The image {digest} lacks the blob {blob.digest}.", hint=store.REPAIR)
     names = [image.reference for image in found if image.digest == digest and image.reference != digest]
     descriptor = Descriptor(manifest.media_type, digest, len(data))
-    return _Saved(tuple(dict.fromkeys(names)), manifest, descriptor)
+    return _Saved(tuple(dict.fromkeys(names)), manifest, descriptor, signature_files.saved(layout, digest))
 
 
 def _archive(layout: Layout, chosen: Sequence[_Saved]) -> Iterator[bytes]:
@@ -109,12 +111,18 @@ def _archive(layout: Layout, chosen: Sequence[_Saved]) -> Iterator[bytes]:
     for item in chosen:
         for blob in (item.descriptor, item.manifest.config, *item.manifest.layers):
             blobs.setdefault(blob.digest, blob)
-    for algorithm in sorted({parse_digest(digest)[0] for digest in blobs}):
+    small = {
+        digest: data for item in chosen if item.signatures for digest, data in item.signatures[1].items()
+    }
+    for algorithm in sorted({parse_digest(digest)[0] for digest in (*blobs, *small)}):
         yield _header(f"blobs/{algorithm}", 0, directory=True)
     for blob in blobs.values():
         yield _header(_name(blob), blob.size)
         yield from _content(layout, blob)
         yield bytes(-blob.size % tarfile.BLOCKSIZE)
+    for digest in sorted(small.keys() - blobs.keys()):
+        yield _header("blobs/{}/{}".format(*parse_digest(digest)), len(small[digest]))
+        yield small[digest] + bytes(-len(small[digest]) % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -138,7 +146,7 @@ def _content(layout: Layout, blob: Descriptor) -> Iterator[bytes]:
 
 
 def _index(chosen: Sequence[_Saved]) -> dict[str, Any]:
-    """An entry for each name, and one for an image without."""
+    """An entry for each name, one for an image without, and one for the signatures of each image that has some."""
     entries = []
     for item in chosen:
         for name in item.names or ("",):
@@ -148,6 +156,9 @@ def _index(chosen: Sequence[_Saved]) -> dict[str, Any]:
                 if "." in name.partition("/")[0] and "/" in name:
                     entry["annotations"][CONTAINERD_NAME] = name
             entries.append(entry)
+        if item.signatures is not None:
+            artifact = item.signatures[0]
+            entries.append({**artifact.document(), "annotations": dict(artifact.annotations)})
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
 
 

@@ -22,9 +22,9 @@ from gear.model import Layout
 from gear.oci import Reference
 from gear.offering import VERSION, Item, Result
 from gear.piping import PipeTransport, standard_streams
-from gear.reference import Remote, full_names
+from gear.reference import full_names
 from gear.registry import Repository
-from gear.signatures import Gate
+from gear.signatures import PeerGate
 
 # For ssh to connect and for a person to type a password, before the other side says anything.
 PATIENCE_S = 300.0
@@ -212,7 +212,7 @@ def _compare(items: Sequence[Item], wanted: Sequence[Reference], name: str) -> N
 
 def _fetch(layout: Layout, repository: Repository, item: Item, progress: Progress) -> Pulled:
     wanted = Wanted(item.digest, item.reference, images.host_platform(), item.every)
-    gate = Gate.of_registry(layout, Remote.parse(item.reference))
+    gate = PeerGate.of_peer(layout, item.reference)
     # One connection is one request at a time.
     settings = replace(registries.load(layout), parallel=1)
     return fetching.fetch(layout, [repository], item.reference, wanted, progress, gate, settings)

@@ -88,20 +88,29 @@ def write(
         if len(kept) == COUNT_LIMIT or size > SIZE_LIMIT // 2:
             break
         kept.append(signature)
-    document = {
-        "signatures": [
-            {
-                "kind": signature.kind,
-                "signature": base64.b64encode(signature.signature).decode(),
-                "payload": base64.b64encode(signature.payload).decode(),
-            }
-            for signature in kept
-        ],
-        "indexes": list(dict.fromkeys((*before.indexes, *indexes)))[-COUNT_LIMIT:],
-    }
-    path, data = store.place(layout, "signatures", digest), files.dump_json(document)
+    listed = list(dict.fromkeys((*before.indexes, *indexes)))[-COUNT_LIMIT:]
+    path, data = store.place(layout, "signatures", digest), _document(kept, listed)
     if files.read_bytes(path) != data:
         files.write_atomic(path, data, 0o600)
+
+
+def forget(layout: Layout, digest: str, indexes: Sequence[str]) -> None:
+    """Let the signatures of *digest* speak of *indexes* no more; raises IntegrityError."""
+    record = read(layout, digest)
+    left = [index for index in record.indexes if index not in indexes]
+    files.write_atomic(store.place(layout, "signatures", digest), _document(record.signatures, left), 0o600)
+
+
+def _document(signatures: Sequence[Signature], indexes: Sequence[str]) -> bytes:
+    listed = [
+        {
+            "kind": signature.kind,
+            "signature": base64.b64encode(signature.signature).decode(),
+            "payload": base64.b64encode(signature.payload).decode(),
+        }
+        for signature in signatures
+    ]
+    return files.dump_json({"signatures": listed, "indexes": list(indexes)})
 
 
 def vouching(layout: Layout, record: Record, digest: str) -> set[str]:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from gear import attached, cosign, lookaside, openpgp, policy, signature_record, store
 from gear.claims import BadSignature, Claim, Name, Signature
-from gear.document import digest_of
+from gear.document import digest_of, parse_document
 from gear.errors import GearError, IntegrityError, RefusedError, RemoteError, UsageError
 from gear.model import Layout
-from gear.oci import Descriptor, Image
+from gear.oci import Descriptor, Image, index_entries
 from gear.policy import Rule, Signed
 from gear.reference import Remote
 from gear.registries import Registries
@@ -174,6 +174,8 @@ class Gate:
         """Raises RefusedError, with *hint*, when no image may have that name."""
         self._layout, self._wanted, self._rule = layout, wanted, rule
         self._check: _Check | None = None
+        # Indexes that came beside the signatures.
+        self._beside: list[tuple[Descriptor, bytes]] = []
         if rule is not None and rule.reject:
             raise RefusedError(f"{wanted} is refused by {rule.where}.", hint=hint)
 
@@ -218,18 +220,25 @@ class Gate:
         return self._run(digests[0], {*digests, *(digest_of(document.data) for document in chain)}, more())
 
     def pass_loaded(
-        self, chain: Sequence[tuple[str, bytes]], found: Callable[[set[str]], Iterable[Signature]]
+        self,
+        chain: Sequence[tuple[str, bytes]],
+        found: Callable[[set[str]], Iterable[Signature]],
+        beside: Sequence[tuple[Descriptor, bytes]] = (),
     ) -> Verdict:
-        """Check an image of a file.
+        """Check an image of a file, or of another gear.
 
         *chain* has its manifest and then the indexes that led to it, innermost first, each with its digest; *found*
-        gives the signatures that the file has of some digests.
+        gives the signatures that came of some digests, and *beside* are the indexes that came with those.
         """
         if not self.asks:
             return self._unasked()
         digests = {digest for digest, _ in chain} | {digest_of(data) for _, data in chain}
+        for index, data in beside:
+            if digests & {entry.digest for entry in index_entries(parse_document(data, "The index"))}:
+                digests |= {index.digest, digest_of(data)}
+                self._beside.append((index, data))
         place = lookaside.place_of(self._wanted)
-        local = [({"gpg"}, _stored(place, self._wanted, digest, None)) for digest, _ in chain]
+        local = [({"gpg"}, _stored(place, self._wanted, digest, None)) for digest in sorted(digests)]
         return self._run(chain[0][0], digests, [({"gpg", "sigstore"}, found(digests)), *local])
 
     def pass_here(self, digest: str) -> Verdict:
@@ -255,10 +264,31 @@ class Gate:
         """Keep the signatures that were found, beside the image that passed; *indexes* are innermost first."""
         if self._check is None:
             return
-        for index, data in indexes:
+        for index, data in (*indexes, *self._beside):
             store.add_blob(self._layout, io.BytesIO(data), expected=index)
-        listed = [index.digest for index, _ in indexes]
+        listed = [index.digest for index, _ in (*indexes, *self._beside)]
         signature_record.write(self._layout, digest, self._check.good, self._check.others, listed)
+
+
+class PeerGate(Gate):
+    """For an image that another gear offers, with the signatures that are kept there."""
+
+    @classmethod
+    def of_peer(cls, layout: Layout, reference: str) -> PeerGate:
+        """For the image that is to be called *reference*."""
+        found, wanted = policy.load(layout), Name.of(Remote.parse(reference))
+        return cls(layout, wanted, None if found is None else found.of_registry(wanted))
+
+    def pass_pulled(
+        self, chain: Sequence[Document], sources: Sequence[Repository], settings: Registries
+    ) -> Verdict:
+        """See Gate.  Where a registry's signatures are is configured for the registry, and so is of no account."""
+        if not self.asks:
+            return self._unasked()
+        documents = [(document.digest, document.data) for document in reversed(chain)]
+        kept = [one for digest, _ in documents if (one := attached.kept(sources[0], digest)) is not None]
+        found = [signature for one in kept for signature in one.signatures]
+        return self.pass_loaded(documents, lambda _: found, [index for one in kept for index in one.indexes])
 
 
 def _in_time(found: Iterator[Signature], settings: Registries) -> Iterator[Signature]:

@@ -88,22 +88,24 @@ def labels(layout: Layout, name: str) -> list[str]:
 def find(layout: Layout, name: str, label: str) -> Snapshot:
     """One snapshot; raises NotFoundError, and IntegrityError when it is damaged."""
     path = directory(layout, name) / label_of(label)
-    document = files.read_json(path / "snapshot.json")
-    if document is None:
+    if not os.path.lexists(path):
         known = labels(layout, name)
         raise NotFoundError(
             f"{name} has no snapshot {label}.",
             hint=f"It has {', '.join(known)}." if known else f"gear snapshot {name} makes one.",
         )
     try:
-        top = members.mapping(document)
+        top = members.mapping(files.read_json(path / "snapshot.json"))
         if top["version"] != 1:
             raise ValueError(f"its version is {top['version']!r}")
         created = float(members.number(top["created"]))
         volumes = tuple(volume_name(text) for text in members.texts(top["volumes"]))
+        spec = Spec.from_mapping(files.read_json(path / "spec.json"), str(path / "spec.json"))
     except (KeyError, TypeError, ValueError, GearError) as error:
-        raise IntegrityError(f"{path / 'snapshot.json'} is damaged: {error}.") from error
-    spec = Spec.from_mapping(files.read_json(path / "spec.json"), str(path / "spec.json"))
+        raise IntegrityError(
+            f"The snapshot {label} of {name} is damaged: {str(error).rstrip('.')}.",
+            hint=f"gear snapshot {name} --rm {label} removes it.",
+        ) from error
     return Snapshot(label, spec, created, volumes, path)
 
 

@@ -78,10 +78,10 @@ def begin(layout: Layout, name: str, switch: Switch) -> None:
 def read(layout: Layout, name: str) -> Switch | None:
     """The switch that was begun and not finished; raises IntegrityError when its journal is damaged."""
     path = containers.switch_path(layout, name)
-    document = files.read_json(path, limit=64 << 20)
-    if document is None:
+    if not path.exists():
         return None
     try:
+        document = files.read_json(path, limit=64 << 20)
         top = members.mapping(document)
         if top["version"] != 1:
             raise ValueError(f"its version is {top['version']!r}")
@@ -92,7 +92,10 @@ def read(layout: Layout, name: str) -> Switch | None:
             contents[Path(members.text(item["path"]))] = data, int(item["mode"])
         return Switch(members.text(top["what"]), exchanges, contents)
     except (KeyError, TypeError, ValueError, GearError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}.") from error
+        raise IntegrityError(
+            f"{path} is damaged: {str(error).rstrip('.')}.",
+            hint=f"Remove it and restore the snapshot once more: gear snapshot {name} --restore LABEL",
+        ) from error
 
 
 def _exchange(item: Mapping[str, Any]) -> Exchange:

@@ -93,6 +93,80 @@ def test_what_only_a_person_can_mend(container: GearHost) -> None:
     sound(container)
 
 
+def test_a_snapshot_that_can_not_be_restored_is_told_and_kept(container: GearHost) -> None:
+    container.gear("snapshot", "fscked", "good", "--volumes")
+    container.gear("snapshot", "fscked", "bad", "--volumes")
+    sound(container)
+    bad = f"{DIR}/snapshots/bad"
+    for damage, undo, sentence in (
+        (f"mv {bad}/volumes/kept /root/lost", f"mv /root/lost {bad}/volumes/kept", "lacks the volume kept"),
+        (f"mv {bad}/layer /root/lost", f"mv /root/lost {bad}/layer", "its writable layer is missing"),
+        (
+            f"cp {bad}/spec.json /root/s; echo x > {bad}/spec.json",
+            f"cp /root/s {bad}/spec.json",
+            "is damaged",
+        ),
+        (f"mv {bad}/snapshot.json /root/s", f"mv /root/s {bad}/snapshot.json", "is damaged"),
+    ):
+        container.sh(damage)
+        (found,) = [item for item in faults(container, "--repair") if item["damage"]]
+        assert sentence in str(found["what"]) and "gear snapshot fscked --rm bad" in str(found["hint"])
+        container.sh(undo)
+        sound(container)
+    container.sh(f"chmod 755 {DIR}/snapshots; rm {bad}/snapshot.json")
+    error = container.fails(1, "image", "prune")
+    assert "The snapshot bad of fscked is damaged" in error and "gear snapshot fscked --rm bad" in error
+    container.gear("snapshot", "fscked", "--rm", "bad")
+    faults(container, "--repair", status=0)
+    sound(container)
+    container.gear("snapshot", "fscked", "--restore", "good")
+    data_is_there(container)
+
+
+def test_a_restore_whose_journal_is_damaged(container: GearHost) -> None:
+    container.gear("snapshot", "fscked", "good", "--volumes")
+    container.sh(f"echo x > {DIR}/switch.json")
+    (found,) = [item for item in faults(container, "--repair") if item["damage"]]
+    assert "keeps fscked from being started" in str(found["what"])
+    assert "--restore LABEL" in str(found["hint"])
+    assert "--restore LABEL" in container.fails(1, "start", "fscked")
+    container.sh(f"rm {DIR}/switch.json")
+    container.gear("snapshot", "fscked", "--restore", "good")
+    sound(container)
+    data_is_there(container)
+
+
+SPOIL = """
+import os, sys
+sys.path.insert(0, "/opt/gear")
+from gear import subvolumes
+subvolumes.set_read_only(os.open(sys.argv[1], os.O_RDONLY), False)
+open(f"{sys.argv[1]}/new", "w").close()
+"""
+
+
+@pytest.mark.parametrize("driver", ["btrfs", "vfs"])
+def test_writable_layers_that_are_trees(fitting: GearHost, driver: str) -> None:
+    host = fitting
+    host.gear("install", "hello", "treed", "--storage-driver", driver)
+    sound(host)
+    place = host.sh("echo /var/lib/gear/containers/treed/layer-*")
+    host.sh(f"mv {place}/root {place}/away")
+    (found,) = faults(host)
+    assert "what the container wrote is gone" in str(found["what"]) and found["path"] == place
+    host.sh(f"mv {place}/away {place}/root")
+    if driver == "btrfs":
+        tree = host.sh("echo /var/lib/gear/images/subvolumes/sha256/*")
+        host.run("/usr/bin/python3", "-c", SPOIL, tree)
+        assert host.gear("fsck", "--quick") == "everything is as it should be\n"
+        (found,) = faults(host)
+        assert "is not what the layers of its image come to" in str(found["what"])
+        faults(host, "--repair", status=0)
+        host.gear("install", "hello", "second", "--storage-driver", driver)
+        assert host.run("test", "-e", f"{tree}/new", check=False).returncode == 1
+    sound(host)
+
+
 def test_user_ids_that_two_have(container: GearHost) -> None:
     container.gear("install", "hello", "twin")
     base = container.json_file(f"{DIR}/spec.json")["uid_base"]

@@ -24,7 +24,7 @@ LAYERS = {
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
-        "imagemounts "
+        "record_check imagemounts "
         "yamlfile addresses netfailure registries registry_auth dialing transport piping registry upload incoming "
         "signature_record policy cosign openpgp lookaside attached "
         "seccomp inroot reports stacking groups terminal definitions allocation"
@@ -251,6 +251,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "unpacked",
         "treediff",
         "checking",
+        "record_check",
         "signature_record",
         "duplicate",
         "subvolumes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from archives import OciLayout, directory, entry, hard_link, snapshot, symlink, tar
 
-from gear import checking, files, fsck, leases, loading, store, verifying
+from gear import checking, files, fsck, indexes, leases, loading, signature_record, store, verifying
+from gear.claims import Signature
 from gear.errors import GearError
 from gear.model import Layout
+from gear.oci import OCI_INDEX, OCI_MANIFEST, Descriptor
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: layers have owners and whiteouts")
 ONE = tar(directory("."), directory("d"), entry("d/file", b"content"), entry("x/implied", b"1"))
@@ -333,3 +336,85 @@ def test_sha512_throughout(long: Layout) -> None:
     shutil.rmtree(store.layer_root(long, image.layers[0]))
     assert all(outcome.mended for outcome in check(long, repair=True))
     assert check(long) == []
+
+
+# -- what is kept beside images ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(layout: Layout) -> Layout:
+    """The store with a signature of two:2, and an index with it and another image under the name all:1."""
+    source = OciLayout()
+    foreign = source.image(tar(entry("foreign", b"f" * 100)))
+    for name, data in source.files.items():
+        if name.startswith("blobs/"):
+            (layout.images / name).write_bytes(data)
+    two = store.references(layout)["two:2"]
+    ours = {"mediaType": OCI_MANIFEST, "digest": two, "size": store.blob_path(layout, two).stat().st_size}
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [ours, foreign]}
+    index = store.add_blob(layout, io.BytesIO(json.dumps(document).encode()))
+    index = Descriptor(OCI_INDEX, index.digest, index.size)
+    indexes.publish(layout, index)
+    store.set_reference(layout, "all:1", two, index.digest)
+    signature_record.write(layout, two, [Signature("gpg", b"signature")], [], [index.digest])
+    assert check(layout) == []
+    return layout
+
+
+def record(layout: Layout, kind: str) -> Path:
+    (path,) = (layout.images / kind / "sha256").iterdir()
+    return path
+
+
+KEPT: dict[str, tuple[bool, str, Callable[[Layout], object]]] = {
+    "signatures": (True, "is damaged", lambda at: break_json(record(at, "signatures"))),
+    "signatures of no digest": (
+        True,
+        "is not named by a digest",
+        lambda at: (at.images / "signatures/sha256/short").mkdir(),
+    ),
+    "the index of signatures": (
+        True,
+        "which is missing or damaged",
+        lambda at: change(store.blob_path(at, f"sha256:{record(at, 'indexes').name}")),
+    ),
+    "an index's record": (True, "is damaged", lambda at: break_json(record(at, "indexes"))),
+    "an index's record that lies": (
+        True,
+        "is damaged",
+        lambda at: record(at, "indexes").write_text(f'{{"mediaType": "{OCI_INDEX}", "size": 1}}'),
+    ),
+    "a layer of another platform": (
+        False,
+        "not here as a whole",
+        lambda at: change(blob(at, tar(entry("foreign", b"f" * 100)))),
+    ),
+    "a layer of another platform missing": (
+        True,
+        "not here as a whole",
+        lambda at: blob(at, tar(entry("foreign", b"f" * 100))).unlink(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_what_is_kept_beside_images(what: str, kept: Layout) -> None:
+    quick, sentence, damage = KEPT[what]
+    damage(kept)
+    found = check(kept)
+    assert any(sentence in one.finding.what and one.is_wrong for one in found), found
+    assert all(one.finding.hint for one in found if one.finding.lost), found
+    assert any(sentence in one.finding.what for one in check(kept, quick=True)) == quick
+    check(kept, repair=True)
+    assert check(kept) == []
+    assert set(store.references(kept)) == {"one:1", "two:2", "all:1"}
+
+
+def test_records_of_images_that_are_gone_are_left_over(kept: Layout) -> None:
+    for name in ("two:2", "all:1"):
+        store.remove_reference(kept, name)
+    found = check(kept)
+    assert {one.finding.path.parent.parent.name for one in found} >= {"signatures", "indexes", "manifests"}
+    assert not any(one.is_wrong for one in found)
+    check(kept, repair=True)
+    assert check(kept) == [] and not list((kept.images / "signatures/sha256").iterdir())

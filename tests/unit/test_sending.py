@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from archives import digest, entry, tar
-from hostile import Hostile
+from hostile import INDEX, OCI, Hostile
+from keys import SigstoreKey, artifact, claim
 
-from gear import garbage, offering, pulling, sending, store
+from gear import cosign, garbage, offering, pulling, sending, signatures, store
 from gear.cli_send import sides
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError, UsageError
 from gear.fetching import Silent
@@ -120,6 +121,37 @@ def test_a_copy_that_broke_goes_on_where_it_was(here: Layout, there: Layout, reg
     store.prepare(there)
     store.place(there, "downloads", digest(FIRST)).write_bytes(FIRST[:150_000])
     assert copy(here, there, f"{registry.host}/x:1")[2][digest(FIRST)] == len(FIRST) - 150_000
+
+
+@pytest.mark.parametrize("signed", ["index", "instance"])
+def test_signatures_that_are_kept_come_with_the_image(
+    here: Layout, there: Layout, registry: Hostile, tmp_path: Path, signed: str
+) -> None:
+    key = SigstoreKey()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/key.pub").write_bytes(key.public())
+    policy = {"default": {"sigstore": [str(tmp_path / "etc/key.pub")]}}
+    (tmp_path / "etc/policy.yaml").write_text(json.dumps(policy))
+    name = f"{registry.host}/x:3"
+    own = registry.image(FIRST, tag="3")
+    platform = {"os": "linux", "architecture": "amd64"}
+    point = {"mediaType": OCI, "digest": own, "size": len(registry.manifests[own][1]), "platform": platform}
+    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [point]}
+    whole = registry.manifest(json.dumps(document).encode(), INDEX, "3")
+    of = whole if signed == "index" else own
+    payload = claim(name, of)
+    manifest, blobs = artifact((payload, key.sign(payload)))
+    registry.blobs |= blobs
+    registry.manifest(manifest, OCI, cosign.tag(of))
+    pulling.pull(here, name, settings=Registries(timeout=2), platform=AMD64)
+    assert copy(here, there, name)[0].errors == ()
+    image = store.resolve(there, name)
+    assert image.digest == own and signatures.check(there, image).signers
+    assert garbage.garbage(there, []) == []
+    result, told, _ = copy(here, there, f"{registry.host}/x:1", name)
+    assert "x:1 is not signed" in result.errors[0] and told == result
+    assert [image.digest for image in result.images] == [own]
+    assert list(store.references(there)) == [name]
 
 
 def test_what_has_no_name_is_not_offered(here: Layout, registry: Hostile) -> None:

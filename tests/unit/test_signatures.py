@@ -27,6 +27,7 @@ from gear import (
     lookaside,
     policy,
     pulling,
+    saving,
     signature_files,
     signature_record,
     signatures,
@@ -38,7 +39,7 @@ from gear.claims import Signature
 from gear.document import parse_document
 from gear.errors import GearError, HostError, IntegrityError, RefusedError, RemoteError, UsageError
 from gear.model import Layout
-from gear.oci import Platform
+from gear.oci import Descriptor, Platform
 from gear.registries import Registries
 
 AMD64 = Platform("linux", "amd64")
@@ -138,11 +139,14 @@ def test_a_signed_image_is_taken_and_can_be_verified_again(
     image = store.resolve(layout, f"{registry.host}/x:1")
     verdict = signatures.check(layout, image)
     assert len(verdict.signers) == 1 and verdict.signers[0].endswith("1.pub")
+    told = images.inspect(layout, image.reference)
+    assert told["signatures"] == ["sigstore"] and told["signers"] == list(verdict.signers)
     assert len(registry.seen) == requests, "verifying asked the network"
     assert garbage.collect(layout, []) == []
     trust(layout, stranger)
     with pytest.raises(RefusedError):
         signatures.check(layout, image)
+    assert images.inspect(layout, image.reference)["signers"] == []
     (layout.config / "policy.yaml").unlink()
     assert signatures.check(layout, image) == signatures.Verdict("", ())
     images.remove(layout, image.reference, in_use={})
@@ -607,6 +611,90 @@ def test_signatures_come_with_files_and_go_with_them(
     assert image.reference == "a.example/x:1"
     assert signatures.check(layout, image).signers
     assert signature_files.saved(layout, image.digest) == wrapped
+
+
+@pytest.mark.parametrize("signed", ["index", "instance"])
+def test_what_is_saved_is_let_in_elsewhere(
+    layout: Layout, registry: Hostile, tmp_path: Path, key: SigstoreKey, signed: str
+) -> None:
+    trust(layout, key)
+    own, other = registry.image(LAYER), registry.image(LAYER, tag="arm", more=1)
+    whole = index(registry, own, other)
+    sign(registry, key, whole if signed == "index" else own)
+    pull(layout, registry)
+    archive = tmp_path / "saved.tar"
+    saving.to_file(layout, [f"{registry.host}/x:1"], archive)
+    assert archive.read_bytes() == b"".join(written(layout, f"{registry.host}/x:1"))
+    elsewhere = Layout(state=tmp_path / "elsewhere", config=layout.config)
+    (image,) = loading.load(elsewhere, str(archive))
+    assert image.digest == own and signatures.check(elsewhere, image).signers
+    assert garbage.collect(elsewhere, []) == []
+    # Another image in the place of the signed one, with the signatures that the first has.
+    swapped = tmp_path / "swapped.tar"
+    swapped.write_bytes(archive.read_bytes().replace(own[7:].encode(), other[7:].encode()))
+    with pytest.raises(GearError):
+        loading.load(elsewhere, str(swapped), names=["a.example/x:2"])
+    assert list(store.references(elsewhere)) == [f"{registry.host}/x:1"]
+
+
+def written(layout: Layout, name: str) -> list[bytes]:
+    pieces: list[bytes] = []
+    saving.save(layout, [name], pieces.append)
+    return pieces
+
+
+def test_an_index_beside_the_signatures_vouches_for_what_it_lists_only(
+    layout: Layout, registry: Hostile, tmp_path: Path, key: SigstoreKey
+) -> None:
+    trust(layout, key)
+    made, evil = saved()
+    honest = {"mediaType": OCI, "digest": digest(b"honest"), "size": 6}
+    data = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [honest]}).encode()
+    payload = claim("a.example/x:1", digest(data))
+    text, blobs = cosign.artifact(
+        [Signature("sigstore", key.sign(payload), payload)],
+        [(Descriptor(INDEX, digest(data), len(data)), data)],
+    )
+    for blob in blobs.values():
+        made.blob(blob, "")
+    name = {"org.opencontainers.image.ref.name": cosign.tag(evil)}
+    made.entries.append(made.blob(text, OCI, annotations=name))
+    with pytest.raises(RefusedError, match="not signed"):
+        loading.load(layout, str(made.write(tmp_path / "layout")))
+    assert not store.references(layout) and garbage.collect(layout, []) == []
+
+
+def test_artifacts_of_a_file_are_bounded(
+    layout: Layout, tmp_path: Path, key: SigstoreKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust(layout, key)
+    made, found = saved()
+    name = {"org.opencontainers.image.ref.name": cosign.tag(found)}
+    for number in range(200):
+        payload = claim("a.example/x:1", found) + b" " * number
+        text, blobs = cosign.artifact([Signature("sigstore", b"none", payload)])
+        for blob in blobs.values():
+            made.blob(blob, "")
+        made.entries.append(made.blob(text, OCI, annotations=name))
+    looked: list[bytes] = []
+    verifies = cosign.PublicKey.verifies
+
+    def counted(self: cosign.PublicKey, payload: bytes, signature: bytes) -> bool:
+        looked.append(payload)
+        return verifies(self, payload, signature)
+
+    monkeypatch.setattr(cosign.PublicKey, "verifies", counted)
+    with pytest.raises(RefusedError, match="not signed"):
+        loading.load(layout, str(made.write(tmp_path / "layout")))
+    assert len(looked) == signature_files.ARTIFACTS_LIMIT
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 10), (9, 1 << 20)])
+def test_indexes_beside_signatures_are_bounded(count: int, size: int) -> None:
+    listed = [(Descriptor(INDEX, digest(str(number).encode()), size), b"") for number in range(count)]
+    manifest, _ = cosign.artifact([], listed)
+    with pytest.raises(IntegrityError, match="more indexes than any image"):
+        cosign.indexes(parse_document(manifest, "x"), lambda blob: pytest.fail("it was read"))
 
 
 def test_a_signed_index_of_a_file_vouches_for_its_image(
