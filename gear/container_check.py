@@ -50,7 +50,7 @@ def check(layout: Layout) -> Iterator[Finding]:
                 hint=f"gear install IMAGE {name} with all its options; the writable layer and volumes stay",
             )
     # Until they are finished, which what is left over tells, they are neither what they were nor what they will be.
-    half = {name: spec for name, spec in specs.items() if switching.journal(layout, name).exists()}
+    half = {name: spec for name, spec in specs.items() if containers.switch_path(layout, name).exists()}
     specs = {name: spec for name, spec in specs.items() if name not in half}
     yield from _strays(layout)
     yield from _ids(layout, specs)
@@ -261,7 +261,7 @@ def _switch(layout: Layout, name: str) -> Iterator[Finding]:
         switching.read(layout, name)
     except GearError as error:
         yield Finding(
-            switching.journal(layout, name),
+            containers.switch_path(layout, name),
             f"keeps {name} from being started: {error.message}",
             hint=error.hint or "",
         )
