@@ -27,6 +27,7 @@ from gear import (
     host,
     lifecycle,
     process,
+    sockets,
     store,
     uids,
     units,
@@ -34,14 +35,20 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
-from gear.network import unit_name
+from gear.network import NAT, unit_name
 from gear.oci import Image
 from gear.spec import ImageRef, Spec
 from gear.systemd import Manager, booted
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
+_HELPER_FILES = {
+    "launcher": "start",
+    "network-launcher": "network",
+    "proxy-launcher": "proxy",
+    "stop": "stop",
+    "remove": "remove",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def prepare_run(
             )
         image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
+        containers.require_installed(spec)
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)
         try:
@@ -133,7 +141,11 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
         _publish(changed)
-        if old is not None and old.network.ports and not spec.network.interfaces and booted():
+        for path in sockets.unit_files(layout, name):
+            if path not in rendered:
+                boot.disable(path.name)
+                files.remove_file(path)
+        if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
             connecting.unpublish(layout, name)
         undo.pop_all()
@@ -274,7 +286,7 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
             # Units are read by anybody; a bundle may hold secrets in its environment.
-            public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
+            public = path.suffix in (".service", ".socket", ".bpf") or path.name in ("hosts", "hostname")
             files.write_atomic(staged[path], content, 0o644 if public else 0o600)
         for path, (found, _) in changed.items():
             with files.explained(f"replace {path}"):
@@ -381,8 +393,10 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     """
     written = publish_static_units(layout)
     boot.enable(layout, boot.ACTIVE_TARGET)
+    boot.enable(layout, boot.SOCKETS_TARGET)
     for name in names:
         spec = containers.existing(layout, name)
+        written += [path.name for path in sockets.unit_files(layout, name)]
         written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
         written.append(containers.unit_path(layout, name).name)
     for unit in dict.fromkeys(written):

@@ -91,9 +91,14 @@ def start(bundle: str) -> int:
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
     network = None
-    if extra.get("network") or os.environ.get(b"LISTEN_FDNAMES"):
+    if extra.get("network") or b"published" in os.environ.get(b"LISTEN_FDNAMES", b""):
         # Also for one that has left its networks since PID 1 took the sockets of its ports.
         network = reserved(bundle, extra.get("network") or {}, wanted)
+    if extra.get("descriptors"):
+        from gear.helper import activation
+
+        name = bundle.rstrip("/").rpartition("/")[2]
+        wanted.passed = activation.find(extra["descriptors"], f"ctr-{name}.socket")
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)

@@ -20,7 +20,7 @@ LAYERS = {
         "__init__ errors model document changes accounts members tunables isolation network definition spec oci "
         "reference"
     ),
-    "pure": "unitfile device_rules resources confinement attachment units bundle bpf seccomp_profile seccomp_form",
+    "pure": "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile seccomp_form",
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
         "garbage "
@@ -28,7 +28,7 @@ LAYERS = {
         "seccomp inroot reports stacking groups terminal definitions allocation"
     ),
     "operations": (
-        "containers images pulling pushing connecting install lifecycle networks exposure remove "
+        "sockets containers images pulling pushing connecting install lifecycle networks exposure remove "
         "inside top attach copying transfer joining "
         "running debugging"
     ),
@@ -48,6 +48,7 @@ UPWARD = {
 HELPER_USERS = {
     "inroot": "openat2(2), which the standard library has no wrapper for",
     "stacking": "the layers of a container that does not run are stacked as its start does it",
+    "sockets": "who has a port that is taken, looked up and said as a start does it",
     "reports": "what the helper's modules fail with",
     "joining": "the engine that joins a container's namespaces, with no other program in between",
     "running": "the engine that makes a container, for those in the caller's terminal",
