@@ -94,7 +94,9 @@ def service_settings(spec: Spec) -> tuple[list[tuple[str, str]], list[tuple[str,
         service.append(("Sockets", f"ctr-{spec.name}.socket"))
     if running := proxies(spec):
         # A proxy without a container would turn away whoever connects, and not start it again.
-        service.append(("ExecStopPost", unitfile.command(["-/usr/bin/systemctl", "kill", *running])))
+        service.append(
+            ("ExecStopPost", unitfile.command(["-/usr/bin/systemctl", "kill", "--signal=SIGINT", *running]))
+        )
     return unit, service
 
 

@@ -15,6 +15,8 @@ from gear.systemd import Manager, UnitState
 
 # systemctl status says 3 for a unit that is not active, which is no failure to report.
 _STATUS_ACCEPTED = (0, 3)
+# What a start does for a container that is started on demand.
+_LISTENS = "starts at the first connection"
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +25,15 @@ def _names(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) -> int:
-    """Report each outcome; returns the exit status."""
+def _tell(
+    context: Context, outcome: Mapping[str, GearError | None], done: str, on_demand: str | None = None
+) -> int:
+    """Report each outcome, *on_demand* for what is done with containers of that kind; returns the exit status."""
     status = 0
     for name, error in outcome.items():
         if error is None:
-            context.report(f"{name} {done}")
+            spec = containers.existing(context.layout, name) if on_demand else None
+            context.report(f"{name} {on_demand if spec is not None and spec.network.on_demand else done}")
         else:
             context.fail(error)
             status = max(status, error.exit_status)
@@ -38,14 +43,17 @@ def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) 
 def _run_start(args: argparse.Namespace, context: Context) -> int:
     host.require_root("start containers")
     with Manager() as manager:
-        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running")
+        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running", _LISTENS)
 
 
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
         return _tell(
-            context, lifecycle.start(manager, context.layout, args.names, again=True), "is running again"
+            context,
+            lifecycle.start(manager, context.layout, args.names, again=True),
+            "is running again",
+            _LISTENS,
         )
 
 

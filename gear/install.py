@@ -42,13 +42,8 @@ from gear.systemd import Manager, booted
 from gear.view import View
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {
-    "launcher": "start",
-    "network-launcher": "network",
-    "proxy-launcher": "proxy",
-    "stop": "stop",
-    "remove": "remove",
-}
+_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
+_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy")}
 
 
 @dataclass(frozen=True)
@@ -141,10 +136,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
         _publish(changed)
-        for path in sockets.unit_files(layout, name):
-            if path not in rendered:
-                boot.disable(path.name)
-                files.remove_file(path)
+        sockets.remove_files(layout, name, keep=rendered)
         if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
             connecting.unpublish(layout, name)

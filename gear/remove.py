@@ -63,9 +63,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     with files.locked(layout.lock):
         if unit.endswith(".scope"):
             _unpublish(layout, name)
-        for socket in sockets.unit_files(layout, name):
-            manager.reset_failed(socket.name)
-            files.remove_file(socket)
+        for file in sockets.unit_files(layout, name):
+            manager.reset_failed(file.name)
+        sockets.remove_files(layout, name)
         files.remove_file(path)
         files.remove_tree(directory)
         for volume in doomed:

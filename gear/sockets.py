@@ -5,7 +5,7 @@ What their units say is in gear/activation.py.  A container that is started on d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,14 @@ def disable(layout: Layout, name: str) -> None:
     """Keep PID 1 from listening for *name* at boot."""
     for path in unit_files(layout, name):
         boot.disable(path.name)
+
+
+def remove_files(layout: Layout, name: str, keep: Collection[Path] = ()) -> None:
+    """Remove the files of such units of *name* that are not in *keep*; what is loaded stays until it is stopped."""
+    for path in unit_files(layout, name):
+        if path not in keep:
+            boot.disable(path.name)
+            files.remove_file(path)
 
 
 def prepare(manager: Manager, layout: Layout, spec: Spec) -> None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import posix as os
 import sys
+from _signal import SIG_DFL, SIG_IGN, SIGINT, signal
 from _socket import AF_INET, AF_INET6, inet_pton, socket
 
-from gear.helper import syscalls
+from gear.helper import processes, syscalls
 from gear.helper.failure import EXIT_EXEC, Failure, Step
 
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _PROXY = "/usr/lib/systemd/systemd-socket-proxyd"
-_SYSTEMCTL = "/usr/bin/systemctl"
 _LOOPBACK = ("127.0.0.1", "::1")
 _ANY = {4: "0.0.0.0", 6: "::"}
 _LISTENS = "0A"  # TCP_LISTEN, net/tcp_states.h
 _FIRST = 3  # SD_LISTEN_FDS_START
 _PAUSE_S = 0.02
+# PID 1 starts again what has ended by itself (RestartSec=).
+_GRACE_S = 1.0
 # Clients are turned away for so long after a failure.
 _REFUSAL_S = 5.0
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -40,6 +42,8 @@ def main(arguments: list[str]) -> int:
     """Serve one unit; returns the exit status when there is nothing to pass connections on to."""
     unit, port, patience, connections, idle, *addresses = arguments
     step = Step()
+    # What the container's unit sends when the payload has ended: for the proxy, which has nobody to pass on to then.
+    signal(SIGINT, SIG_IGN)
     try:
         try:
             pid, address = _wait(unit, int(port), int(patience), addresses or list(_LOOPBACK), step)
@@ -61,47 +65,31 @@ def _wait(unit: str, port: int, patience: int, addresses: list[str], step: Step)
 
     name = unit.removeprefix("ctr-").removesuffix(".service")
     deadline = monotonic() + patience
-    while monotonic() < deadline:
-        step.doing = f"ask systemd about {unit}"
-        state, pid = _state(unit)
-        if state in ("inactive", "failed"):
-            raise Failure(f"can't reach port {port} of {name}: it does not run; see journalctl -u {unit}")
-        if state != "active" or not pid:
-            select([], [], [], _PAUSE_S * 5)  # it is being started again
+    gone = None
+    while (now := monotonic()) < deadline:
+        step.doing = f"look for the payload of {unit}"
+        pid = processes.payload(unit)
+        if pid is None:
+            gone = gone or now
+            if now - gone > _GRACE_S:
+                raise Failure(f"can't reach port {port} of {name}: it does not run; see journalctl -u {unit}")
+            select([], [], [], _PAUSE_S)
             continue
         try:
-            payload = syscalls.pidfd_open(pid)
+            ended = syscalls.pidfd_open(pid)
         except OSError:
-            continue  # it has ended just now
+            continue  # just now
+        gone = None
         step.doing = f"see what listens in {name}"
         while monotonic() < deadline:
-            try:
-                if address := choose(addresses, listening(pid, port)):
-                    os.close(payload)
-                    return pid, address
-            except OSError:
-                pass  # it has ended
-            if select([payload], [], [], _PAUSE_S)[0]:
+            if address := choose(addresses, listening(pid, port)):
+                os.close(ended)
+                return pid, address
+            if select([ended], [], [], _PAUSE_S)[0]:
                 break
-        os.close(payload)
+        os.close(ended)
     where = " or ".join(addresses)
     raise Failure(f"can't reach port {port} of {name}: nothing listens on {where} after {patience} s")
-
-
-def _state(unit: str) -> tuple[str, int]:
-    """ActiveState and MainPID of *unit*."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    command = [_SYSTEMCTL, "show", "--property=ActiveState,MainPID", unit]
-    child = os.posix_spawn(_SYSTEMCTL, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)])
-    os.close(writing)
-    said = b""
-    while part := os.read(reading, 4096):
-        said += part
-    os.close(reading)
-    if os.waitpid(child, 0)[1]:
-        raise Failure(f"can't ask systemd about {unit}: systemctl has failed")
-    values = dict([line.split("=", 1) for line in said.decode().splitlines()])
-    return values["ActiveState"], int(values["MainPID"])
 
 
 def listening(pid: int, port: int) -> set[str]:
@@ -111,7 +99,7 @@ def listening(pid: int, port: int) -> set[str]:
         try:
             with open(f"/proc/{pid}/net/{table}", encoding="ascii") as file:
                 lines = file.read().splitlines()[1:]
-        except FileNotFoundError:  # no IPv6, or it has ended
+        except OSError:  # no IPv6, or it has ended
             continue
         for line in lines:
             fields = line.split()
@@ -148,11 +136,12 @@ def _enter(pid: int, step: Step) -> None:
 
 
 def _become(address: str, port: str, connections: str, idle: str, step: Step) -> NoReturn:
-    host = f"[{address}]" if ":" in address else address
     step.doing = f"run {_PROXY}"
+    signal(SIGINT, SIG_DFL)
     options = [f"--connections-max={connections}", f"--exit-idle-time={idle}"]
     try:
-        os.execv(_PROXY, [_PROXY, *options, f"{host}:{port}"])
+        # It splits at the last colon, and takes an address without brackets.
+        os.execv(_PROXY, [_PROXY, *options, f"{address}:{port}"])
     except FileNotFoundError as error:
         raise Failure(f"can't {step.doing}: there is none on this machine", EXIT_EXEC) from error
 

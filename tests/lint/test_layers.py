@@ -20,7 +20,10 @@ LAYERS = {
         "__init__ errors model document changes accounts members tunables isolation network definition spec oci "
         "reference"
     ),
-    "pure": "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile seccomp_form",
+    "pure": (
+        "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
+        "seccomp_form"
+    ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
         "garbage "
