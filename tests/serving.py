@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gearhost import GearHost
 
-# Answers each connection and datagram with its name, the port's, who asks and what was said.  Words after the name: tPORT
-# listens, fd takes what systemd passes, waitSECONDS comes before what follows it, fail ends at once, once ends after the
-# first answer.  Whoever says `stay` is kept until he goes.
+# Answers each connection and datagram with its name, the port's, and what was said.  Words after the name: tPORT
+# listens, fd takes what systemd passes, waitSECONDS comes before what follows it, fail ends at once, once ends after
+# the first answer.  Whoever says `stay` is kept until he goes.
 SERVE = """
 import os, select, socket, sys, time
 name, waiting = sys.argv[1], {}

@@ -20,6 +20,7 @@ from _socket import AF_INET, AF_INET6, inet_pton, socket
 
 from gear.helper import processes, syscalls
 from gear.helper.failure import EXIT_EXEC, Failure, Step
+from gear.helper.notify import notify
 
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def _enter(pid: int, step: Step) -> None:
 
 def _become(address: str, port: str, connections: str, idle: str, step: Step) -> NoReturn:
     step.doing = f"run {_PROXY}"
+    # Up to systemd 252 the proxy does not say so itself, and whoever waits for it is served from now on.
+    notify("READY=1")
     signal(SIGINT, SIG_DFL)
     options = [f"--connections-max={connections}", f"--exit-idle-time={idle}"]
     try:

@@ -20,7 +20,8 @@ def serving(host: GearHost) -> Iterator[ServingHost]:
     names = host.gear("list-units", "--all", "--quiet").split()
     if names:
         host.gear("delete", "--volumes", *names)
-    assert host.sh(UNITS) == ""
+    # PID 1 forgets them when it has nothing else to do.
+    host.wait(lambda: host.sh(UNITS) == "", "units to be forgotten")
     assert host.sh("find /etc/systemd/system -name 'ctr-*'") == ""
     networks = host.gear("network", "list", "--quiet").split()
     if networks:
@@ -184,7 +185,12 @@ def test_a_container_changes_its_ports(serving: ServingHost) -> None:
     assert host.sh("ls /usr/local/lib/systemd/system | grep ^ctr-xturn") == "ctr-xturn.service"
     serving.install("xturn", ["-p", "8160:80,fd", "--on-demand"], "fd")
     assert serving.ask("tcp/127.0.0.1/8160/a") == ["xturn 80/tcp a"]
-    for wrong in (["--on-demand"], ["-p", "1:1/udp", "--on-demand"], ["-p", "1:1/udp,socket"], ["-p", "1:1", "--net", "none"],
-                  ["-p", "1:1", "--idle-stop", "1h"]):  # fmt: skip
+    for wrong in (
+        ["--on-demand"],
+        ["-p", "1:1/udp", "--on-demand"],
+        ["-p", "1:1/udp,socket"],
+        ["-p", "1:1", "--net", "none"],
+        ["-p", "1:1", "--idle-stop", "1h"],
+    ):
         host.fails(2, "install", f"host:{ROOT}", "xturn", *wrong)
     assert "What is run once can't have" in host.fails(2, "run", "--rm", "-p", "1:1,fd", "hello", "true")
