@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gear.definition import Definition
-from gear.network import Interface, Network, Port
+from gear.network import FD, NAT, Interface, Network, Port
 
 
 def mac_address(container: str, network: str) -> str:
@@ -62,10 +62,23 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
                 "to": targets(port, out),
                 "target": port.internal,
             }
-            for port in network.ports
+            for port in network.served_by(NAT)
             if out is not None
         ],
     }
+
+
+def descriptors(network: Network) -> list[dict[str, Any]]:
+    """The sockets that the payload gets, in this order, each with what it is called in LISTEN_FDNAMES."""
+    return [
+        {
+            "name": f"{port.internal}/{port.protocol}",
+            "protocol": port.protocol,
+            "address": port.address,
+            "port": port.external,
+        }
+        for port in network.served_by(FD)
+    ]
 
 
 def hosts_lines(network: Network, names: str) -> str:

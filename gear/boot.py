@@ -16,14 +16,17 @@ from gear.model import Layout
 
 # Where the administrator's links are; `systemctl enable` and `disable` work on the same.
 DIRECTORY = Path("/etc/systemd/system")
-# Unit -> the target that wants it, as WantedBy= in the units says; containers are wanted by ACTIVE_TARGET.
+# Unit -> the target that wants it, as WantedBy= in the units says; containers are wanted by ACTIVE_TARGET, sockets that
+# start them by SOCKETS_TARGET.
 ACTIVE_TARGET = "container-active.target"
-_WANTED_BY = {ACTIVE_TARGET: "multi-user.target", "container-sockets.target": "sockets.target"}
+SOCKETS_TARGET = "container-sockets.target"
+_WANTED_BY = {ACTIVE_TARGET: "multi-user.target", SOCKETS_TARGET: "sockets.target"}
 
 
 def link(unit: str) -> Path:
     """The link that makes *unit* start at boot."""
-    return DIRECTORY / f"{_WANTED_BY.get(unit, ACTIVE_TARGET)}.wants" / unit
+    usual = SOCKETS_TARGET if unit.endswith(".socket") else ACTIVE_TARGET
+    return DIRECTORY / f"{_WANTED_BY.get(unit, usual)}.wants" / unit
 
 
 def enable(layout: Layout, unit: str) -> None:

@@ -181,6 +181,8 @@ def render(
     start: dict[str, Any] = {"root": _root(spec, layers, layout)}
     if spec.network.interfaces:
         start["network"] = attachment.start_member(spec.name, spec.network, networks or {})
+    if passed := attachment.descriptors(spec.network):
+        start["descriptors"] = passed
     own = " ".join(dict.fromkeys((hostname, spec.name)))
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     hosts += attachment.hosts_lines(spec.network, own)

@@ -71,6 +71,7 @@ def _report(manager: Manager, context: Context, item: install.Installed, *, star
         "action": "installed" if item.created else "changed" if item.changes else "unchanged",
         "changes": list(item.changes),
         "running": running,
+        "on_demand": item.spec.network.on_demand,
         "restart_needed": containers.is_stale(item.spec, context.layout, service),
         "started": False,
     }
@@ -89,7 +90,8 @@ def _start(
         error = outcome[report["name"]]
         if error is None:
             report["restarted"] = report["name"] in stale
-            report |= {"started": True, "restart_needed": False, "running": True}
+            report |= {"started": True, "restart_needed": False}
+            report["running"] = report["running"] or not report["on_demand"]
         else:
             context.fail(error)
             status = max(status, error.exit_status)
@@ -106,7 +108,7 @@ def _sentence(report: dict[str, Any]) -> str:
     if report.get("restarted"):
         what += "; restarted, because it ran with what was before"
     elif report["started"]:
-        what += "; running"
+        what += "; listening" if report["on_demand"] else "; running"
     elif report["restart_needed"]:
         what += f"; it runs with what was before until: gear restart {name}"
     return what

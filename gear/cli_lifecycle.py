@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import containers, host, journal, lifecycle, process
+from gear import activation, containers, host, journal, lifecycle, process
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError, UsageError
 from gear.model import container_name
@@ -15,6 +15,8 @@ from gear.systemd import Manager, UnitState
 
 # systemctl status says 3 for a unit that is not active, which is no failure to report.
 _STATUS_ACCEPTED = (0, 3)
+# What a start does for a container that is started on demand.
+_LISTENS = "starts at the first connection"
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +25,15 @@ def _names(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) -> int:
-    """Report each outcome; returns the exit status."""
+def _tell(
+    context: Context, outcome: Mapping[str, GearError | None], done: str, on_demand: str | None = None
+) -> int:
+    """Report each outcome, *on_demand* for what is done with containers of that kind; returns the exit status."""
     status = 0
     for name, error in outcome.items():
         if error is None:
-            context.report(f"{name} {done}")
+            spec = containers.existing(context.layout, name) if on_demand else None
+            context.report(f"{name} {on_demand if spec is not None and spec.network.on_demand else done}")
         else:
             context.fail(error)
             status = max(status, error.exit_status)
@@ -38,14 +43,17 @@ def _tell(context: Context, outcome: Mapping[str, GearError | None], done: str) 
 def _run_start(args: argparse.Namespace, context: Context) -> int:
     host.require_root("start containers")
     with Manager() as manager:
-        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running")
+        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running", _LISTENS)
 
 
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
         return _tell(
-            context, lifecycle.start(manager, context.layout, args.names, again=True), "is running again"
+            context,
+            lifecycle.start(manager, context.layout, args.names, again=True),
+            "is running again",
+            _LISTENS,
         )
 
 
@@ -97,13 +105,23 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
-        ("At boot", "starts" if state["boot"] == "enabled" else "does not start"),
+        ("At boot", _at_boot(state)),
     ]
+    if state["on_demand"]:
+        idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
+        closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
+        lines.append(("On demand", f"starts at the first connection{idle}{closed}"))
     if state["paused"]:
         lines.append(("Paused", f"runs again with: gear resume {state['name']}"))
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
     return lines
+
+
+def _at_boot(state: Mapping[str, Any]) -> str:
+    if state["boot"] != "enabled":
+        return "does not start"
+    return "listens" if state["on_demand"] else "starts"
 
 
 def _range(base: int, size: int) -> str:
@@ -122,6 +140,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
     host.require_root("list containers")
     with Manager() as manager:
         loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service", "ctr-*.scope"])}
+        listening = {
+            f"ctr-{activation.owner(unit.name)}.service": True
+            for unit in manager.list_units(["ctr-*.socket"])
+            if unit.active == "active"
+        }
         paused = {
             name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
         }
@@ -150,6 +173,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
                 **containers.connection(spec),
+                "listening": listening.get(unit_id, False),
             }
         )
     if args.output == "json":
@@ -164,6 +188,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
             row
             | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
             | ({"sub_state": "paused"} if row["paused"] else {})
+            | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
             for row in rows
         ]
         context.report(table(header, [[row[column] for column in columns] for row in shown]))

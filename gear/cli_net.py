@@ -10,7 +10,7 @@ import dataclasses
 
 from gear import network
 from gear.errors import UsageError
-from gear.network import BRIDGE, DEFAULT_NETWORK, ON_DEMAND, Interface, Network
+from gear.network import BRIDGE, DEFAULT_NETWORK, FD, ON_DEMAND, Interface, Network
 
 
 def network_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,16 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="lead the port EXT of the host to INT of the container; without EXT a free one",
+    )
+    add(
+        "--on-demand",
+        action="store_true",
+        help="start it at the first connection to a published port, and not before",
+    )
+    add(
+        "--idle-stop",
+        metavar="TIME",
+        help="stop it when nobody has been connected for so long, for example 10min; with --on-demand",
     )
     add("--ports", metavar="INT:EXT[,...]", action="append", default=[], help="geard's spelling of --publish")
 
@@ -57,7 +67,9 @@ def network_of(args: argparse.Namespace) -> Network:
     ports = tuple(port for text in args.publish for port in network.parse_publish(text))
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
-    words = args.net or [ON_DEMAND if ports or addressed else DEFAULT_NETWORK]
+    # Descriptors need no network.
+    led = any(port.mode != FD for port in ports)
+    words = args.net or [ON_DEMAND if led or addressed else DEFAULT_NETWORK]
     asked = [network.parse_net(text) for text in words]
     alone = next((item for item in asked if isinstance(item, str)), None)
     if alone is not None and len(asked) > 1:
@@ -70,6 +82,6 @@ def network_of(args: argparse.Namespace) -> Network:
     interfaces = [item for item in asked if isinstance(item, Interface)]
     if addressed:
         interfaces = [interface_of(args, interfaces[0])]
-    if alone is not None:
-        return network.checked(Network(alone, (), ports))
-    return network.checked(Network(BRIDGE, tuple(interfaces), ports))
+    idle = None if args.idle_stop is None else network.parse_idle(args.idle_stop)
+    made = Network(BRIDGE if alone is None else alone, tuple(interfaces), ports, args.on_demand, idle)
+    return network.checked(made)

@@ -36,7 +36,9 @@ def _run(args: argparse.Namespace, context: Context) -> int:
 def _cells(row: dict[str, Any]) -> list[str]:
     outside = f"{_bracketed(row['address'])}:{row['external']}" if row["external"] else row["address"]
     inside = [f"{_bracketed(to)}:{row['internal']}" if row["internal"] else to for to in row["targets"]]
-    state = "active" if row["active"] else "inactive"
+    state = "active" if row["active"] else "listening" if row["listening"] else "inactive"
+    if row["mode"] == "fd":
+        inside = [f"descriptor {row['internal']}/{row['protocol']}"]
     return [
         row["name"],
         state,

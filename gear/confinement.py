@@ -13,7 +13,7 @@ from typing import Any
 from gear.device_rules import NOTHING, STANDARD
 from gear.errors import UsageError
 from gear.isolation import ALL, ALL_CAPABILITIES, Isolation
-from gear.network import HOST
+from gear.network import FD, HOST
 from gear.spec import Spec
 from gear.tunables import sysctl_owner
 
@@ -313,6 +313,11 @@ def require_consistent(spec: Spec) -> None:
         raise UsageError(f"{spec.name} can't be a system with --pid host: systemd has to be process 1.")
     if isolation.systemd == "always" and isolation.init is not None:
         raise UsageError(f"{spec.name} can't have --init with --systemd always: systemd is a reaper itself.")
+    if isolation.init is not None and spec.network.served_by(FD):
+        raise UsageError(
+            f"{spec.name} can't have --init with a port of mode fd: LISTEN_PID would be the reaper's.",
+            hint="Leave --init out, or publish the port in another mode.",
+        )
     taken = [device.destination for device in isolation.devices]
     for path in taken:
         if taken.count(path) > 1:

@@ -16,11 +16,20 @@ from gear import allocation, attachment, definitions, files, process, units, yam
 from gear.definition import Definition
 from gear.errors import HostError, UsageError
 from gear.model import Layout
-from gear.network import BRIDGE, CONTAINER, Interface, Network, Port, checked, port_range, unit_name
+from gear.network import (
+    BRIDGE,
+    CONTAINER,
+    NAT,
+    Interface,
+    Network,
+    Port,
+    checked,
+    port_range,
+    unit_name,
+)
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
 PORT_RANGE = (20000, 29999)
-_CARRIED_OUT = ("nat",)
 
 
 def configured_range(layout: Layout) -> tuple[int, int]:
@@ -45,7 +54,7 @@ def settle(layout: Layout, name: str, asked: Network, old: Network | None = None
     """
     require_carried_out(asked)
     if asked.mode != BRIDGE:
-        return checked(asked)
+        return checked(dataclasses.replace(asked, ports=_ports(layout, name, asked, old)))
     networks = definitions.wanted(layout, asked.networks)
     used = {item.interface for item in asked.interfaces}
     names = (f"eth{number}" for number in range(len(asked.interfaces) * 2))
@@ -68,11 +77,6 @@ def require_carried_out(network: Network) -> None:
         raise UsageError(
             f"--net {network.mode} can't be had yet: networks of other containers are not shared."
         )
-    for port in network.ports:
-        if port.mode not in _CARRIED_OUT:
-            raise UsageError(
-                f"The port {port} can't be published yet: of the modes there is only {' and '.join(_CARRIED_OUT)}."
-            )
 
 
 def _kept(asked: Interface, old: Network | None, definition: Definition) -> Interface:
@@ -127,7 +131,7 @@ def _is_same(have: Port, asked: Port, others: list[Port]) -> bool:
 def _require_reachable(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
     """Raise UsageError for a port that leads nowhere."""
     out = attachment.way_out(network, networks)
-    for port in network.ports:
+    for port in network.served_by(NAT):
         if out is None:
             raise UsageError(
                 f"{name} can't publish the port {port}: it is on internal networks only.",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gear import bundle, confinement, definitions, files, seccomp, store, units
+from gear import activation, bundle, confinement, definitions, files, seccomp, sockets, store, units
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.oci import Identity, Image, ImageConfig
@@ -158,6 +158,9 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         remove = run.volumes if run is not None and run.remove else None
         text = units.render(spec, image, layout, transient=run is not None, remove=remove)
         rendered[unit_path(layout, spec.name)] = text
+        rendered |= {
+            layout.units / unit: content for unit, content in units.render_sockets(spec, layout).items()
+        }
     return rendered
 
 
@@ -203,6 +206,7 @@ def modified(spec: Spec, layout: Layout) -> float:
         directory / "config.json",
         directory / "start.json",
         directory / "seccomp.bpf",
+        *(layout.units / unit for unit in activation.sockets(spec)),
     ):
         try:
             latest = max(latest, path.stat().st_mtime)
@@ -231,7 +235,8 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
         "active_state": unit.get("ActiveState", ""),
         "sub_state": unit.get("SubState", ""),
         "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
-        "boot": manager.file_state(unit_id),
+        "boot": manager.file_state((sockets.starts_at_boot(spec) if unit_id == spec.unit else [unit_id])[0]),
+        "listening": sockets.state(manager, spec),
         "main_pid": service.get("MainPID", 0),
         "result": service.get("Result", ""),
         "exit_status": service.get("ExecMainStatus", 0),
@@ -254,7 +259,18 @@ def connection(spec: Spec) -> dict[str, Any]:
         "address": addresses[0] if addresses else None,
         "addresses": addresses,
         "ports": [str(port) for port in spec.network.ports],
+        "on_demand": spec.network.on_demand,
+        "idle_stop": spec.network.idle_stop,
     }
+
+
+def require_installed(spec: Spec) -> None:
+    """Raise UsageError for ports that only an installed container can have: PID 1 listens for it."""
+    if activation.sockets(spec):
+        raise UsageError(
+            "What is run once can't have ports of mode socket or fd, nor be started on demand.",
+            hint="Use gear install.",
+        )
 
 
 def compare(rendered: dict[Path, bytes]) -> dict[Path, tuple[bytes | None, bytes]]:

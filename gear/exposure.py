@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from gear import attachment, containers, definitions
+from gear import activation, attachment, containers, definitions, sockets
 from gear.definition import Definition
 from gear.errors import GearError
 from gear.model import Layout
-from gear.network import ANY4, ANY6, HOST, Port
+from gear.network import ANY4, ANY6, FD, HOST, SOCKET, Port
 from gear.spec import Spec
 from gear.systemd import Manager
 
@@ -36,16 +37,15 @@ def of_container(manager: Manager, layout: Layout, spec: Spec) -> list[dict[str,
     """An object for each way to the container: published ports, then networks it is on, and the host's network."""
     active = manager.get(containers.unit_of(layout, spec.name), "ActiveState", "s") == "active"
     networks = definitions.wanted(layout, spec.network.networks)
-    out = attachment.way_out(spec.network, networks)
+    listening = sockets.state(manager, spec) == "listening"
     ways: list[tuple[str, str, str, int | None, int | None, str | None, list[str], str]] = [
         (
-            port.mode,
+            spec.network.served(port),
             port.protocol,
             port.address or "*",
             port.external,
             port.internal,
-            out.network if out else None,
-            attachment.targets(port, out) if out else [],
+            *_destination(spec, port, networks),
             reach(port),
         )
         for port in spec.network.ports
@@ -67,9 +67,25 @@ def of_container(manager: Manager, layout: Layout, spec: Spec) -> list[dict[str,
             "targets": to,
             "reach": who,
             "active": active,
+            "listening": listening and mode in (SOCKET, FD),
+            "on_demand": spec.network.on_demand and external is not None,
         }
         for mode, protocol, address, external, internal, network, to, who in ways
     ]
+
+
+def _destination(spec: Spec, port: Port, networks: Mapping[str, Definition]) -> tuple[str | None, list[str]]:
+    """The network by which *port* is reached, and the container's addresses there."""
+    way, network = spec.network.served(port), spec.network
+    if way == FD:  # nobody's address: the payload has the socket itself
+        return None, []
+    if way == SOCKET:
+        return (network.networks or (None,))[0], list(activation.destinations(network)) or [
+            "127.0.0.1",
+            "::1",
+        ]
+    out = attachment.way_out(network, networks)
+    return (out.network, attachment.targets(port, out)) if out else (None, [])
 
 
 def collect(

@@ -25,6 +25,7 @@ from gear import (
     lifecycle,
     publishing,
     removal,
+    sockets,
     storage,
     store,
     switching,
@@ -34,6 +35,7 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
+from gear.network import NAT
 from gear.oci import Image
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
 from gear.systemd import booted
@@ -98,6 +100,7 @@ def prepare_run(
             )
         image = containers.resolve(layout, image_text)
         spec = request(layout, name, image, options)
+        containers.require_installed(spec)
         files.make_directory(layout.containers, 0o700)
         files.make_directory(layout.containers / name, 0o700)
         try:
@@ -143,7 +146,8 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
         _publish(changed)
-        if old is not None and old.network.ports and not spec.network.interfaces and booted():
+        sockets.remove_files(layout, name, keep=rendered)
+        if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
             connecting.unpublish(layout, name)
         undo.pop_all()
@@ -293,5 +297,5 @@ def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
 
 def mode_of(path: Path) -> int:
     """The mode of a rendered file: units are read by anybody; a bundle may hold secrets in its environment."""
-    public = path.suffix in (".service", ".bpf") or path.name in ("hosts", "hostname")
+    public = path.suffix in (".service", ".socket", ".bpf") or path.name in ("hosts", "hostname")
     return 0o644 if public else 0o600

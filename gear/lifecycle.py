@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from gear import boot, containers, files, groups, journal
+from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
@@ -27,6 +27,7 @@ def start(
 ) -> dict[str, GearError | None]:
     """Start (or with *again* restart) installed containers at once, and at every boot from now on.
 
+    For one that is started on demand that means to listen on its ports.
     Returns for each name None, or the error with the unit's result, the helper's words and the last journal lines.
     """
     for name in names:
@@ -44,25 +45,36 @@ def start(
             hint=f"systemctl unmask {specs.pop(name).unit}",
         )
     for spec in specs.values():
-        boot.enable(layout, spec.unit)
+        sockets.enable(layout, spec)
         # Somebody asks for it, so how often it was started or failed before does not count.
         manager.reset_failed(spec.unit)
+        sockets.prepare(manager, layout, spec)
     # A start would only join the one that is under way between two tries, with the files as they were.
     waiting = [
         spec.unit for spec in specs.values() if manager.get(spec.unit, "SubState", "s") == "auto-restart"
     ]
     manager.stop(waiting)
+    if again:
+        # What is changed is read when it is started next, which is the business of those who connect.
+        manager.stop([spec.unit for spec in specs.values() if spec.network.on_demand])
+        manager.stop([unit for spec in specs.values() for unit in sockets.outdated(manager, layout, spec)])
     operation = manager.restart if again else manager.start
-    results = operation([spec.unit for spec in specs.values()])
+    results = operation([unit for spec in specs.values() for unit in sockets.starts_at_boot(spec)])
     for name, spec in specs.items():
-        result = results[spec.unit]
-        outcome[name] = None if result == "done" else why(manager, spec, result)
+        wrong = [results[unit] for unit in sockets.starts_at_boot(spec) if results[unit] != "done"]
+        outcome[name] = None
+        if wrong:
+            closed = sockets.failed(manager, spec)
+            outcome[name] = (
+                sockets.why(manager, layout, spec, closed) if closed else why(manager, spec, wrong[0])
+            )
     return {name: outcome[name] for name in names}
 
 
 def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, GearError | None]:
     """Stop installed containers at once, and keep them from starting at boot; returns errors as start() does.
 
+    Nobody listens on their ports any more, also of one that is started on demand.
     Also for one that has crashed: it must not come back at boot either.
     """
     outcome: dict[str, GearError | None] = {}
@@ -73,12 +85,15 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
             wanted[name] = containers.unit_of(layout, name)
         else:
             outcome[name] = containers.not_found(name)
-    for unit in wanted.values():
+    listening = {name: sockets.loaded(manager, name) for name in wanted}
+    for name, unit in wanted.items():
         boot.disable(unit)
+        sockets.disable(layout, name)
     for unit in wanted.values():
         if unit.endswith(".scope"):
             _kill_if_deaf(manager, unit)
-    results = manager.stop(wanted.values())
+    # Sockets first and together: one that still listens would start it again.
+    results = manager.stop([unit for units in listening.values() for unit in units] + list(wanted.values()))
     for name, unit in wanted.items():
         settle(manager, unit)
         # A scope is gone with its last process, perhaps before it could be asked to stop.

@@ -27,7 +27,7 @@ CONTAINER = "container:"
 RESERVED = (NONE, HOST, BRIDGE, "container", "private")
 PROTOCOLS = ("tcp", "udp")
 # By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
-PORT_MODES = ("nat", "socket", "fd")
+NAT, SOCKET, FD = PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
@@ -39,6 +39,8 @@ _PUBLISH = re.compile(
     r"(?:/(?P<protocol>[A-Za-z]+))?(?:,(?P<mode>[A-Za-z]+))?",
     re.ASCII,
 )
+_IDLE = re.compile(r"([0-9]{1,9})(s|sec|m|min|h|d)?", re.ASCII)
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _INTERNAL_EXTERNAL = re.compile(r"([0-9]{1,5}):([0-9]{0,5})", re.ASCII)
 
 
@@ -92,11 +94,17 @@ class Port:
 
 @dataclass(frozen=True)
 class Network:
-    """How a container is connected: *mode* is none, host, bridge (then it has interfaces) or container:NAME."""
+    """How a container is connected: *mode* is none, host, bridge (then it has interfaces) or container:NAME.
+
+    With *on_demand* the first connection to a port starts it; with *idle_stop* it is stopped when nobody has been
+    connected for so many seconds.
+    """
 
     mode: str = NONE
     interfaces: tuple[Interface, ...] = ()
     ports: tuple[Port, ...] = ()
+    on_demand: bool = False
+    idle_stop: int | None = None
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -107,6 +115,15 @@ class Network:
     def words(self) -> str:
         """What --net takes for it, with blanks between."""
         return " ".join(self.networks) if self.mode == BRIDGE else self.mode
+
+    def served(self, port: Port) -> str:
+        """The mode in which *port* really is: somebody has to listen for a container that does not run, so `nat` is
+        `socket` on demand."""
+        return SOCKET if self.on_demand and port.mode == NAT else port.mode
+
+    def served_by(self, way: str) -> tuple[Port, ...]:
+        """The ports that really are in the mode *way*."""
+        return tuple(port for port in self.ports if self.served(port) == way)
 
     def to_mapping(self) -> dict[str, Any]:
         """The member of spec.json."""
@@ -132,26 +149,37 @@ class Network:
                 }
                 for port in self.ports
             ],
+            "on_demand": self.on_demand,
+            "idle_stop": self.idle_stop,
         }
 
     @classmethod
     def read(cls, document: Any) -> Network:
         """The network in *document*; raises UsageError, TypeError, ValueError or KeyError for what is wrong with it."""
         found = members.mapping(document)
-        if unknown := sorted(set(found) - {"mode", "interfaces", "ports"}):
+        if unknown := sorted(set(found) - {"mode", "interfaces", "ports", "on_demand", "idle_stop"}):
             raise ValueError(f"no such member: {unknown[0]}")
         interfaces = tuple(_interface(item) for item in members.array(found.get("interfaces", [])))
         ports = tuple(_port(item) for item in members.array(found.get("ports", [])))
-        return checked(cls(mode(members.text(found["mode"])), interfaces, ports))
+        on_demand = members.boolean(found.get("on_demand", False))
+        idle_stop = members.optional(lambda value: idle_time(members.integer(value)))(found.get("idle_stop"))
+        return checked(cls(mode(members.text(found["mode"])), interfaces, ports, on_demand, idle_stop))
 
 
 def checked(network: Network) -> Network:
     """*network* if its parts go together; raises UsageError."""
     if (network.mode == BRIDGE) != bool(network.interfaces):
         raise UsageError("The mode bridge and interfaces belong together.")
-    if network.ports and network.mode != BRIDGE:
-        hint = "Leave -p out: what listens inside listens on the host." if network.mode == HOST else None
-        raise UsageError(f"With --net {network.mode} no port can be published.", hint=hint)
+    for port in network.ports:
+        _require_servable(network, port)
+    if network.on_demand and not network.ports:
+        raise UsageError(
+            "A container without published ports can't be started on demand.",
+            hint="Connections start it: publish one with -p.",
+        )
+    if network.idle_stop is not None and (not network.on_demand or network.served_by(FD)):
+        what = "of mode fd are the payload's own" if network.on_demand else "do not start it: add --on-demand"
+        raise UsageError(f"A container can't be stopped for being idle when connections {what}.")
     for what, values in (
         ("the network", network.networks),
         ("the interface", [item.interface for item in network.interfaces if item.interface]),
@@ -165,6 +193,22 @@ def checked(network: Network) -> Network:
                     f"The port {port.external}/{port.protocol} is published twice: {other} and {port}."
                 )
     return network
+
+
+def _require_servable(network: Network, port: Port) -> None:
+    """Raise UsageError unless *network* can have *port* in its mode."""
+    way = network.served(port)
+    if port.protocol == "udp" and way == SOCKET:
+        raise UsageError(
+            f"The port {port} can't be published with a proxy: systemd-socket-proxyd passes on TCP only.",
+            hint="UDP on demand needs ,fd" if network.on_demand else "Use ,nat or ,fd for UDP.",
+        )
+    if network.mode == BRIDGE or way == FD or (way == SOCKET and network.mode == NONE):
+        return
+    hint = "Of the modes of a port there is ,fd for it, and with --net none ,socket."
+    if network.mode == HOST:
+        hint = "Leave -p out: what listens inside listens on the host."
+    raise UsageError(f"With --net {network.mode} no port can be published in the mode {way}.", hint=hint)
 
 
 def _interface(value: Any) -> Interface:
@@ -267,6 +311,21 @@ def port_range(text: str) -> tuple[int, int]:
     if low > high:
         raise UsageError(f"{text} is no range of ports: it ends before it begins.")
     return low, high
+
+
+def idle_time(value: int) -> int:
+    """Seconds, 1 to a year; raises UsageError."""
+    if not 1 <= value <= 366 * 86400:
+        raise UsageError(f"{value} seconds are no time to be idle.", hint="Give 1s to 366d.")
+    return value
+
+
+def parse_idle(text: str) -> int:
+    """`--idle-stop`: a number of seconds, or one with s, min, h or d; returns seconds, raises UsageError."""
+    match = _IDLE.fullmatch(text)
+    if not match:
+        raise UsageError(f"{text[:40]!r} is no time to be idle.", hint="For example 10min, 90s or 1h.")
+    return idle_time(int(match[1]) * _SECONDS[match[2] or "s"])
 
 
 def parse_net(text: str) -> str | Interface:

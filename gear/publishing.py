@@ -12,14 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gear
-from gear import boot, containers, files, process, units
+from gear import boot, containers, files, process, sockets, units
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.network import unit_name
 from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "network-launcher": "network", "stop": "stop", "remove": "remove"}
+_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
+_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy")}
 
 
 def helper_sources() -> dict[str, bytes]:
@@ -112,8 +113,10 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     """
     written = publish_static_units(layout)
     boot.enable(layout, boot.ACTIVE_TARGET)
+    boot.enable(layout, boot.SOCKETS_TARGET)
     for name in names:
         spec = containers.existing(layout, name)
+        written += [path.name for path in sockets.unit_files(layout, name)]
         written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
         written.append(containers.unit_path(layout, name).name)
     for unit in dict.fromkeys(written):

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from gear import (
+    activation,
     allocation,
     boot,
     bundle,
@@ -31,6 +32,7 @@ from gear import (
     publishing,
     removal,
     snapshots,
+    sockets,
     store,
     switching,
     uids,
@@ -57,9 +59,11 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     # Found out first: an error in this must not leave a container stopped and still there.
     doomed = _volumes_of(layout, spec) if volumes and spec else []
     boot.disable(unit)
+    sockets.disable(layout, name)
     if known:
         # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.
-        result = manager.stop([unit])[unit]
+        listening = sockets.loaded(manager, name)
+        result = manager.stop([*listening, unit])[unit]
         if result != "done" and path.exists():
             raise GearError(f"{name} is not deleted, because it could not be stopped: {result.rstrip('.')}.")
         lifecycle.settle(manager, unit)
@@ -69,6 +73,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             switching.finish(layout, name)
         if unit.endswith(".scope"):
             _unpublish(layout, name)
+        for file in sockets.unit_files(layout, name):
+            manager.reset_failed(file.name)
+        sockets.remove_files(layout, name)
         files.remove_file(path)
         removal.remove_tree(directory)
         for volume in doomed:
@@ -168,8 +175,9 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path, holds_data=True))
     for path in _entries(layout.units):
-        name = path.name.removeprefix("ctr-").removesuffix(".service")
-        if unit_name(name) == path.name and name not in installed and _rendered_by_gear(path, layout):
+        name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
+        known = unit_name(name) == path.name or activation.owner(path.name) is not None
+        if known and name not in installed and _rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
     for taken in uids.ranges(layout):
         if taken.name not in installed:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gear import confinement, unitfile
+from gear import activation, confinement, unitfile
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
-from gear.network import HOST, unit_name
+from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
@@ -109,15 +109,19 @@ def render(
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
     sections = [("Unit", unit), ("Service", service)]
-    if not transient:
+    needs, has = activation.service_settings(spec)
+    unit += needs
+    service += has
+    # What is started on demand is not wanted by anything else: its sockets are.
+    if not transient and not spec.network.on_demand:
         sections.append(("Install", [("WantedBy", "container-active.target")]))
     if spec.network.interfaces:
         # Also when the payload was killed, so that its ports are free again.
         unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
         service.append(("ExecStopPost", unpublish))
-    if spec.network.ports:
+    if published := spec.network.served_by(NAT):
         # The helper has PID 1 hold a socket for each, which keeps others off.
-        service.append(("FileDescriptorStoreMax", str(len(spec.network.ports))))
+        service.append(("FileDescriptorStoreMax", str(len(published))))
     if remove is not None:
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
@@ -176,6 +180,11 @@ def render_network(name: str, layout: Layout) -> bytes:
         f"Settings of your own belong into a drop-in: systemctl edit {unit_name(name)}",
     )
     return unitfile.render(header, [("Unit", unit), ("Service", service)]).encode()
+
+
+def render_sockets(spec: Spec, layout: Layout) -> dict[str, bytes]:
+    """The units by which PID 1 listens for the container, by their names."""
+    return activation.render(spec, layout, INTERPRETER, helper_directory(layout))
 
 
 def _removal(spec: Spec, layout: Layout, volumes: Sequence[str]) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class Start:
         keyring: bool = True,
         state: dict | None = None,  # type: ignore[type-arg]
         interfaces: list | None = None,  # type: ignore[type-arg]
+        passed: list | None = None,  # type: ignore[type-arg]
     ) -> None:
         self.filter = filter_  # the compiled seccomp filter
         self.keep = keep  # descriptors from 3 on that the payload gets
@@ -48,6 +49,7 @@ class Start:
         self.keyring = keyring  # a new session keyring
         self.state = state  # the state (runtime.md, "State") that hooks in the container get
         self.interfaces = interfaces  # of start.json's `network`: links that are there, without addresses
+        self.passed = passed  # sockets for the payload: descriptors and names (gear/helper/activation.py)
 
 
 def run(config: dict, channel: Channel, start: Start) -> NoReturn:  # type: ignore[type-arg]
@@ -275,7 +277,14 @@ class _Payload:
         execute.own_null()
         environment = execute.variables(process)
         rights.label(process, self.step, self._procfs)
-        rights.prepare_exec(self.step, self._start.keep, self.channel.fileno())
+        keep = self._start.keep
+        if self._start.passed:
+            from gear.helper.activation import hand_over  # loaded already: here nothing more can be
+
+            self.step.doing = "pass the sockets of its ports to the payload"
+            hand_over(self._start.passed, environment)
+            keep = len(self._start.passed)
+        rights.prepare_exec(self.step, keep, self.channel.fileno())
         become(process, environment, self.step, self._start.filter, self.channel)
 
 

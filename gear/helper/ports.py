@@ -166,6 +166,16 @@ def _bind(port: dict) -> socket:  # type: ignore[type-arg]
     return made
 
 
+def is_taken(port: dict) -> bool:  # type: ignore[type-arg]
+    """Whether a program or a container has *port*."""
+    both = {**port, "to": ["127.0.0.1", "::1"]}
+    try:
+        _bind(both).close()
+    except OSError as error:
+        return error.errno == _EADDRINUSE
+    return False
+
+
 def overlaps(one: dict, other: dict) -> bool:  # type: ignore[type-arg]
     """Whether two entries of `ports` are for the same port of the host."""
     if (one["protocol"], one["port"]) != (other["protocol"], other["port"]):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import posix as os
 import sys
-from _socket import AF_UNIX, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socket
 
 from gear.helper import container, rootfs
 from gear.helper.bundle import load_json
 from gear.helper.failure import Failure, Step
+from gear.helper.notify import notify
 from gear.helper.payload import Start
 from gear.helper.rights import Filter
 
@@ -21,8 +21,6 @@ TYPE_CHECKING = False  # importing `typing` for it would take as long as the who
 if TYPE_CHECKING:
     from gear.helper.network import Network
     from gear.helper.ports import Reservation
-
-_MOST = 253  # SCM_MAX_FD, linux/socket.h
 
 
 def main(arguments: list[str]) -> int:
@@ -32,10 +30,10 @@ def main(arguments: list[str]) -> int:
         pid = start(bundle)
     except Failure as failure:
         print(f"gear: {failure.message}", file=sys.stderr, flush=True)
-        _notify(f"STATUS={failure.message}")
+        notify(f"STATUS={failure.message}")
         return failure.status
     # One message, so that the main process changes before the unit counts as started (sd_notify(3)).
-    _notify(f"MAINPID={pid}\nREADY=1\nSTATUS=")
+    notify(f"MAINPID={pid}\nREADY=1\nSTATUS=")
     return 0
 
 
@@ -96,9 +94,14 @@ def start(bundle: str) -> int:
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
     network = None
-    if extra.get("network") or os.environ.get(b"LISTEN_FDNAMES"):
+    if extra.get("network") or b"published" in os.environ.get(b"LISTEN_FDNAMES", b""):
         # Also for one that has left its networks since PID 1 took the sockets of its ports.
         network = reserved(bundle, extra.get("network") or {}, wanted)
+    if extra.get("descriptors"):
+        from gear.helper import activation
+
+        name = bundle.rstrip("/").rpartition("/")[2]
+        wanted.passed = activation.find(extra["descriptors"], f"ctr-{name}.socket")
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
@@ -114,7 +117,7 @@ def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: i
     if reservation.is_outdated(network.ports):
         from gear.helper.ports import STORED
 
-        _notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
+        notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
         reservation.forget(network.ports)
     network.reserve()
     wanted.interfaces = network.interfaces
@@ -131,9 +134,9 @@ def _store(reservation: Reservation) -> None:
     from gear.helper.ports import STORED
 
     if reservation.stored:
-        _notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
+        notify(f"FDSTOREREMOVE=1\nFDNAME={STORED}")
     # A socket that does not listen counts as hung up: not to be polled for that.
-    _notify(f"FDSTORE=1\nFDNAME={STORED}\nFDPOLL=0", [item.fileno() for item in reservation.sockets])
+    notify(f"FDSTORE=1\nFDNAME={STORED}\nFDPOLL=0", [item.fileno() for item in reservation.sockets])
 
 
 def read_filter(extra: dict, step: Step) -> Filter | None:  # type: ignore[type-arg]
@@ -169,21 +172,3 @@ def _exists(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _notify(state: str, descriptors: list[int] | None = None) -> None:
-    """Tell the service manager, as sd_notify(3) does; it takes 253 descriptors at a time."""
-    address = os.environ.get(b"NOTIFY_SOCKET", b"")
-    if not address:
-        return
-    if address.startswith(b"@"):  # in the abstract namespace, unix(7)
-        address = b"\0" + address[1:]
-    sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
-    message = state.encode(errors="surrogateescape")
-    if descriptors is None:
-        sender.sendto(message, address)
-    while descriptors:
-        part = b"".join([number.to_bytes(4, sys.byteorder) for number in descriptors[:_MOST]])
-        sender.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, part)], 0, address)
-        descriptors = descriptors[_MOST:]
-    sender.close()

@@ -20,7 +20,10 @@ LAYERS = {
         "__init__ errors findings model document changes accounts members tunables isolation network definition spec "
         "oci reference settings claims"
     ),
-    "pure": "unitfile device_rules resources confinement attachment units bundle bpf seccomp_profile seccomp_form",
+    "pure": (
+        "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
+        "seccomp_form"
+    ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
@@ -30,10 +33,10 @@ LAYERS = {
         "seccomp inroot reports stacking groups terminal definitions allocation"
     ),
     "operations": (
-        "containers signatures signature_files images loading fetching pulling pushing signing referrers offering "
-        "sending publishing connecting install lifecycle networks exposure remove inside top attach copying transfer "
-        "joining running debugging history pruning saving verifying network_check container_check fsck switching "
-        "contents pausing snapshots restoring cloning committing unfinished"
+        "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
+        "offering sending publishing connecting install lifecycle networks exposure remove inside top attach copying "
+        "transfer joining running debugging history pruning saving verifying network_check container_check fsck "
+        "switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files "
@@ -53,6 +56,7 @@ UPWARD = {
 HELPER_USERS = {
     "inroot": "openat2(2), which the standard library has no wrapper for",
     "stacking": "the layers of a container that does not run are stacked as its start does it",
+    "sockets": "who has a port that is taken, looked up and said as a start does it",
     "reports": "what the helper's modules fail with",
     "joining": "the engine that joins a container's namespaces, with no other program in between",
     "running": "the engine that makes a container, for those in the caller's terminal",

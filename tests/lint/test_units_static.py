@@ -58,7 +58,8 @@ def test_static_units_say_what_they_are() -> None:
 def test_rendered_service(path: Path, tmp_path: Path) -> None:
     case = rendering.read(path)
     if "error" not in case.document:
-        assert verify(tmp_path, {"ctr-web.service": case.unit()}) == ""
+        sockets = units.render_sockets(case.spec, case.layout)
+        assert verify(tmp_path, {"ctr-web.service": case.unit(), **sockets}) == ""
 
 
 @pytest.mark.parametrize("state", ["/var/lib/gear", "/srv/a b/%h/$x/é"])

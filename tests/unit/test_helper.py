@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gear import confinement
-from gear.helper import bundle, channel, container, execute, mounts, options, rights, start, syscalls
+from gear.helper import bundle, channel, container, execute, mounts, notify, options, rights, start, syscalls
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
 
 STOP = rendering.TOP / "gear" / "helper" / "stop"
@@ -118,7 +118,7 @@ def test_damaged_documents_are_one_sentence(
 def test_damaged_bundle_ends_the_start_with_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "_notify", lambda state: None)
+    monkeypatch.setattr(start, "notify", lambda state: None)
     (tmp_path / "rootfs").mkdir()
     (tmp_path / "config.json").write_text('{"ociVersion": "1.0')
     assert start.main([str(tmp_path)]) == EXIT_NAMESPACE
@@ -262,10 +262,10 @@ def test_service_manager_is_told_in_one_message(
         receiver.bind(address)
         shown = address.replace("\0", "@").encode()
         monkeypatch.setattr(posix, "environ", {b"NOTIFY_SOCKET": shown})
-        start._notify("MAINPID=5\nREADY=1\nSTATUS=ä\udcff")
+        notify.notify("MAINPID=5\nREADY=1\nSTATUS=ä\udcff")
         assert receiver.recv(1000) == b"MAINPID=5\nREADY=1\nSTATUS=\xc3\xa4\xff"
     monkeypatch.setattr(posix, "environ", {})
-    start._notify("READY=1")
+    notify.notify("READY=1")
 
 
 # ---- sentences

@@ -128,13 +128,13 @@ def test_helper_is_complete() -> None:
     sources = publishing.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
-    assert set(sources) == modules | {"gear/__init__.py", "start", "network", "stop", "remove"}
+    assert set(sources) == modules | {"gear/__init__.py", "start", "network", "proxy", "stop", "remove"}
     assert sources["start"] == (package / "launcher").read_bytes()
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
     # Every file of the package is accounted for.
     others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others == {"launcher", "network-launcher", "stop", "remove"}
+    assert others == {"launcher", "network-launcher", "proxy-launcher", "stop", "remove"}
 
 
 @pytest.mark.spawns

@@ -438,10 +438,19 @@ INTERFACES = st.builds(
     st.none() | st.ip_addresses(v=6).map(str),
     st.sampled_from(["", "02:00:00:00:00:01"]),
 )
-NETWORKS = st.sampled_from([Network(), Network("host"), Network("container:db")]) | st.builds(
-    lambda interface, port: Network("bridge", (interface,), port),
-    INTERFACES,
-    st.lists(PORTS, max_size=1).map(tuple),
+NETWORKS = (
+    st.sampled_from([Network(), Network("host"), Network("container:db")])
+    | st.builds(
+        lambda interface, port, idle: Network("bridge", (interface,), (port,), True, idle),
+        INTERFACES,
+        PORTS.filter(lambda port: port.protocol == "tcp" and port.mode != "fd"),
+        st.none() | st.integers(1, 366 * 86400),
+    )
+    | st.builds(
+        lambda interface, ports: Network("bridge", (interface,), ports),
+        INTERFACES,
+        st.lists(PORTS.filter(lambda port: port.mode != "socket"), max_size=1).map(tuple),
+    )
 )
 SPECS = st.builds(
     Spec,
