@@ -17,6 +17,7 @@ from gear.network import HOST, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
+from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
 PYTHON = "/usr/bin/python3"
@@ -142,6 +143,10 @@ def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, s
     ]
     if spec.network.mode == HOST:
         unit.append(("After", "network.target"))
+    if spec.network.shared is not None:
+        # It lives in the other's network namespace, which goes away with the other.
+        other = unitfile.word(container_unit(spec.network.shared))
+        unit += [("BindsTo", other), ("After", other)]
     if spec.network.interfaces:
         networks = " ".join(unitfile.word(unit_name(name)) for name in spec.network.networks)
         # Not Requires=: a network that is restarted must leave its containers running.
