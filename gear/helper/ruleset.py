@@ -51,22 +51,15 @@ def render_links(links: list[Element]) -> str:
         f"dnat ip to ip daddr . {number} map @one4",
         f"dnat ip6 to ip6 daddr . {number} map @one6",
     ]
-    sets, leaving = "", []
-    for family, kind, protocol in (("4", "ipv4_addr", "ip"), ("6", "ipv6_addr", "ip6")):
-        keys = [
-            f"{item.address} . {item.protocol} . {item.port}" for item in links if item.map == f"one{family}"
-        ]
-        elements = f"        elements = {{ {', '.join(keys)} }}\n" if keys else ""
-        sets += (
-            f"    set links{family} {{\n        type {kind} . inet_proto . inet_service\n{elements}    }}\n"
-        )
-        # Nobody else can answer to a loopback address.
-        key = f"ct original {protocol} daddr . meta l4proto . ct original proto-dst"
-        leaving.append(f'oifname != "lo" ct status dnat {key} @links{family} masquerade')
+    # Nobody else can answer to a loopback address.
+    leaving = [
+        f'oifname != "lo" ct status dnat meta l4proto {item.protocol} ct original '
+        f"{'ip6' if item.map.endswith('6') else 'ip'} daddr {item.address} ct original proto-dst {item.port} masquerade"
+        for item in links
+    ]
     guard = [f'iifname != "lo" ip {side} 127.0.0.0/8 drop' for side in ("daddr", "saddr")]
     chains = [
         _maps(links, (("one", "{} . "),)),
-        sets,
         # As in _guard(): others on the container's networks are kept from its loopback addresses.
         _chain("guard", "type filter hook prerouting priority -300;", guard),
         _chain("output", "type nat hook output priority -100;", own),
