@@ -105,10 +105,10 @@ VERBS = (
     Verb(
         "link",
         "let containers find others at addresses and ports of their own",
-        "Let the installed containers NAME find a port of another container, of this host or of any other at an address "
-        "and port of their own.  With -n these links take the place of those they have, without it they are made anew, "
-        "so that names are resolved again.  Containers that run get them at once, and connections by a link that leads "
-        "elsewhere now are ended.",
+        "Let the installed containers NAME find a port of another container, of this host or of any other at an "
+        "address and port of their own.  With -n these links take the place of those they have, without it they are "
+        "made anew, so that names are resolved again.  Containers that run get them at once, and connections by a link "
+        "that leads elsewhere now are ended.",
         _arguments,
         _run,
     ),

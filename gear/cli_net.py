@@ -22,7 +22,7 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         metavar="NETWORK",
         action="append",
         default=[],
-        help="none, host, container:NAME, or a network, with ports, links and addresses `default` if not given; may be repeated",
+        help="none, host, container:NAME, or a network, with ports, links or addresses `default`; may be repeated",
     )
     interface_options(parser)
     add(

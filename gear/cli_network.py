@@ -259,8 +259,8 @@ VERBS = (
     Verb(
         "connect",
         "put a container on one more network, or change its address there",
-        "Give the installed container NAME one more interface, on NETWORK, or other addresses if it has one there.  One "
-        "that runs gets it at once.",
+        "Give the installed container NAME one more interface, on NETWORK, or other addresses if it has one there.  "
+        "One that runs gets it at once.",
         _connect_arguments,
         _run_connect,
     ),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gear import boot, containers, groups, journal
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import Spec
+from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
 _TAIL = 10  # journal lines shown when a start fails
@@ -36,10 +36,15 @@ def start(
             f"{name} is masked, so systemd will not start it.",
             hint=f"systemctl unmask {specs.pop(name).unit}",
         )
+    unread = False
     for spec in specs.values():
         boot.enable(layout, spec.unit)
+        shared = spec.network.shared
+        unread |= boot.enable_with(layout, spec.unit, None if shared is None else unit_name(shared))
         # Somebody asks for it, so how often it was started or failed before does not count.
         manager.reset_failed(spec.unit)
+    if unread:
+        manager.reload()
     # A start would only join the one that is under way between two tries, with the files as they were.
     waiting = [
         spec.unit for spec in specs.values() if manager.get(spec.unit, "SubState", "s") == "auto-restart"
@@ -144,6 +149,8 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
     elif job == "dependency":
         reason = "a unit that it depends on failed"
+    elif spec.network.shared is not None and "not found" in job:
+        reason = f"there is no container {spec.network.shared} any more, whose network it shares"
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
     lines = journal.tail(spec.name, _TAIL, invocation)

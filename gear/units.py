@@ -111,7 +111,11 @@ def render(
     )
     sections = [("Unit", unit), ("Service", service)]
     if not transient:
-        sections.append(("Install", [("WantedBy", "container-active.target")]))
+        wanted_by = "container-active.target"
+        if spec.network.shared is not None:
+            # PID 1 stops it with the other; a restart of the other brings it back.
+            wanted_by += f" {container_unit(spec.network.shared)}"
+        sections.append(("Install", [("WantedBy", wanted_by)]))
     if spec.network.interfaces:
         # Also when the payload was killed, so that its ports are free again.
         unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])

@@ -43,8 +43,10 @@ class Namespaces:
 
 
 def within(network: int, work: Callable[[], None], step: Step, *, user: int | None = None) -> None:
-    """Have a child do *work* in the network namespace *network*, with the rights of the user namespace *user* if that is
-    given.  Raises Failure."""
+    """Have a child do *work* in the network namespace *network*, with the rights of the user namespace *user* if given.
+
+    Raises Failure.
+    """
     ours, theirs = pair()
     child = os.fork()
     if child == 0:

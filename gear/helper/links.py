@@ -1,4 +1,4 @@
-"""Links of a container: addresses and ports of its own that lead elsewhere, as rules of nftables in its network namespace.
+"""Links of a container: addresses and ports of its own that lead elsewhere, by nftables in its network namespace.
 
 The same rules whether they are made at the start or for a container that runs.  Where a link leads is found then: an
 address is taken as it is, another container is looked up in its spec.json, any other name is resolved by the host.

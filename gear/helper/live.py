@@ -97,7 +97,7 @@ def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> lis
 
 
 def _configure(interfaces: list, changed: list[str], step: Step) -> None:  # type: ignore[type-arg]
-    """With the container's own rights: the interfaces *changed* get their addresses, and their neighbours hear of it."""
+    """With the container's own rights: give the interfaces *changed* their addresses, and tell the neighbours."""
     routes = Routes()
     for item in interfaces:
         if item["name"] in changed:

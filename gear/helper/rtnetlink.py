@@ -101,8 +101,8 @@ class Routes:
     def add_veth(
         self, host: str, bridge: int, peer: str, place: tuple[int, int], *, mac: str, mtu: int | None
     ) -> None:
-        """A pair: *host* here, up and a port of the link *bridge*, and *peer* with *mac* in another namespace: *place* is
-        of_process() or of_descriptor()."""
+        """A pair: *host* here, up and a port of the link *bridge*, and *peer* with *mac* in the namespace *place*
+        (of_process() or of_descriptor())."""
         size = u32(_IFLA_MTU, mtu) if mtu else b""
         other = [text(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, packed_mac(mac)), size]
         other.append(u32(*place))

@@ -17,8 +17,8 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors model document changes accounts members tunables isolation network definition spec oci "
-        "reference"
+        "__init__ errors model document changes accounts members tunables isolation inet link network definition "
+        "spec oci reference"
     ),
     "pure": "unitfile device_rules resources confinement attachment units bundle bpf seccomp_profile seccomp_form",
     "host": (
@@ -28,12 +28,12 @@ LAYERS = {
         "seccomp inroot reports stacking groups terminal definitions allocation"
     ),
     "operations": (
-        "containers images pulling pushing connecting install lifecycle networks exposure remove "
+        "containers images pulling pushing connecting install lifecycle networks live linking exposure remove "
         "inside top attach copying transfer joining "
         "running debugging"
     ),
     "front ends": (
-        "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
+        "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_link "
         "cli_net cli_network cli_plan cli_ports cli_registry cli_remove cli_run cli_spec __main__"
     ),
 }
@@ -52,6 +52,7 @@ HELPER_USERS = {
     "joining": "the engine that joins a container's namespaces, with no other program in between",
     "running": "the engine that makes a container, for those in the caller's terminal",
     "debugging": "the calls that put together a root of tools in a container's namespaces",
+    "linking": "where links lead to is found as it is found when they are made",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.
