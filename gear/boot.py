@@ -62,9 +62,14 @@ def _beside_others(unit: str) -> list[Path]:
     return sorted(DIRECTORY.glob(f"ctr-*.service.wants/{glob.escape(unit)}"))
 
 
-def disable(unit: str) -> None:
-    """Keep *unit* from starting at boot, and with other containers; nothing to do when it does not."""
-    _remove([link(unit), *_beside_others(unit)])
+def disable(unit: str) -> bool:
+    """Keep *unit* from starting at boot, and with other containers; nothing to do when it does not.
+
+    Tells whether PID 1 has to read units again, since it would start it with another container.
+    """
+    beside = _beside_others(unit)
+    _remove([link(unit), *beside])
+    return bool(beside)
 
 
 def _remove(links: list[Path]) -> None:

@@ -71,8 +71,8 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
             wanted[name] = containers.unit_of(layout, name)
         else:
             outcome[name] = containers.not_found(name)
-    for unit in wanted.values():
-        boot.disable(unit)
+    if any([boot.disable(unit) for unit in wanted.values()]):
+        manager.reload()
     for unit in wanted.values():
         if unit.endswith(".scope"):
             _kill_if_deaf(manager, unit)
@@ -147,10 +147,10 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "it ran out of the memory it may use"
     elif result in ("exit-code", "signal", "core-dump"):
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
+    elif spec.network.shared is not None and (job == "dependency" or "not found" in job):
+        reason = f"the container {spec.network.shared}, whose network it shares, is not there or did not start"
     elif job == "dependency":
         reason = "a unit that it depends on failed"
-    elif spec.network.shared is not None and "not found" in job:
-        reason = f"there is no container {spec.network.shared} any more, whose network it shares"
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
     lines = journal.tail(spec.name, _TAIL, invocation)

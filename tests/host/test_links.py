@@ -216,22 +216,22 @@ def test_networks_come_and_go_under_a_container(net: NetHost) -> None:
     net.host.gear("install", f"host:{ROOT}", "kmover", "--net", "knet2", "-e", "A=b",
                   "--", "/usr/bin/python3", "/answer.py", "kmover", "t80")  # fmt: skip
     assert "gear restart kmover" in net.host.gear("network", "connect", "default", "kmover")
-    assert "eth1" not in net.host.inside("kmover", "ip link")
+    assert net.host.inside("kmover", "ip -br link | wc -l") == "2"
 
 
 def test_published_ports_follow_a_move(net: NetHost) -> None:
     answering(net, "kport", "-p", "8090:80", "-p", "8091:53/udp")
     net.host.gear("network", "create", "kother")
-    asked = ("tcp/127.0.0.1/8090", "udp/127.0.0.1/8091", "tcp/::1/8090")
+    asked = ("tcp/127.0.0.1/8090", "udp/127.0.0.1/8091")
     net.host.wait(lambda: net.ask(*asked)[0] == "kport 10.89.0.1", "the container")
     pid = net.host.pid("kport")
     net.host.gear("network", "connect", "default", "kport", "--ip", "10.89.0.50")
-    assert net.ask(*asked)[:2] == ["kport 10.89.0.1"] * 2
+    assert net.ask(*asked) == ["kport 10.89.0.1"] * 2
     assert net.ask("tcp/10.89.0.50/80") == ["kport 10.89.0.1"]
     # To another network altogether.
     net.host.gear("network", "connect", "kother", "kport")
     net.host.gear("network", "disconnect", "default", "kport")
-    answers = net.ask(*asked)
+    answers = net.ask(*asked, f"tcp/{address(net, 'kport', 6)}/80")
     assert all(answer.startswith("kport ") for answer in answers), answers
     assert "kport" not in net.host.sh("nft list table inet gear-default")
     assert net.host.pid("kport") == pid and not stale(net, "kport")
@@ -287,4 +287,4 @@ def test_a_shared_network(net: NetHost) -> None:
         "--", "/usr/bin/python3",
     )  # fmt: skip
     net.host.gear("delete", "kmain")
-    assert "there is no container kmain any more" in net.host.fails(1, "start", "kside")
+    assert "the container kmain, whose network it shares, is not there" in net.host.fails(1, "start", "kside")

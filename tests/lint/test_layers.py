@@ -33,8 +33,8 @@ LAYERS = {
         "running debugging"
     ),
     "front ends": (
-        "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_link "
-        "cli_net cli_network cli_plan cli_ports cli_registry cli_remove cli_run cli_spec __main__"
+        "command progress cli cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle "
+        "cli_link cli_net cli_network cli_plan cli_ports cli_registry cli_remove cli_run cli_spec __main__"
     ),
 }
 # What points up all the same, and why.

@@ -205,7 +205,8 @@ def test_rules_are_a_table_of_their_own() -> None:
     assert '127.0.0.1 . tcp . 3306 comment "web" : 10.89.0.7 . 3306' in lines
     assert '::1 . udp . 53 comment "web" : fd00:1::7 . 53' in lines
     assert 'iifname != "lo" ip daddr 127.0.0.0/8 drop' in lines
-    masquerade = 'oifname != "lo" ct status dnat meta l4proto {} ct original {} daddr {} ct original proto-dst {} masquerade'
+    masquerade = 'oifname != "lo" ct status dnat meta l4proto {} ct original {} daddr {}'
+    masquerade += " ct original proto-dst {} masquerade"
     assert masquerade.format("tcp", "ip", "127.0.0.1", 3306) in lines
     assert masquerade.format("udp", "ip6", "::1", 53) in lines
     assert "map any4" not in text and "flush" not in text
