@@ -148,7 +148,9 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     elif result in ("exit-code", "signal", "core-dump"):
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
     elif spec.network.shared is not None and (job == "dependency" or "not found" in job):
-        reason = f"the container {spec.network.shared}, whose network it shares, is not there or did not start"
+        reason = (
+            f"the container {spec.network.shared}, whose network it shares, is not there or did not start"
+        )
     elif job == "dependency":
         reason = "a unit that it depends on failed"
     else:

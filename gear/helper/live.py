@@ -17,7 +17,7 @@ from gear.helper.network import Network, configure
 from gear.helper.nftables import Maps
 from gear.helper.ports import network_of
 from gear.helper.rtnetlink import Routes, index_of, of_descriptor
-from gear.helper.sysctls import usable, wants_hairpin, write
+from gear.helper.sysctls import usable, wants_hairpin
 
 # A link with another value of these is another link.
 _FIXED = ("network", "bridge", "host", "name", "mac", "mtu")
@@ -97,24 +97,15 @@ def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> lis
 
 
 def _configure(interfaces: list, changed: list[str], step: Step) -> None:  # type: ignore[type-arg]
-    """With the container's own rights: give the interfaces *changed* their addresses, and tell the neighbours."""
+    """With the container's own rights: give the interfaces *changed* their addresses and no others."""
     routes = Routes()
     for item in interfaces:
         if item["name"] in changed:
             step.doing = f"change the addresses of {item['name']}"
-            # Who had one of them may still be in the neighbours' tables.
-            write(f"ipv4/conf/{item['name']}/arp_notify", "1")
-            addresses = usable(item["addresses"])
-            if any(":" in address for address in addresses):
-                write(f"ipv6/conf/{item['name']}/ndisc_notify", "1")
-            routes.set_addresses(index_of(item["name"]), addresses)
+            routes.set_addresses(index_of(item["name"]), usable(item["addresses"]))
     # With an address its routes have gone, and the way out may be another interface now.
-    configure(interfaces, step)
-    for item in interfaces:
-        if item["name"] in changed:
-            step.doing = f"announce the addresses of {item['name']}"
-            routes.announce(index_of(item["name"]), item["mac"])
     routes.close()
+    configure(interfaces, step)
 
 
 def _forget(before: dict, wanted: dict, step: Step) -> None:  # type: ignore[type-arg]

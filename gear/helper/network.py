@@ -140,12 +140,17 @@ def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
     for item in interfaces:
         step.doing = f"give {item['name']} its addresses"
         addresses, gateways = usable(item["addresses"]), usable(item["gateways"])
+        # Who had one of them before may still be in the neighbours' tables.
+        write(f"ipv4/conf/{item['name']}/arp_notify", "1")
         if any(":" in address for address in addresses):
+            write(f"ipv6/conf/{item['name']}/ndisc_notify", "1")
             # The neighbours may be anybody's: none of them is to become a router by saying so.
             write(f"ipv6/conf/{item['name']}/accept_ra", "0")
-        routes.configure(index_of(item["name"]), addresses, gateways)
+        index = index_of(item["name"])
+        routes.configure(index, addresses, gateways)
+        routes.announce(index, item["mac"])
         if item.get("loopback6") and has_ipv6():
-            routes.route_loopback(index_of(item["name"]))
+            routes.route_loopback(index)
     routes.close()
 
 
