@@ -39,18 +39,11 @@ def targets(port: Port, interface: Interface) -> list[str]:
 def start_member(container: str, network: Network, networks: Mapping[str, Definition]) -> dict[str, Any]:
     """What the start helper is told; *networks* has the definition of each network by name."""
     out = way_out(network, networks)
-    return {
+    member: dict[str, Any] = {
         "interfaces": [
-            {
-                "network": item.network,
-                "bridge": networks[item.network].interface,
-                "host": host_end(container, item.interface),
-                "name": item.interface,
-                "mac": item.mac,
-                "mtu": networks[item.network].mtu,
-                "addresses": _with_length(item, networks[item.network]),
-                "gateways": _gateways(item, networks[item.network]) if item is out else [],
-            }
+            _interface(container, item, networks[item.network], out=item is out)
+            # Answers to what was sent from there and translated are for this container.
+            | ({"loopback6": True} if any(link.address == "::1" for link in network.links) else {})
             for item in network.interfaces
         ],
         "ports": [
@@ -65,6 +58,34 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
             for port in network.served_by(NAT)
             if out is not None
         ],
+    }
+    if network.links:
+        member["links"] = [
+            {
+                "address": link.address,
+                "port": link.port,
+                "protocol": link.protocol,
+                "host": link.host,
+                "target": link.target,
+            }
+            for link in network.links
+        ]
+        # What the host itself is called on the way out, or on the first network.
+        nearest = out or network.interfaces[0]
+        member["gateways"] = _gateways(nearest, networks[nearest.network])
+    return member
+
+
+def _interface(container: str, item: Interface, definition: Definition, *, out: bool) -> dict[str, Any]:
+    return {
+        "network": item.network,
+        "bridge": definition.interface,
+        "host": host_end(container, item.interface),
+        "name": item.interface,
+        "mac": item.mac,
+        "mtu": definition.mtu,
+        "addresses": _with_length(item, definition),
+        "gateways": _gateways(item, definition) if out else [],
     }
 
 

@@ -8,6 +8,7 @@ links, and PID 1 reads them afresh at boot.  The rules are those of systemd.unit
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from pathlib import Path
 
@@ -33,18 +34,49 @@ def enable(layout: Layout, unit: str) -> None:
     """Make *unit* start at boot; nothing to do when it does."""
     path, target = link(unit), str(layout.units / unit)
     with files.explained(f"make {unit} start at boot"):
-        if path.is_symlink() and os.readlink(path) == target:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # it leads to another unit directory
-        path.symlink_to(target)
-        files.sync_directory(path.parent)
+        _make(path, target)
 
 
-def disable(unit: str) -> None:
-    """Keep *unit* from starting at boot; nothing to do when it does not."""
-    path = link(unit)
-    if files.remove_file(path):
-        with contextlib.suppress(OSError):  # not empty: others start at boot
-            path.parent.rmdir()
+def enable_with(layout: Layout, unit: str, other: str | None) -> bool:
+    """Make the container's *unit* start whenever *other* does, and with no further container.
+
+    Tells whether PID 1 has to read units again for that.
+    """
+    target, wanted = str(layout.units / unit), None if other is None else DIRECTORY / f"{other}.wants" / unit
+    with files.explained(f"make {unit} start with {other}"):
+        _remove([path for path in _beside_others(unit) if path != wanted])
+        return wanted is not None and _make(wanted, target)
+
+
+def _make(path: Path, target: str) -> bool:
+    """Make a link that is not there; tells whether it had to be made."""
+    if path.is_symlink() and os.readlink(path) == target:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()  # it leads to another unit directory
+    path.symlink_to(target)
+    files.sync_directory(path.parent)
+    return True
+
+
+def _beside_others(unit: str) -> list[Path]:
+    """The links that make *unit* start with other containers."""
+    return sorted(DIRECTORY.glob(f"ctr-*.service.wants/{glob.escape(unit)}"))
+
+
+def disable(unit: str) -> bool:
+    """Keep *unit* from starting at boot, and with other containers; nothing to do when it does not.
+
+    Tells whether PID 1 has to read units again, since it would start it with another container.
+    """
+    beside = _beside_others(unit)
+    _remove([link(unit), *beside])
+    return bool(beside)
+
+
+def _remove(links: list[Path]) -> None:
+    for path in links:
+        if files.remove_file(path):
+            with contextlib.suppress(OSError):  # not empty: others start then
+                path.parent.rmdir()

@@ -123,7 +123,10 @@ def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str
     found: list[tuple[str, str, tuple[str, ...]]] = [
         ("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)
     ]
-    if spec.network.mode == HOST:
+    if spec.network.shared is not None:
+        # Names go with addresses.
+        found.append(("/etc/hosts", str(layout.containers / spec.network.shared / "hosts"), QUIET))
+    elif spec.network.mode == HOST:
         # Resolved when the container starts, so a link to systemd-resolved's file is followed then.
         found += [(path, path, QUIET) for path in ("/etc/resolv.conf", "/etc/hosts")]
     else:
@@ -183,6 +186,8 @@ def render(
         start["network"] = attachment.start_member(spec.name, spec.network, networks or {})
     if passed := attachment.descriptors(spec.network):
         start["descriptors"] = passed
+    if spec.network.shared is not None:
+        start["join"] = spec.network.shared
     own = " ".join(dict.fromkeys((hostname, spec.name)))
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     hosts += attachment.hosts_lines(spec.network, own)

@@ -32,6 +32,7 @@ TABLE = {
     "list-units": "gear.cli_lifecycle",
     "inspect": "gear.cli_lifecycle",
     "ports": "gear.cli_ports",
+    "link": "gear.cli_link",
     "kill": "gear.cli_inside",
     "pause": "gear.cli_inside",
     "resume": "gear.cli_inside",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from gear import network
+from gear import inet, network
 from gear.errors import UsageError
+from gear.link import Link, parse_links
 from gear.network import BRIDGE, DEFAULT_NETWORK, FD, ON_DEMAND, Interface, Network
 
 
@@ -21,7 +22,7 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         metavar="NETWORK",
         action="append",
         default=[],
-        help="none, host, or a network, with ports and addresses `default` if not given; may be repeated",
+        help="none, host, container:NAME, or a network, with ports, links or addresses `default`; may be repeated",
     )
     interface_options(parser)
     add(
@@ -43,6 +44,25 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         help="stop it when nobody has been connected for so long, for example 10min; with --on-demand",
     )
     add("--ports", metavar="INT:EXT[,...]", action="append", default=[], help="geard's spelling of --publish")
+    link_option(parser)
+
+
+def link_option(parser: argparse.ArgumentParser) -> None:
+    """-n: also the option of `gear link`."""
+    parser.add_argument(
+        "-n",
+        "--net-links",
+        "--link",
+        metavar="[IP:]PORT:HOST:PORT[,...]",
+        action="append",
+        default=[],
+        help="let it find PORT of HOST at an address and port of its own, 127.0.0.1 if only PORT is given",
+    )
+
+
+def links_of(args: argparse.Namespace) -> tuple[Link, ...]:
+    """The links that a command line asks for; raises UsageError."""
+    return tuple(link for text in args.net_links for link in parse_links(text))
 
 
 def interface_options(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +75,9 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
 def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
     """*wanted* with the addresses of the options; raises UsageError."""
     given = {
-        "ip": None if args.ip is None else network.ip_address(args.ip, 4),
-        "ip6": None if args.ip6 is None else network.ip_address(args.ip6, 6),
-        "mac": None if args.mac is None else network.mac_address(args.mac),
+        "ip": None if args.ip is None else inet.ip_address(args.ip, 4),
+        "ip6": None if args.ip6 is None else inet.ip_address(args.ip6, 6),
+        "mac": None if args.mac is None else inet.mac_address(args.mac),
     }
     return dataclasses.replace(wanted, **{key: value for key, value in given.items() if value is not None})
 
@@ -67,8 +87,9 @@ def network_of(args: argparse.Namespace) -> Network:
     ports = tuple(port for text in args.publish for port in network.parse_publish(text))
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
+    links = links_of(args)
     # Descriptors need no network.
-    led = any(port.mode != FD for port in ports)
+    led = bool(links) or any(port.mode != FD for port in ports)
     words = args.net or [ON_DEMAND if led or addressed else DEFAULT_NETWORK]
     asked = [network.parse_net(text) for text in words]
     alone = next((item for item in asked if isinstance(item, str)), None)
@@ -83,5 +104,5 @@ def network_of(args: argparse.Namespace) -> Network:
     if addressed:
         interfaces = [interface_of(args, interfaces[0])]
     idle = None if args.idle_stop is None else network.parse_idle(args.idle_stop)
-    made = Network(BRIDGE if alone is None else alone, tuple(interfaces), ports, args.on_demand, idle)
-    return network.checked(made)
+    mode = BRIDGE if alone is None else alone
+    return network.checked(Network(mode, tuple(interfaces), ports, args.on_demand, idle, links))

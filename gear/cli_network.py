@@ -193,23 +193,27 @@ def _run_connect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("connect containers")
     asked = interface_of(args, Interface(args.network))
     with Manager() as manager:
-        done, restart = networks.connect(manager, context.layout, args.name, asked)
+        done = networks.connect(manager, context.layout, args.name, asked)
     (interface,) = (item for item in done.spec.network.interfaces if item.network == args.network)
     where = f"{' '.join(interface.addresses())} on {interface.interface}"
-    _tell(context, f"{args.name} is connected to {args.network}: {where}", args.name, restart=restart)
+    _tell(context, f"{args.name} is connected to {args.network}: {where}", done)
     return 0
 
 
 def _run_disconnect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("disconnect containers")
     with Manager() as manager:
-        _, restart = networks.disconnect(manager, context.layout, args.name, args.network)
-    _tell(context, f"{args.name} is disconnected from {args.network}", args.name, restart=restart)
+        done = networks.disconnect(manager, context.layout, args.name, args.network)
+    _tell(context, f"{args.name} is disconnected from {args.network}", done)
     return 0
 
 
-def _tell(context: Context, what: str, name: str, *, restart: bool) -> None:
-    context.report(f"{what}; it runs with what was before until: gear restart {name}" if restart else what)
+def _tell(context: Context, what: str, done: networks.Reconnected) -> None:
+    if done.followed:
+        what += f"; links made anew: {', '.join(done.followed)}"
+    if done.restart:
+        what += f"; it runs with what was before until: gear restart {done.spec.name}"
+    context.report(what)
 
 
 VERBS = (
@@ -254,17 +258,16 @@ VERBS = (
     ),
     Verb(
         "connect",
-        "put a container on one more network",
-        "Give the installed container NAME one more interface, on NETWORK.  One that runs gets it "
-        "with the next restart.",
+        "put a container on one more network, or change its address there",
+        "Give the installed container NAME one more interface, on NETWORK, or other addresses if it has one there.  "
+        "One that runs gets it at once.",
         _connect_arguments,
         _run_connect,
     ),
     Verb(
         "disconnect",
         "take a container off a network",
-        "Take away the interface of the installed container NAME on NETWORK.  One that runs "
-        "loses it with the next restart.",
+        "Take away the interface of the installed container NAME on NETWORK.  One that runs loses it at once.",
         _pair,
         _run_disconnect,
     ),

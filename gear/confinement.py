@@ -148,12 +148,15 @@ def sysctls(spec: Spec) -> dict[str, str]:
     isolation = spec.isolation
     # As Docker does: a payload that is not root may use ports below 1024 and send pings, in its own network.
     found = {}
-    if spec.network.mode != HOST:
+    own_network = spec.network.mode != HOST and spec.network.shared is None
+    if own_network:
         last = min(spec.id_count, 65536) - 1
         found = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
-    hosts = {"net": spec.network.mode == HOST, "ipc": isolation.ipc == "host", "userns": not spec.own_ids}
+    hosts = {"net": not own_network, "ipc": isolation.ipc == "host", "userns": not spec.own_ids}
     for name, value in isolation.sysctl.items():
         if (owner := sysctl_owner(name)) is not None and hosts[owner]:
+            if owner == "net" and (other := spec.network.shared) is not None:
+                raise UsageError(f"{name} can't be set for {spec.name}: its network is that of {other}.")
             raise UsageError(
                 f"{name} can't be set for {spec.name}: with --{owner} host it is the host's own."
             )

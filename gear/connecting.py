@@ -14,19 +14,10 @@ from pathlib import Path
 
 from gear import allocation, attachment, definitions, files, process, units, yamlfile
 from gear.definition import Definition
-from gear.errors import HostError, UsageError
+from gear.errors import HostError, NotFoundError, UsageError
+from gear.inet import port_range
 from gear.model import Layout
-from gear.network import (
-    BRIDGE,
-    CONTAINER,
-    NAT,
-    Interface,
-    Network,
-    Port,
-    checked,
-    port_range,
-    unit_name,
-)
+from gear.network import BRIDGE, NAT, NONE, Interface, Network, Port, checked, unit_name
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
 PORT_RANGE = (20000, 29999)
@@ -53,6 +44,8 @@ def settle(layout: Layout, name: str, asked: Network, old: Network | None = None
     Raises GearError for what can't be had.  Nothing is taken.
     """
     require_carried_out(asked)
+    if asked.shared is not None:
+        _require_shareable(layout, name, asked.shared)
     if asked.mode != BRIDGE:
         return checked(dataclasses.replace(asked, ports=_ports(layout, name, asked, old)))
     networks = definitions.wanted(layout, asked.networks)
@@ -73,10 +66,20 @@ def settle(layout: Layout, name: str, asked: Network, old: Network | None = None
 
 def require_carried_out(network: Network) -> None:
     """Raise UsageError for what gear has words for and can't do yet."""
-    if network.mode.startswith(CONTAINER):
-        raise UsageError(
-            f"--net {network.mode} can't be had yet: networks of other containers are not shared."
+
+
+def _require_shareable(layout: Layout, name: str, other: str) -> None:
+    """Raise an error unless the container *other* has a network of its own that *name* could share."""
+    document = files.read_json(layout.containers / other / "spec.json")
+    if not isinstance(document, dict):
+        raise NotFoundError(
+            f"{name} can't share the network of {other}: there is no container {other}.",
+            hint="gear list-units --all shows what is installed.",
         )
+    mode = (document.get("network") or {}).get("mode")
+    if mode not in (NONE, BRIDGE) or other == name:
+        whose = "it would be its own" if other == name else f"{other} has --net {mode}"
+        raise UsageError(f"{name} can't share the network of {other}: {whose}.")
 
 
 def _kept(asked: Interface, old: Network | None, definition: Definition) -> Interface:

@@ -6,6 +6,7 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,16 @@ def modified(spec: Spec, layout: Layout) -> float:
     return latest
 
 
+def adjusted_path(layout: Layout, name: str) -> Path:
+    """The file whose time says when the payload got at once what had been changed in its files (gear/live.py)."""
+    return layout.containers / name / "adjusted"
+
+
 def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
-    """Whether the running payload was started from other files than there are now."""
+    """Whether the running payload was started from other files than there are now, or has not got what changed."""
     started = float(service.get("ExecMainStartTimestamp", 0)) / 1e6
+    with suppress(FileNotFoundError):
+        started = max(started, adjusted_path(layout, spec.name).stat().st_mtime)
     return bool(service.get("MainPID")) and modified(spec, layout) > started
 
 

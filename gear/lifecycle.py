@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
 from gear.model import Layout
-from gear.spec import Spec
+from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
 _TAIL = 10  # journal lines shown when a start fails
@@ -44,11 +44,16 @@ def start(
             f"{name} is masked, so systemd will not start it.",
             hint=f"systemctl unmask {specs.pop(name).unit}",
         )
+    unread = False
     for spec in specs.values():
         sockets.enable(layout, spec)
+        shared = spec.network.shared
+        unread |= boot.enable_with(layout, spec.unit, None if shared is None else unit_name(shared))
         # Somebody asks for it, so how often it was started or failed before does not count.
         manager.reset_failed(spec.unit)
         sockets.prepare(manager, layout, spec)
+    if unread:
+        manager.reload()
     # A start would only join the one that is under way between two tries, with the files as they were.
     waiting = [
         spec.unit for spec in specs.values() if manager.get(spec.unit, "SubState", "s") == "auto-restart"
@@ -86,9 +91,12 @@ def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, Ge
         else:
             outcome[name] = containers.not_found(name)
     listening = {name: sockets.loaded(manager, name) for name in wanted}
+    unread = False
     for name, unit in wanted.items():
-        boot.disable(unit)
+        unread |= boot.disable(unit)
         sockets.disable(layout, name)
+    if unread:
+        manager.reload()
     for unit in wanted.values():
         if unit.endswith(".scope"):
             _kill_if_deaf(manager, unit)
@@ -164,6 +172,10 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "it ran out of the memory it may use"
     elif result in ("exit-code", "signal", "core-dump"):
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
+    elif spec.network.shared is not None and (job == "dependency" or "not found" in job):
+        reason = (
+            f"the container {spec.network.shared}, whose network it shares, is not there or did not start"
+        )
     elif job == "dependency":
         reason = "a unit that it depends on failed"
     else:

@@ -13,6 +13,8 @@ from typing import Any
 
 from gear import members
 from gear.errors import UsageError
+from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, port_range
+from gear.link import Link, read_link
 from gear.model import NAME, container_name
 
 # What a container gets that is asked for no network and no published port.
@@ -25,12 +27,10 @@ NONE, HOST, BRIDGE = "none", "host", "bridge"
 CONTAINER = "container:"
 # Words of --net that no network can have for a name.
 RESERVED = (NONE, HOST, BRIDGE, "container", "private")
-PROTOCOLS = ("tcp", "udp")
 # By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
 NAT, SOCKET, FD = PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _PUBLISH = re.compile(
     r"(?:(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?=[^:]*:))?"
@@ -105,11 +105,17 @@ class Network:
     ports: tuple[Port, ...] = ()
     on_demand: bool = False
     idle_stop: int | None = None
+    links: tuple[Link, ...] = ()
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The names of those it is on."""
         return tuple(item.network for item in self.interfaces)
+
+    @property
+    def shared(self) -> str | None:
+        """The name of the container whose network namespace it is in."""
+        return self.mode.removeprefix(CONTAINER) if self.mode.startswith(CONTAINER) else None
 
     @property
     def words(self) -> str:
@@ -151,19 +157,31 @@ class Network:
             ],
             "on_demand": self.on_demand,
             "idle_stop": self.idle_stop,
+            "links": [
+                {
+                    "address": link.address,
+                    "port": link.port,
+                    "host": link.host,
+                    "target": link.target,
+                    "protocol": link.protocol,
+                }
+                for link in self.links
+            ],
         }
 
     @classmethod
     def read(cls, document: Any) -> Network:
         """The network in *document*; raises UsageError, TypeError, ValueError or KeyError for what is wrong with it."""
         found = members.mapping(document)
-        if unknown := sorted(set(found) - {"mode", "interfaces", "ports", "on_demand", "idle_stop"}):
+        known = {"mode", "interfaces", "ports", "on_demand", "idle_stop", "links"}
+        if unknown := sorted(set(found) - known):
             raise ValueError(f"no such member: {unknown[0]}")
         interfaces = tuple(_interface(item) for item in members.array(found.get("interfaces", [])))
         ports = tuple(_port(item) for item in members.array(found.get("ports", [])))
         on_demand = members.boolean(found.get("on_demand", False))
         idle_stop = members.optional(lambda value: idle_time(members.integer(value)))(found.get("idle_stop"))
-        return checked(cls(mode(members.text(found["mode"])), interfaces, ports, on_demand, idle_stop))
+        links = tuple(read_link(item) for item in members.array(found.get("links", [])))
+        return checked(cls(mode(members.text(found["mode"])), interfaces, ports, on_demand, idle_stop, links))
 
 
 def checked(network: Network) -> Network:
@@ -192,6 +210,11 @@ def checked(network: Network) -> Network:
                 raise UsageError(
                     f"The port {port.external}/{port.protocol} is published twice: {other} and {port}."
                 )
+    if network.links and network.mode != BRIDGE:
+        raise UsageError(f"With --net {network.mode} a container has no links: they are for networks.")
+    for number, link in enumerate(network.links):
+        if other_link := next((item for item in network.links[:number] if link.overlaps(item)), None):
+            raise UsageError(f"Two links have the same local port: {other_link} and {link}.")
     return network
 
 
@@ -236,22 +259,16 @@ def _port(value: Any) -> Port:
         members.text(item["address"]) and ip_address(members.text(item["address"])),
         external and port_number(external),
         port_number(internal),
-        _one_of(members.text(item["protocol"]), PROTOCOLS, "protocol"),
-        _one_of(members.text(item["mode"]), PORT_MODES, "mode of a port"),
+        one_of(members.text(item["protocol"]), PROTOCOLS, "protocol"),
+        one_of(members.text(item["mode"]), PORT_MODES, "mode of a port"),
     )
-
-
-def _one_of(text: str, words: tuple[str, ...], what: str) -> str:
-    if text not in words:
-        raise UsageError(f"{text[:40]!r} is no {what}.", hint=f"There are {', '.join(words)}.")
-    return text
 
 
 def mode(text: str) -> str:
     """One of none, host, bridge, and container:NAME; raises UsageError."""
     if text.startswith(CONTAINER):
         return CONTAINER + container_name(text.removeprefix(CONTAINER))
-    return _one_of(text, (NONE, HOST, BRIDGE), "mode of a network")
+    return one_of(text, (NONE, HOST, BRIDGE), "mode of a network")
 
 
 def network_name(text: str) -> str:
@@ -267,50 +284,6 @@ def network_name(text: str) -> str:
 def unit_name(network: str) -> str:
     """The unit that makes the network *network* on the host."""
     return f"gear-network@{network}.service"
-
-
-def ip_address(text: str, version: int | None = None) -> str:
-    """An address in its usual form, of IPv4 or IPv6 if *version* says so; raises UsageError."""
-    import ipaddress  # here: what has no addresses need not pay for it
-
-    try:
-        found = ipaddress.ip_address(text)
-    except ValueError:
-        found = None
-    # A zone (RFC 4007) is a matter of one machine's interfaces, and mapped addresses are IPv4 in other clothes.
-    mapped = getattr(found, "ipv4_mapped", None)
-    if found is None or "%" in text or mapped or version not in (None, found.version):
-        family = "IP" if version is None else f"IPv{version}"
-        raise UsageError(f"{text[:60]!r} is no {family} address.")
-    return str(found)
-
-
-def mac_address(text: str) -> str:
-    """The address of a network card in lower case, no multicast address; raises UsageError."""
-    plain = text.lower().replace("-", ":")
-    if not _MAC.fullmatch(plain) or int(plain[:2], 16) & 1 or plain == "00:00:00:00:00:00":
-        raise UsageError(
-            f"{text[:40]!r} is no MAC address of an interface.", hint="For example 02:00:00:00:00:01."
-        )
-    return plain
-
-
-def port_number(value: int) -> int:
-    """1 to 65535; raises UsageError."""
-    if not 1 <= value <= 65535:
-        raise UsageError(f"{value} is no port.", hint="Ports are 1 to 65535.")
-    return value
-
-
-def port_range(text: str) -> tuple[int, int]:
-    """FIRST-LAST or one port, as (first, last); raises UsageError."""
-    first, _, last = text.partition("-")
-    if not re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})?", text, re.ASCII):
-        raise UsageError(f"{text[:40]!r} is no range of ports.", hint="Write FIRST-LAST.")
-    low, high = port_number(int(first)), port_number(int(last or first))
-    if low > high:
-        raise UsageError(f"{text} is no range of ports: it ends before it begins.")
-    return low, high
 
 
 def idle_time(value: int) -> int:
@@ -359,8 +332,8 @@ def parse_publish(text: str) -> tuple[Port, ...]:
             hint="Write [ADDRESS:]EXTERNAL:INTERNAL[/tcp|udp], for example 8080:80; an IPv6 address in brackets.",
         )
     address = ip_address(match["address"].strip("[]")) if match["address"] else ""
-    protocol = _one_of((match["protocol"] or "tcp").lower(), PROTOCOLS, "protocol of a published port")
-    how = _one_of((match["mode"] or "nat").lower(), PORT_MODES, "mode of a published port")
+    protocol = one_of((match["protocol"] or "tcp").lower(), PROTOCOLS, "protocol of a published port")
+    how = one_of((match["mode"] or "nat").lower(), PORT_MODES, "mode of a published port")
     low, high = port_range(match["internal"])
     external = match["external"] or "0"
     if not external.strip("0"):

@@ -23,6 +23,7 @@ from gear import (
     files,
     install,
     lifecycle,
+    live,
     publishing,
     store,
 )
@@ -248,21 +249,39 @@ def _lingering(layout: Layout, name: str) -> set[str]:
     return {spec.name for spec in specs if spec is not None and lifecycle.runs_with_earlier(layout, spec)}
 
 
-def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> tuple[install.Installed, bool]:
-    """Put the container *name* on one more network; tells what changed, and whether it has to be restarted for it."""
+@dataclass(frozen=True)
+class Reconnected:
+    """What became of a container: its specification, whether it has to be restarted for it, and the containers whose
+    links to it were made anew."""
+
+    spec: Spec
+    restart: bool
+    followed: tuple[str, ...]
+
+
+def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> Reconnected:
+    """Put the container *name* on one more network, or give it another address there; at once if it runs."""
 
     def more(network: Network) -> Network:
         if network.mode not in (NONE, BRIDGE):
             raise UsageError(f"{name} can't be connected to networks: it has --net {network.mode}.")
-        if asked.network in network.networks:
+        have = next((item for item in network.interfaces if item.network == asked.network), None)
+        if have is None:
+            return dataclasses.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
+        # With another address of one family it moves; that of the other family stays.
+        moved = dataclasses.replace(
+            have, ip=asked.ip or have.ip, ip6=asked.ip6 or have.ip6, mac=asked.mac or have.mac
+        )
+        if moved == have:
             raise UsageError(f"{name} is on the network {asked.network} already.")
-        return dataclasses.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
+        others = (moved if item is have else item for item in network.interfaces)
+        return dataclasses.replace(network, interfaces=tuple(others))
 
     return _reconnect(manager, layout, name, more)
 
 
-def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> tuple[install.Installed, bool]:
-    """Take the container *name* off a network; returns what connect() does."""
+def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> Reconnected:
+    """Take the container *name* off a network; at once if it runs."""
 
     def less(found: Network) -> Network:
         rest = tuple(item for item in found.interfaces if item.network != network)
@@ -273,20 +292,43 @@ def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> tup
                 f"{name} publishes ports, so it can't leave its last network.",
                 hint="Install it again without -p, or connect it to another network first.",
             )
+        if found.links and not rest:
+            raise UsageError(
+                f"{name} has links, so it can't leave its last network.",
+                hint=f"gear link --rm {name}",
+            )
         return dataclasses.replace(found, mode=BRIDGE if rest else NONE, interfaces=rest)
 
     return _reconnect(manager, layout, name, less)
 
 
-def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> tuple[install.Installed, bool]:
+def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reconnected:
     with files.locked(layout.lock), store.lease(layout):
         spec = containers.get(layout, name)
         if containers.run_of(layout, name) is not None:
             raise GearError(f"{name} was run once and is not installed, so its networks can't be changed.")
+        # What runs with other files than there are gets this with the rest, by a restart.
+        pid = None if live.is_stale(manager, layout, name) else live.payload(manager, layout, name)
+        before, had = live.network_member(layout, name), allocation.held(layout, name)
         wanted = dataclasses.replace(spec, network=change(spec.network))
         done = install.apply(layout, wanted, containers.image_of(layout, spec))
-    publishing.acquaint(manager, layout, [name])
-    return done, bool(_stale(manager, layout, [name]))
+        publishing.acquaint(manager, layout, [name])
+        if pid is not None:
+            _bring_up(manager, done.spec)
+            live.adjust(layout, name, pid, before)
+            live.mark(layout, name)
+            allocation.give_back(had - allocation.wanted(layout, done.spec.network))
+        followed = live.follow(manager, layout, name)
+    return Reconnected(done.spec, live.is_stale(manager, layout, name), tuple(followed))
+
+
+def _bring_up(manager: Manager, spec: Spec) -> None:
+    """Start the networks of a container that runs and may be new on one."""
+    for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
+        if result != "done":
+            raise GearError(
+                f"{unit} could not be started: {result.rstrip('.')}.", hint=f"journalctl -u {unit}"
+            )
 
 
 def summary(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:

@@ -50,6 +50,19 @@ def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def call(arguments: Sequence[str]) -> None:
+    """Run a program of gear's own, which says in its last line what went wrong; that is the GearError raised then."""
+    done = subprocess.run(
+        [find(arguments[0]), *arguments[1:]], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        if not words:
+            raise GearError(f"{' '.join(arguments)} failed with status {done.returncode}.")
+        sentence = words[-1].removeprefix("gear: ").rstrip(".")
+        raise GearError(f"{sentence[:1].upper()}{sentence[1:]}.", details=words[:-1])
+
+
 def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[int, bytes]:
     """Give a program *data* on standard input; returns its exit status and what it printed, at most ANSWER_LIMIT."""
     command = [find(arguments[0]), *arguments[1:]]

@@ -58,7 +58,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     spec = containers.existing(layout, name)
     # Found out first: an error in this must not leave a container stopped and still there.
     doomed = _volumes_of(layout, spec) if volumes and spec else []
-    boot.disable(unit)
+    if boot.disable(unit):
+        manager.reload()
     sockets.disable(layout, name)
     if known:
         # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.

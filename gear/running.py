@@ -179,6 +179,7 @@ class _Scope(container.Events):
                 lowports.allow(pid)
         if self._network is not None:
             self._network.connect(pid)
+            self._network.link(pid)
 
     def under_way(self) -> None:
         if self._network is not None:
@@ -207,6 +208,8 @@ def _create(
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
         _bring_up(manager, spec)
         held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
+        if extra.get("join"):
+            start.join(config, bundle, extra["join"])
         events = _Scope(bundle, config, extra["root"], start_scope, streams, held)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])

@@ -17,6 +17,7 @@ from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
 from gear.spec import Spec, signal_number
+from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
 PYTHON = "/usr/bin/python3"
@@ -114,7 +115,11 @@ def render(
     service += has
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
-        sections.append(("Install", [("WantedBy", "container-active.target")]))
+        wanted_by = "container-active.target"
+        if spec.network.shared is not None:
+            # PID 1 stops it with the other; a restart of the other brings it back.
+            wanted_by += f" {container_unit(spec.network.shared)}"
+        sections.append(("Install", [("WantedBy", wanted_by)]))
     if spec.network.interfaces:
         # Also when the payload was killed, so that its ports are free again.
         unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
@@ -146,6 +151,10 @@ def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, s
     ]
     if spec.network.mode == HOST:
         unit.append(("After", "network.target"))
+    if spec.network.shared is not None:
+        # It lives in the other's network namespace, which goes away with the other.
+        other = unitfile.word(container_unit(spec.network.shared))
+        unit += [("BindsTo", other), ("After", other)]
     if spec.network.interfaces:
         networks = " ".join(unitfile.word(unit_name(name)) for name in spec.network.networks)
         # Not Requires=: a network that is restarted must leave its containers running.

@@ -36,14 +36,18 @@ class _ScannerOptions:
 def load_json(path: str) -> dict:  # type: ignore[type-arg]
     """The JSON object in *path*; raises Failure when it is none, and OSError."""
     with open(path, "rb", buffering=0) as file:
-        content = file.read()
+        return parse_json(file.read(), path)
+
+
+def parse_json(content: bytes, what: str) -> dict:  # type: ignore[type-arg]
+    """The JSON object in *content*; raises Failure, which calls it *what*, when it is none."""
     try:
         text = content.decode("utf-8").strip()
         document, end = _scan(text)
     except (ValueError, StopIteration, RecursionError):
         document, end, text = None, 0, ""
     if not isinstance(document, dict) or end != len(text):
-        raise Failure(f"{path} is not one JSON object")
+        raise Failure(f"{what} is not one JSON object")
     return document
 
 

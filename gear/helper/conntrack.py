@@ -23,6 +23,7 @@ _TUPLE_IP = 1
 _TUPLE_PROTO = 2
 _SOURCE = {AF_INET: 1, AF_INET6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 _PROTO_NUMBER = 1
+_PROTO_SOURCE = 2
 _PROTO_DESTINATION = 3
 # Which parts of a tuple are compared: CTA_FILTER_FLAG of net/netfilter/nf_conntrack_netlink.c.
 _BY_SOURCE = 1 << 0
@@ -50,6 +51,47 @@ def forget_address(address: str) -> None:
         _forget(family, side, source, _BY_SOURCE)
 
 
+def translated(family: int) -> list[tuple[bytes, bytes, bytes, int, bytes, bytes]]:
+    """What is tracked of *family* and has ports: destination (key) and real target (value) as elements of maps have
+    them (gear/helper/nftables.py), source address, source port, and what delete() takes: tuple and number."""
+    tracked = Netlink(netlink.NETFILTER)
+    found = []
+    for answer in tracked.ask(_GET, DUMP, bytes([family, 0, 0, 0])):
+        entry = netlink.attributes(answer[4:])
+        asked, reply = netlink.attributes(entry[_ORIGINAL]), netlink.attributes(entry[_REPLY])
+        addresses, ports = netlink.attributes(asked[_TUPLE_IP]), netlink.attributes(asked[_TUPLE_PROTO])
+        target, answering = netlink.attributes(reply[_TUPLE_IP]), netlink.attributes(reply[_TUPLE_PROTO])
+        if _PROTO_DESTINATION not in ports or _PROTO_SOURCE not in answering:
+            continue
+        source = _SOURCE[family]
+        # Destinations have the numbers after those of sources.
+        key = (
+            addresses[source + 1] + ports[_PROTO_NUMBER][:1] + bytes(3) + ports[_PROTO_DESTINATION] + bytes(2)
+        )
+        value = target[source] + answering[_PROTO_SOURCE] + bytes(2)
+        number = int.from_bytes(ports[_PROTO_SOURCE], "big")
+        found.append((key, value, addresses[source], number, entry[_ORIGINAL], entry[_ID]))
+    tracked.close()
+    return found
+
+
+def delete(family: int, tuple_: bytes, number: bytes) -> None:
+    """Forget one that translated() has told of; it may have ended."""
+    tracked = Netlink(netlink.NETFILTER)
+    try:
+        _delete(tracked, bytes([family, 0, 0, 0]), tuple_, number)
+    finally:
+        tracked.close()
+
+
+def _delete(tracked: Netlink, head: bytes, tuple_: bytes, number: bytes) -> None:
+    try:
+        tracked.send((_DELETE, 0, head + nest(_ORIGINAL, tuple_) + attribute(_ID, number)))
+    except OSError as error:
+        if error.errno != ENOENT:  # it has ended by itself
+            raise
+
+
 def _forget(family: int, side: int, tuple_: bytes, flags: int) -> None:
     """Delete the entries of *family* whose tuple of *side* has what *tuple_* has; the kernel picks them."""
     tracked = Netlink(netlink.NETFILTER)
@@ -59,11 +101,6 @@ def _forget(family: int, side: int, tuple_: bytes, flags: int) -> None:
         wanted = nest(side, tuple_) + nest(_FILTER, attribute(side, flags.to_bytes(4, ORDER)))
         for answer in tracked.ask(_GET, DUMP, head + wanted):
             entry = netlink.attributes(answer[4:])
-            body = head + nest(_ORIGINAL, entry[_ORIGINAL]) + attribute(_ID, entry[_ID])
-            try:
-                tracked.send((_DELETE, 0, body))
-            except OSError as error:
-                if error.errno != ENOENT:  # it has ended by itself
-                    raise
+            _delete(tracked, head, entry[_ORIGINAL], entry[_ID])
     finally:
         tracked.close()

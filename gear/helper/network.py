@@ -8,13 +8,14 @@ Should even that be lost, the next start of the container replaces what has its 
 from __future__ import annotations
 
 import posix as os
+import sys
 from fcntl import LOCK_SH, flock
 
 from gear.helper import ports
 from gear.helper.failure import Failure, Step
 from gear.helper.nftables import EBUSY, EEXIST, ENOENT, Maps, elements
-from gear.helper.rtnetlink import Routes, index_of
-from gear.helper.sysctls import usable, wants_hairpin, write
+from gear.helper.rtnetlink import Routes, index_of, of_process
+from gear.helper.sysctls import has_ipv6, usable, wants_hairpin, write
 
 # br_netfilter's, which is rarely loaded.
 _BRIDGED = "bridge/bridge-nf-call-iptables"
@@ -27,6 +28,7 @@ class Network:
     def __init__(self, bundle: str, wanted: dict) -> None:  # type: ignore[type-arg]
         self.ports: list = wanted.get("ports", [])  # type: ignore[type-arg]
         self.interfaces: list = wanted.get("interfaces", [])  # type: ignore[type-arg]
+        self.wanted = wanted
         self.reservation = ports.Reservation()
         self._containers, _, self._name = bundle.rstrip("/").rpartition("/")
         self._locks: list[int] = []
@@ -64,10 +66,28 @@ class Network:
             if index_of(item["host"]):
                 # Of an earlier start: its namespace is not gone yet, or somebody still holds it.
                 routes.delete_link(item["host"])
-            routes.add_veth(item["host"], bridge, item["name"], pid, mac=item["mac"], mtu=item["mtu"])
+            place = of_process(pid)
+            routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
             if hairpin:
                 routes.set_port(index_of(item["host"]), bridge, hairpin=True)
         routes.close()
+
+    def link(self, pid: int) -> None:
+        """Make the links in the network namespace of *pid*; one that leads nowhere is told of and left out."""
+        if not self.wanted.get("links"):
+            return
+        from gear.helper import links
+
+        step = Step()
+        try:
+            step.doing = "make the links"
+            place = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            problems = links.make(place, self.wanted, self._name, self._containers, step)
+            os.close(place)
+        except OSError as error:
+            raise step.failure(error) from error
+        for problem in problems:
+            print(f"gear: {problem}", file=sys.stderr, flush=True)
 
     def publish(self) -> None:
         """Have nftables lead the ports here; raises Failure when another container's are in the way."""
@@ -120,10 +140,17 @@ def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
     for item in interfaces:
         step.doing = f"give {item['name']} its addresses"
         addresses, gateways = usable(item["addresses"]), usable(item["gateways"])
+        # Who had one of them before may still be in the neighbours' tables.
+        write(f"ipv4/conf/{item['name']}/arp_notify", "1")
         if any(":" in address for address in addresses):
+            write(f"ipv6/conf/{item['name']}/ndisc_notify", "1")
             # The neighbours may be anybody's: none of them is to become a router by saying so.
             write(f"ipv6/conf/{item['name']}/accept_ra", "0")
-        routes.configure(index_of(item["name"]), addresses, gateways)
+        index = index_of(item["name"])
+        routes.configure(index, addresses, gateways)
+        routes.announce(index, item["mac"])
+        if item.get("loopback6") and has_ipv6():
+            routes.route_loopback(index)
     routes.close()
 
 

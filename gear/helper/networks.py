@@ -1,5 +1,6 @@
 """A network of the host, by its unit `gear-network@NAME.service`: `network up DIRECTORY`, `network down DIRECTORY`, and
-`network unpublish CONTAINER`, which containers' units run after their end.
+`network unpublish CONTAINER`, which containers' units run after their end; `network link CONTAINER PID` and `network
+adjust CONTAINER PID BEFORE` change one that runs.
 
 `up` makes it so, whatever there was: it can be run again at any time, and containers that run stay, get connected again
 and have their ports published again.  `down` leaves containers running, without this network.
@@ -12,28 +13,40 @@ import sys
 from _socket import AF_INET, inet_pton
 from fcntl import LOCK_EX, flock
 
-from gear.helper import network, ports, ruleset, sysctls
-from gear.helper.bundle import load_json
+from gear.helper import network, nft, ports, ruleset, sysctls
+from gear.helper.bundle import load_json, parse_json
 from gear.helper.failure import Failure, Step
 from gear.helper.nftables import Element, Maps, elements
 from gear.helper.rtnetlink import Routes, index_of
 
-_NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft")
-
 
 def main(arguments: list[str]) -> int:
     """Serve one call; returns the exit status."""
-    verb, directory = arguments
+    verb, directory, *more = arguments
+    directory = directory.rstrip("/")
     step = Step()
     try:
         try:
-            {"up": up, "down": down, "unpublish": unpublish}[verb](directory.rstrip("/"), step)
+            if more:
+                _change(verb, directory, more, step)
+            else:
+                {"up": up, "down": down, "unpublish": unpublish}[verb](directory, step)
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:
         print(f"gear: {failure.message}", file=sys.stderr, flush=True)
         return failure.status
     return 0
+
+
+def _change(verb: str, bundle: str, more: list[str], step: Step) -> None:
+    """Change a container that runs: its payload's pid, and for `adjust` `network` of start.json as it was."""
+    from gear.helper import live
+
+    if verb == "link":
+        live.link(bundle, int(more[0]), step)
+    else:
+        live.adjust(bundle, int(more[0]), parse_json(more[1].encode(), "what was before"), step)
 
 
 def unpublish(bundle: str, step: Step) -> None:
@@ -63,7 +76,7 @@ def up(directory: str, step: Step) -> None:
     published = _reconnect(directory, definition, routes, bridge, step)
     routes.close()
     step.doing = "load the rules of nftables"
-    _load(ruleset.render(definition, published, loopback6=loopback6), step)
+    nft.load(ruleset.render(definition, published, loopback6=loopback6), step)
 
 
 def down(directory: str, step: Step) -> None:
@@ -138,26 +151,3 @@ def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, st
             mine = [port for port in wanted.get("ports", ()) if port["table"] == table]
             published += [element for port in mine for element in elements(port, name)]
     return published
-
-
-def _load(rules: str, step: Step) -> None:
-    """Have nft(8) load *rules*, all or nothing."""
-    for program in _NFT:
-        if os.access(program, os.X_OK):
-            break
-    else:
-        raise Failure(f"can't {step.doing}: nft is not there; apt-get install nftables")
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    pid = os.posix_spawn(
-        program, [program, "-f", "-"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)]
-    )
-    os.close(reading)
-    view = memoryview(rules.encode())
-    try:
-        while view:
-            view = view[os.write(writing, view) :]
-    except BrokenPipeError:
-        pass  # it has ended, and says why
-    os.close(writing)
-    if os.waitpid(pid, 0)[1]:
-        raise Failure(f"can't {step.doing}: nft has refused them, see above")

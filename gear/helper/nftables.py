@@ -135,21 +135,30 @@ class Maps:
         """Remove every element of the container *owner*, wherever it leads; there may be no such table."""
         gone = []
         for name in MAPS:
-            try:
-                answers = self._netlink.ask(_GETSETELEM, netlink.DUMP, _of_map(table, name))
-            except OSError as error:
-                if error.errno != ENOENT:
-                    raise
-                return
-            for answer in answers:
-                listed = netlink.attributes(answer[4:]).get(_ELEMENTS, b"")
-                for _, found in netlink.each(listed):
-                    parts = netlink.attributes(found)
-                    if parts.get(_USERDATA) == _comment(owner):
-                        key = nest(_ELEMENTS, nest(_ELEMENT, nest(_KEY, parts[_KEY])))
-                        gone.append((_DELSETELEM, 0, _of_map(table, name) + key))
+            for parts in self._elements(table, name):
+                if parts.get(_USERDATA) == _comment(owner):
+                    key = nest(_ELEMENTS, nest(_ELEMENT, nest(_KEY, parts[_KEY])))
+                    gone.append((_DELSETELEM, 0, _of_map(table, name) + key))
         if gone:
             self._commit(gone)
+
+    def _elements(self, table: str, name: str) -> list[dict[int, bytes]]:
+        """The attributes of each element of a map; there may be no such table."""
+        try:
+            answers = self._netlink.ask(_GETSETELEM, netlink.DUMP, _of_map(table, name))
+        except OSError as error:
+            if error.errno != ENOENT:
+                raise
+            return []
+        lists = [netlink.attributes(answer[4:]).get(_ELEMENTS, b"") for answer in answers]
+        return [netlink.attributes(found) for listed in lists for _, found in netlink.each(listed)]
+
+    def content(self, table: str, name: str) -> dict[bytes, bytes]:
+        """Keys and values of a map as Element has them; empty if there is no such table."""
+        return {
+            netlink.attributes(parts[_KEY])[_VALUE]: netlink.attributes(parts[_DATA])[_VALUE]
+            for parts in self._elements(table, name)
+        }
 
     def find(self, element: Element) -> bytes | None:
         """Where the element with this key leads; None when there is none, or no such map."""

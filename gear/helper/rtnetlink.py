@@ -37,6 +37,7 @@ _IFLA_LINKINFO = 18
 _IFLA_NET_NS_PID = 19
 _IFLA_IFALIAS = 20
 _IFLA_AF_SPEC = 26
+_IFLA_NET_NS_FD = 28
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
 _IFLA_INFO_SLAVE_KIND = 4
@@ -58,6 +59,16 @@ _LOOPBACK_METRIC = 4096
 EEXIST = 17
 ENODEV = 19
 ENOENT = 2
+
+
+def of_process(pid: int) -> tuple[int, int]:
+    """The network namespace of the process *pid*, for add_veth()."""
+    return _IFLA_NET_NS_PID, pid
+
+
+def of_descriptor(descriptor: int) -> tuple[int, int]:
+    """The network namespace that *descriptor* stands for, for add_veth()."""
+    return _IFLA_NET_NS_FD, descriptor
 
 
 def packed_mac(mac: str) -> bytes:
@@ -87,11 +98,14 @@ class Routes:
         """Close the socket."""
         self._netlink.close()
 
-    def add_veth(self, host: str, bridge: int, peer: str, pid: int, *, mac: str, mtu: int | None) -> None:
-        """A pair: *host* here, up and a port of the link *bridge*, and *peer* with *mac* where process *pid* is."""
+    def add_veth(
+        self, host: str, bridge: int, peer: str, place: tuple[int, int], *, mac: str, mtu: int | None
+    ) -> None:
+        """A pair: *host* here, up and a port of the link *bridge*, and *peer* with *mac* in the namespace *place*
+        (of_process() or of_descriptor())."""
         size = u32(_IFLA_MTU, mtu) if mtu else b""
         other = [text(_IFLA_IFNAME, peer), attribute(_IFLA_ADDRESS, packed_mac(mac)), size]
-        other.append(u32(_IFLA_NET_NS_PID, pid))
+        other.append(u32(*place))
         pair = nest(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | netlink.NESTED, _link() + b"".join(other)))
         info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), pair)
         # No address of its own: a port of a bridge needs none, and looking for others that have it takes time.
@@ -141,6 +155,13 @@ class Routes:
             body += attribute(_RTA_GATEWAY, packed) + u32(_RTA_OIF, index)
             requests.append((_NEWROUTE, CREATE | REPLACE, body))
         self._netlink.send(*requests)
+
+    def announce(self, index: int, mac: str) -> None:
+        """Tell the neighbours the addresses of the link *index*, which has *mac*.
+
+        The kernel does that when a MAC address is set, even the same, if `arp_notify` and `ndisc_notify` are.
+        """
+        self._netlink.send((_NEWLINK, 0, _link(index) + attribute(_IFLA_ADDRESS, packed_mac(mac))))
 
     def addresses(self, index: int) -> set[tuple[bytes, int]]:
         """The addresses that were given to the link *index*: bytes and prefix.  Not those it has made itself."""

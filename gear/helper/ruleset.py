@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 # The bridges of gear's networks are called so.
 INTERFACES = "gear-*"
+# The table of a container's links.  No network's is called so, should the container have networks of its own.
+LINKS = "gearlinks"
+# Kinds of maps of published ports, and what stands first in their keys.
+_KINDS = (("any", ""), ("one", "{} . "))
 
 
 def table_of(name: str) -> str:
@@ -40,10 +44,34 @@ def _chain(name: str, hook: str, rules: list[str]) -> str:
     return f"    chain {name} {{\n{lines}    }}\n"
 
 
-def _maps(published: Iterable[Element]) -> str:
+def render_links(links: list[Element]) -> str:
+    """What `nft -f` makes the rules of a container's *links* with, in its own network namespace."""
+    number = "meta l4proto . th dport"
+    own = [
+        f"dnat ip to ip daddr . {number} map @one4",
+        f"dnat ip6 to ip6 daddr . {number} map @one6",
+    ]
+    # Nobody else can answer to a loopback address.
+    leaving = [
+        f'oifname != "lo" ct status dnat meta l4proto {item.protocol} ct original '
+        f"{'ip6' if item.map.endswith('6') else 'ip'} daddr {item.address} ct original proto-dst {item.port} masquerade"
+        for item in links
+    ]
+    guard = [f'iifname != "lo" ip {side} 127.0.0.0/8 drop' for side in ("daddr", "saddr")]
+    chains = [
+        _maps(links, (("one", "{} . "),)),
+        # As in _guard(): others on the container's networks are kept from its loopback addresses.
+        _chain("guard", "type filter hook prerouting priority -300;", guard),
+        _chain("output", "type nat hook output priority -100;", own),
+        _chain("postrouting", "type nat hook postrouting priority 100;", leaving),
+    ]
+    return f"table inet {LINKS}\ndelete table inet {LINKS}\ntable inet {LINKS} {{\n{''.join(chains)}}}\n"
+
+
+def _maps(published: Iterable[Element], kinds: tuple[tuple[str, str], ...] = _KINDS) -> str:
     """Published ports: protocol and port on any address of the host, or address, protocol and port."""
     text = ""
-    for name, key in (("any", ""), ("one", "{} . ")):
+    for name, key in kinds:
         for family, kind in (("4", "ipv4_addr"), ("6", "ipv6_addr")):
             lines = []
             for item in published:

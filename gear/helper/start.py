@@ -53,6 +53,7 @@ class Unit(container.Events):
         """The process is in the unit's control group already; a container that manages groups of its own gets that."""
         if self._network is not None:
             self._network.connect(pid)
+            self._network.link(pid)
         for mount in self._config.get("mounts", ()):
             if mount.get("type") == "cgroup" and "ro" not in mount.get("options", ()):
                 from gear.helper import delegation
@@ -93,6 +94,8 @@ def start(bundle: str) -> int:
     if not any(entry["type"] == "network" for entry in config["linux"]["namespaces"]):
         _allow_low_ports()
     wanted = Start(filter_=filter_, cgroup2=has_cgroup2())
+    if extra.get("join"):
+        join(config, bundle, extra["join"])
     network = None
     if extra.get("network") or b"published" in os.environ.get(b"LISTEN_FDNAMES", b""):
         # Also for one that has left its networks since PID 1 took the sockets of its ports.
@@ -106,6 +109,16 @@ def start(bundle: str) -> int:
     if network is not None:
         _store(network.reservation)
     return pid
+
+
+def join(config: dict, bundle: str, name: str) -> None:  # type: ignore[type-arg]
+    """Have the container get the network namespace of the container *name*, which runs; raises Failure."""
+    from gear.helper import neighbour
+
+    pid = neighbour.payload(bundle.rstrip("/").rpartition("/")[0], name)
+    for entry in config["linux"]["namespaces"]:
+        if entry["type"] == "network":
+            entry["path"] = f"/proc/{pid}/ns/net"
 
 
 def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]

@@ -17,8 +17,8 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation network definition spec "
-        "oci reference settings claims"
+        "__init__ errors findings model document changes accounts members tunables isolation inet link network "
+        "definition spec oci reference settings claims"
     ),
     "pure": (
         "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
@@ -27,22 +27,20 @@ LAYERS = {
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
-        "record_check imagemounts "
-        "yamlfile addresses netfailure registries registry_auth dialing transport piping registry upload incoming "
-        "signature_record policy cosign openpgp lookaside attached "
-        "seccomp inroot reports stacking groups terminal definitions allocation"
+        "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
+        "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
+        "stacking groups terminal definitions allocation"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing connecting install lifecycle networks exposure remove inside top attach copying "
-        "transfer joining running debugging history pruning saving verifying network_check container_check fsck "
-        "switching contents pausing snapshots restoring cloning committing unfinished"
+        "offering sending publishing connecting install lifecycle networks live linking exposure remove inside top "
+        "attach copying transfer joining running debugging history pruning saving verifying network_check "
+        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
-        "command progress cli cli_changes cli_snapshot cli_image_files "
-        "cli_copy cli_debug cli_exec cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network "
-        "cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store "
-        "__main__"
+        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
+        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_link cli_fsck cli_plan "
+        "cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store __main__"
     ),
 }
 # What points up all the same, and why.
@@ -62,6 +60,7 @@ HELPER_USERS = {
     "running": "the engine that makes a container, for those in the caller's terminal",
     "debugging": "the calls that put together a root of tools in a container's namespaces",
     "imagemounts": "mount(2), which the standard library has no wrapper for",
+    "linking": "where links lead to is found as it is found when they are made",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.

@@ -215,6 +215,7 @@ JSON = {
     "status": ("containers", "state"),
     "list-units": ("cli_lifecycle", "_run_list"),
     "ports": ("exposure", "of_container"),
+    "link": ("linking", "listed"),
     "network create": ("cli_network", "_created"),
     "network plan": ("cli_network", "_planned"),
     "network list": ("networks", "summary"),

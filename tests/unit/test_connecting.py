@@ -13,7 +13,7 @@ import pytest
 from nets import define, machine, write
 
 from gear import allocation, connecting, files, process
-from gear.errors import GearError, HostError, UsageError
+from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.network import Interface, Network, Port
 
@@ -181,8 +181,22 @@ def test_configuration_that_means_nothing(layout: Layout, text: str) -> None:
 def test_what_is_not_there_yet_is_refused(layout: Layout) -> None:
     with pytest.raises(UsageError, match="there is only nat"):
         connecting.settle(layout, "x", on("default", ports=(Port("", 80, 80, "tcp", "fd"),)))
-    with pytest.raises(UsageError, match="container:db can't be had yet"):
+
+
+def test_only_a_network_that_a_container_has_of_its_own_is_shared(layout: Layout) -> None:
+    with pytest.raises(NotFoundError, match="there is no container db"):
         connecting.settle(layout, "x", Network("container:db"))
+    files.make_directory(layout.containers / "db")
+    for mode, whose in (("host", "db has --net host"), ("container:z", "db has --net container:z")):
+        files.write_atomic(
+            layout.containers / "db" / "spec.json", files.dump_json({"network": {"mode": mode}})
+        )
+        with pytest.raises(UsageError, match=f"can't share the network of db: {whose}"):
+            connecting.settle(layout, "x", Network("container:db"))
+    files.write_atomic(layout.containers / "db" / "spec.json", files.dump_json({"network": {"mode": "none"}}))
+    assert connecting.settle(layout, "x", Network("container:db")) == Network("container:db")
+    with pytest.raises(UsageError, match="it would be its own"):
+        connecting.settle(layout, "db", Network("container:db"))
 
 
 def test_ports_need_a_way_in(layout: Layout) -> None:

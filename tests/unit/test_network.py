@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nets import define, machine, write
 from strategies import HOSTILE
 
-from gear import attachment, bundle, definitions, network, units
+from gear import attachment, bundle, definitions, inet, network, units
 from gear.definition import Definition, checked, interface_name, make_subnet, make_subnets
 from gear.errors import HostError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
@@ -315,7 +315,7 @@ def test_mac_addresses_are_stable_local_and_differ() -> None:
     found = {attachment.mac_address(name, net) for name in ("a", "b", "ab") for net in ("c", "bc")}
     assert len(found) == 6 and attachment.mac_address("a", "c") in found
     for mac in found:
-        assert network.mac_address(mac) == mac and int(mac[:2], 16) & 3 == 2
+        assert inet.mac_address(mac) == mac and int(mac[:2], 16) & 3 == 2
 
 
 def rendered(**members: Any) -> tuple[dict[str, bytes], dict[str, list[tuple[str, str]]]]:

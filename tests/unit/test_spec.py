@@ -15,8 +15,10 @@ from strategies import HOSTILE
 
 from gear import isolation, members, spec, tunables
 from gear.errors import IntegrityError, UsageError
+from gear.inet import PROTOCOLS
 from gear.isolation import Device, Isolation
-from gear.network import PORT_MODES, PROTOCOLS, Interface, Network, Port
+from gear.link import Link
+from gear.network import PORT_MODES, Interface, Network, Port
 from gear.spec import ImageRef, Mount, Spec
 
 Check = Callable[[Any], Any]
@@ -438,6 +440,14 @@ INTERFACES = st.builds(
     st.none() | st.ip_addresses(v=6).map(str),
     st.sampled_from(["", "02:00:00:00:00:01"]),
 )
+LINKS = st.builds(
+    Link,
+    st.sampled_from(["127.0.0.1", "192.168.1.1", "::1"]),
+    NUMBERS,
+    st.sampled_from(["db", "localhost", "a.example.org"]),
+    NUMBERS,
+    st.sampled_from(["", *PROTOCOLS]),
+)
 NETWORKS = (
     st.sampled_from([Network(), Network("host"), Network("container:db")])
     | st.builds(
@@ -447,9 +457,10 @@ NETWORKS = (
         st.none() | st.integers(1, 366 * 86400),
     )
     | st.builds(
-        lambda interface, ports: Network("bridge", (interface,), ports),
+        lambda interface, ports, links: Network("bridge", (interface,), ports, links=links),
         INTERFACES,
         st.lists(PORTS.filter(lambda port: port.mode != "socket"), max_size=1).map(tuple),
+        st.lists(LINKS, max_size=1).map(tuple),
     )
 )
 SPECS = st.builds(

@@ -1,0 +1,118 @@
+"""Changing the network of a container that runs: interfaces, addresses, published ports and links, as the next start
+would make them.
+
+`adjust` is told what the container was started with and makes start.json so; `link` sees to links alone.
+"""
+
+from __future__ import annotations
+
+import posix as os
+import sys
+from fcntl import LOCK_EX, flock
+
+from gear.helper import conntrack, links
+from gear.helper.failure import Failure, Step
+from gear.helper.joined import Namespaces, within
+from gear.helper.network import Network, configure
+from gear.helper.nftables import Maps
+from gear.helper.ports import network_of
+from gear.helper.rtnetlink import Routes, index_of, of_descriptor
+from gear.helper.sysctls import usable, wants_hairpin
+
+# A link with another value of these is another link.
+_FIXED = ("network", "bridge", "host", "name", "mac", "mtu")
+
+
+def link(bundle: str, pid: int, step: Step) -> None:
+    """Make the links of the running container as start.json has them; raises Failure."""
+    containers, _, name = bundle.rpartition("/")
+    place = Namespaces(pid, name, step)
+    _tell(links.make(place.network, network_of(name, containers), name, containers, step))
+
+
+def _tell(problems: list[str]) -> None:
+    """Raise Failure with the last of *problems*, after printing the others."""
+    for problem in problems[:-1]:
+        print(f"gear: {problem}", file=sys.stderr, flush=True)
+    if problems:
+        raise Failure(problems[-1])
+
+
+def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """Make the network of the running container as start.json has it; *before* is what it was made of.
+
+    Raises Failure.
+    """
+    containers, _, name = bundle.rpartition("/")
+    wanted = network_of(name, containers)
+    interfaces = wanted.get("interfaces", [])
+    for network in sorted({item["network"] for item in interfaces}):
+        # Neither a start of the container, nor `up` or `down`, comes between.
+        step.doing = f"lock the network {network}"
+        path = f"{containers.rpartition('/')[0]}/networks/{network}"
+        flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_EX)
+    place = Namespaces(pid, name, step)
+    changed = _reconnect(before.get("interfaces", []), interfaces, place, step)
+    if changed:
+        rights = {} if place.user is None else {"user": place.user}
+        step.doing = f"configure the interfaces of {name}"
+        within(place.network, lambda: _configure(interfaces, changed, step), step, **rights)
+    if before.get("ports", []) != wanted.get("ports", []):
+        step.doing = f"publish the ports of {name}"
+        maps = Maps()
+        for table in sorted({port["table"] for port in before.get("ports", [])}):
+            maps.remove_of(table, name)
+        maps.close()
+        Network(bundle, wanted).publish()
+    _forget(before, wanted, step)
+    if before.get("links") or wanted.get("links"):
+        _tell(links.make(place.network, wanted, name, containers, step))
+
+
+def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> list[str]:  # type: ignore[type-arg]
+    """Remove links that are not wanted any more and make those that are missing.  Returns the names of the interfaces
+    that are new, or have other addresses."""
+    routes, hairpin = Routes(), wants_hairpin()
+    same = [[item[key] for key in _FIXED] for item in wanted]
+    for item in before:
+        if [item[key] for key in _FIXED] not in same:
+            step.doing = f"disconnect {item['name']} from the network {item['network']}"
+            routes.delete_link(item["host"])
+    changed = [item["name"] for item in wanted if item not in before]
+    for item in wanted:
+        if index_of(item["host"]):
+            continue
+        step.doing = f"connect {item['name']} to the network {item['network']}"
+        bridge = index_of(item["bridge"])
+        if not bridge:
+            raise Failure(f"can't {step.doing}: there is no link {item['bridge']}")
+        there = of_descriptor(place.network)
+        routes.add_veth(item["host"], bridge, item["name"], there, mac=item["mac"], mtu=item["mtu"])
+        if hairpin:
+            routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+        if item["name"] not in changed:
+            changed.append(item["name"])
+    routes.close()
+    return changed
+
+
+def _configure(interfaces: list, changed: list[str], step: Step) -> None:  # type: ignore[type-arg]
+    """With the container's own rights: give the interfaces *changed* their addresses and no others."""
+    routes = Routes()
+    for item in interfaces:
+        if item["name"] in changed:
+            step.doing = f"change the addresses of {item['name']}"
+            routes.set_addresses(index_of(item["name"]), usable(item["addresses"]))
+    # With an address its routes have gone, and the way out may be another interface now.
+    routes.close()
+    configure(interfaces, step)
+
+
+def _forget(before: dict, wanted: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """Forget connections with addresses that it has no more, as after its end."""
+    step.doing = "forget connections"
+    have = {address for item in wanted.get("interfaces", ()) for address in item["addresses"]}
+    for item in before.get("interfaces", ()):
+        for address in item["addresses"]:
+            if address not in have:
+                conntrack.forget_address(address.partition("/")[0])
