@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gear import files, host, remove, snapshots
+from gear import files, host, leftovers, remove, snapshots
 from gear.command import Context, Verb, add_output_option, for_each
 from gear.model import container_name
 from gear.systemd import Manager
@@ -67,7 +67,7 @@ def _clean_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_clean(args: argparse.Namespace, context: Context) -> int:
     host.require_root("clean up")
     with files.locked(context.layout.lock):
-        found = remove.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
+        found = leftovers.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
         for item in found:
             if not args.dry_run:
                 item.remove()

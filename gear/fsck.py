@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from gear import container_check, containers, files, imagemounts, publishing, record_check, remove
+from gear import container_check, containers, files, imagemounts, leftovers, publishing, record_check
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
@@ -89,7 +89,7 @@ def _leftovers(layout: Layout) -> Iterator[Finding]:
             what = f"is left over: the image {item.digest} was to be mounted there"
             yield Finding(Path(item.directory), what, damage=False, mend=unmount)
     try:
-        for left in remove.leftovers(layout):
+        for left in leftovers.leftovers(layout):
             if not left.holds_data:
                 yield Finding(left.path, f"is left over: {left.what}", damage=False, mend=left.remove)
     except GearError as error:

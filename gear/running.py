@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from gear import confinement, connecting, containers, install, lifecycle, publishing, remove, terminal, units
+from gear import (
+    confinement,
+    connecting,
+    containers,
+    install,
+    leftovers,
+    lifecycle,
+    publishing,
+    terminal,
+    units,
+)
 from gear.errors import GearError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
@@ -80,7 +90,7 @@ def in_background(
         result = manager.start([spec.unit])[spec.unit]
         if result != "done":
             error = lifecycle.why(manager, spec, result)
-            remove.remove_run(layout, name)
+            leftovers.remove_run(layout, name)
             raise error
     return spec
 
@@ -112,13 +122,13 @@ def in_terminal(
             pid, held = _create(manager, layout, spec, found, streams)
         except BaseException:
             _end_all(manager, containers.unit_of(layout, name))
-            remove.remove_run(layout, name)  # nobody has had anything of it yet
+            leftovers.remove_run(layout, name)  # nobody has had anything of it yet
             raise
         try:
             status = streams.relay(pid, keys)
         except GearError:
             if remove_it:
-                remove.remove_run(layout, name)
+                leftovers.remove_run(layout, name)
             raise
         if status is not None and held is not None:
             connecting.unpublish(layout, name)
@@ -129,7 +139,7 @@ def in_terminal(
         terminal.drain(streams.master)
         raise Detached(name)
     if remove_it:
-        remove.remove_run(layout, name)
+        leftovers.remove_run(layout, name)
     return terminal.exit_status(status)
 
 

@@ -33,9 +33,10 @@ LAYERS = {
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing connecting install lifecycle networks live linking exposure remove inside top "
-        "attach copying transfer joining running debugging history pruning saving verifying network_check "
-        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "offering sending publishing connecting install lifecycle networks live linking exposure leftovers remove "
+        "inside top attach copying transfer joining running debugging history pruning saving verifying "
+        "network_check container_check fsck switching contents pausing snapshots restoring cloning committing "
+        "unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "

@@ -15,7 +15,7 @@ import rendering
 from limits import file_size_limit
 
 import gear
-from gear import containers, files, install, publishing, remove, storage, store, uids
+from gear import containers, files, install, leftovers, publishing, remove, storage, store, uids
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -329,7 +329,7 @@ def found(layout: Layout, **options: bool) -> dict[str, str]:
     """What clean would remove, by path below the layout's parent."""
     return {
         str(item.path.relative_to(layout.state.parent)): item.what
-        for item in remove.leftovers(layout, **options)
+        for item in leftovers.leftovers(layout, **options)
     }
 
 
@@ -384,7 +384,7 @@ def test_leftovers_are_found_and_removed(layout: Layout) -> None:
     assert found(layout) == expected
     volumes = {f"state/volumes/{name}": "a volume that no container uses" for name in ("old", "unused")}
     assert found(layout, with_volumes=True) == expected | volumes
-    for item in remove.leftovers(layout, with_volumes=True):
+    for item in leftovers.leftovers(layout, with_volumes=True):
         item.remove()
     assert found(layout, with_images=True, with_volumes=True) == {}
     assert {name for name in tree(layout.state) if "/web2/" not in name} <= before.keys()
@@ -397,9 +397,9 @@ def test_unit_is_only_gears_when_it_says_so_of_this_state(layout: Layout) -> Non
     odd = layout.moved("state", layout.state.parent / "100% mine")
     make_container(odd, make_image(odd, Cmd=["/x"]))
     shutil.rmtree(odd.containers / "web")
-    assert remove._rendered_by_gear(odd.units / "ctr-web.service", odd)
-    assert not remove._rendered_by_gear(odd.units / "ctr-web.service", layout)
-    assert not remove._rendered_by_gear(odd.units / "none.service", odd)
+    assert leftovers._rendered_by_gear(odd.units / "ctr-web.service", odd)
+    assert not leftovers._rendered_by_gear(odd.units / "ctr-web.service", layout)
+    assert not leftovers._rendered_by_gear(odd.units / "none.service", odd)
 
 
 @pytest.mark.usefixtures("no_systemd")
@@ -409,7 +409,7 @@ def test_images_are_left_over_only_on_request_and_unused(layout: Layout) -> None
     make_container(layout, used)
     assert found(layout) == {}
     place = store.place(layout, "manifests", unused.digest)
-    (item,) = remove.leftovers(layout, with_images=True)
+    (item,) = leftovers.leftovers(layout, with_images=True)
     assert (item.path, item.what) == (place, "the image unused:latest, which no container uses")
     item.remove()
     assert list(store.references(layout)) == ["used:latest"]

@@ -1,0 +1,295 @@
+"""What nothing refers to any more: remains of interrupted work and of containers, found and taken away by `gear clean`.
+
+Not garbage inside the image store (gear/garbage.py), and not the removal of what is installed (gear/remove.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gear import (
+    activation,
+    allocation,
+    bundle,
+    connecting,
+    containers,
+    definitions,
+    files,
+    garbage,
+    images,
+    leases,
+    lifecycle,
+    removal,
+    snapshots,
+    store,
+    uids,
+    unfinished,
+    unitfile,
+)
+from gear.errors import GearError, NotFoundError
+from gear.model import NAME, Layout
+from gear.network import unit_name as network_unit
+from gear.spec import unit_name
+from gear.systemd import Manager, booted
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that `gear clean` takes away: what it is, where, how, and whether a container has written to it."""
+
+    what: str
+    path: Path
+    remove: Callable[[], object]
+    holds_data: bool = False
+
+
+def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool = False) -> list[Leftover]:
+    """What no container refers to: remains of interrupted work, and on request images and volumes in no use.
+
+    The caller holds the lock, so partial names are nobody's work in progress.
+    """
+    claimed = unfinished.claimed(layout)
+    found = [Leftover(*item) for item in unfinished.changes(layout)]
+    found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
+    installed = set(containers.names(layout))
+    helper = layout.state / "helper"
+    networks_ = [layout.networks, *entries(layout.networks)]
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
+        found += [
+            _tree("interrupted work", path)
+            for path in entries(directory)
+            if _is_ours_partial(layout, path) and path not in claimed
+        ]
+    for path in entries(layout.containers):
+        if path.name in installed:
+            current = _current_layer(layout, path.name)
+            if _is_left_over(layout, path.name):
+                what = "a container of gear run --rm that has ended"
+                found.append(Leftover(what, path, partial(_remove_run, layout, path.name), True))
+                continue
+            found += [
+                _tree("interrupted work", inner)
+                for inner in entries(path)
+                if inner.name.startswith(files.PARTIAL) and inner not in claimed
+            ]
+            found += [
+                _tree("a writable layer of an earlier image or storage driver", inner, holds_data=True)
+                for inner in entries(path)
+                if inner.name.startswith("layer-") and current is not None and inner != current
+            ]
+        elif NAME.fullmatch(path.name) and path not in claimed:
+            found.append(_tree("a container without a specification", path, holds_data=True))
+    for path in entries(layout.units):
+        name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
+        known = unit_name(name) == path.name or activation.owner(path.name) is not None
+        if known and name not in installed and _rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    for taken in uids.ranges(layout):
+        if taken.name not in installed:
+            remove = partial(files.remove_file, taken.path)
+            # Whatever is left of the container has files of these ids.
+            remains = (layout.containers / taken.name).exists()
+            found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove, remains))
+    found += _network_leftovers(layout, installed)
+    current_helper = os.path.realpath(helper / "current")
+    for path in entries(helper):
+        if (
+            path.is_dir()
+            and not path.is_symlink()
+            and str(path) != current_helper
+            and not path.name.startswith(".")
+        ):
+            found.append(_tree("an earlier version of the start helper", path))
+    found += _store_leftovers(layout, with_images=with_images)
+    if with_volumes:
+        used = {volume for name in installed for volume in mounted(layout, name)}
+        for path in entries(layout.volumes):
+            if path.name not in used and not path.name.startswith(files.PARTIAL):
+                found.append(_tree("a volume that no container uses", path, holds_data=True))
+    return found
+
+
+def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Addresses and ports that no container has, and networks that are only half there."""
+    found = []
+    for item in allocation.taken(layout):
+        spec = containers.existing(layout, item.name) if item.name in installed else None
+        if item.name not in installed or (
+            spec is not None
+            and item.path not in allocation.wanted(layout, spec.network)
+            and not lifecycle.runs_with_earlier(layout, spec)
+        ):
+            what = f"{item.what}, which {item.name} does not have"
+            found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
+    defined = set(definitions.names(layout))
+    for path in entries(layout.networks):
+        if path.name not in defined and NAME.fullmatch(path.name):
+            found.append(_tree("a network without a definition", path))
+    for path in entries(layout.units):
+        name = path.name.removeprefix("gear-network@").removesuffix(".service")
+        if network_unit(name) == path.name and name not in defined and _rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
+    return found
+
+
+def _is_left_over(layout: Layout, name: str) -> bool:
+    """Whether *name* should have been removed when it ended, and gear was killed before that."""
+    run = containers.run_of(layout, name)
+    if run is None or not run.remove or not booted():
+        return False
+    with Manager() as manager:
+        state = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
+    return state in ("inactive", "failed") and not _has_owner(layout, name)
+
+
+def _has_owner(layout: Layout, name: str) -> bool:
+    """Whether the gear that runs it is there still; it holds a lock on the container's directory."""
+    descriptor = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove_run(layout: Layout, name: str) -> None:
+    """Remove a container of gear run; the caller holds the lock."""
+    run = containers.run_of(layout, name)
+    try:
+        volumes = set(run.volumes if run else ())
+        for other in containers.names(layout) if volumes else ():
+            if other != name:
+                volumes -= set(mounted(layout, other))
+    except GearError:  # nobody knows what others use
+        volumes = set()
+    if run is not None and run.kind == "scope":
+        unpublish(layout, name)
+    files.remove_file(containers.unit_path(layout, name))
+    removal.remove_tree(layout.containers / name)
+    for volume in volumes:
+        removal.remove_tree(layout.volumes / volume)
+    release(layout, name)
+
+
+def remove_run(layout: Layout, name: str) -> None:
+    """Remove a container of gear run that has ended, with the volumes that its image declares."""
+    with files.locked(layout.lock):
+        if containers.spec_path(layout, name).exists():
+            _remove_run(layout, name)
+
+
+def _store_leftovers(layout: Layout, *, with_images: bool) -> list[Leftover]:
+    """References on request, then what no reference and no container needs; the first removal takes all of those.
+
+    What a command that is at work has pinned, and while one is all that is partial, is not left over.
+    """
+    if not layout.images.is_dir():
+        return []
+    used = set(images.in_use(layout))
+    found = []
+    for reference, digest in sorted(store.references(layout).items()) if with_images else ():
+        if digest not in used:
+            path = store.place(layout, "manifests", digest)
+            what = f"the image {reference}, which no container uses"
+            found.append(Leftover(what, path, partial(store.remove_reference, layout, reference)))
+
+    def collect() -> None:
+        if garbage.collect(layout, used, wait=leases.PATIENCE_S) is None:
+            raise GearError(
+                f"What no image needs stays: {leases.who_works(layout)}.",
+                hint="Run the same command again later.",
+            )
+
+    pinned = leases.pinned(layout)
+    for path, size in garbage.garbage(layout, used | pinned):
+        if f"{path.parent.name}:{path.name}" not in pinned:
+            found.append(Leftover(f"{size} bytes that no image needs", path, collect))
+    if not leases.pinners(layout):
+        rest = [*garbage.interrupted(layout), *leases.abandoned(layout)]
+        found += [Leftover("interrupted work", path, collect) for path in rest]
+    if found:
+        found[-1] = Leftover(found[-1].what, found[-1].path, _both(found[-1].remove, collect))
+    return found
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        first()
+        second()
+
+    return run
+
+
+def entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _tree(what: str, path: Path, *, holds_data: bool = False) -> Leftover:
+    if path.is_dir() and not path.is_symlink():
+        return Leftover(what, path, partial(removal.remove_tree, path), holds_data)
+    return Leftover(what, path, partial(files.remove_file, path))
+
+
+def _is_ours_partial(layout: Layout, path: Path) -> bool:
+    name = path.name
+    if not name.startswith(files.PARTIAL):
+        return False
+    # The unit directory is shared with others, who may name their files as they like.  A file is staged under a
+    # partial name, and written there under a partial name of that.
+    while name.startswith(files.PARTIAL):
+        name = name.removeprefix(files.PARTIAL)
+    return path.parent != layout.units or name.startswith(("ctr-", "container", "gear-network@"))
+
+
+def _rendered_by_gear(path: Path, layout: Layout) -> bool:
+    content = files.read_bytes(path) or b""
+    directories = [unitfile.value(str(directory)) for directory in (layout.containers, layout.networks)]
+    return content.startswith(tuple(f"# Rendered by gear from {place}/".encode() for place in directories))
+
+
+def _current_layer(layout: Layout, name: str) -> Path | None:
+    """The writable layer in use; None while it can't be told, or while the container may run on an older one."""
+    spec = containers.existing(layout, name)
+    if spec is None:
+        return None
+    if booted():
+        with Manager() as manager:
+            if manager.get(spec.unit, "ActiveState", "s") not in ("inactive", "failed"):
+                return None
+    return bundle.writable_layer(spec, layout)
+
+
+def unpublish(layout: Layout, name: str) -> None:
+    """Close the ports of a container that ran as a scope, whose end no unit hears of."""
+    spec = containers.existing(layout, name)
+    if spec is not None and spec.network.interfaces:
+        connecting.unpublish(layout, name)
+
+
+def release(layout: Layout, name: str) -> None:
+    """Give back what *name* had for itself alone: user ids, addresses, ports."""
+    uids.release(layout, name)
+    allocation.give_back(allocation.held(layout, name))
+
+
+def mounted(layout: Layout, name: str) -> list[str]:
+    """The volumes that a container has, or had when a snapshot was taken."""
+    found = []
+    # A snapshot without their data goes on with them when it is restored.
+    for spec in (containers.get(layout, name), *(s.spec for s in snapshots.listing(layout, name))):
+        try:
+            mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+        except NotFoundError:  # the image is gone, and with it what it declares
+            mounts = spec.mounts
+        found += [mount.source for mount in mounts if mount.kind == "volume"]
+    return found
