@@ -31,7 +31,10 @@ VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TA
     for name, verb in cli.verbs_of(module).items()
 ]
 
-IMAGE_VERBS = "gear image needs one of: load, import, list, inspect, rm, pull, push, login, logout, search-tags, diff, export."
+IMAGE_VERBS = (
+    "gear image needs one of: "
+    "load, import, list, inspect, rm, pull, push, login, logout, search-tags, diff, export."
+)
 
 
 class Probe:
