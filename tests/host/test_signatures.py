@@ -300,13 +300,15 @@ def test_images_of_files(signed: GearHost) -> None:
 
 
 def test_what_is_saved_is_taken_by_a_host_with_the_same_policy(signed: GearHost) -> None:
-    elsewhere = ("--state-dir", "/var/lib/gear-elsewhere")
+    elsewhere, places = ("--state-dir", "/var/lib/gear-elsewhere"), "/etc/containers/registries.d"
     own_policy(signed, f"default: reject\nscopes:\n  localhost:5000: {BOTH_KINDS}\n")
     for name in ("localhost:5000/gpg-me:1", "localhost:5000/key-team:1", "localhost:5000/index:1"):
         signed.gear("image", "pull", "-q", name)
         (told,) = json.loads(signed.gear("image", "inspect", name))
         assert told["signatures"] and len(told["signers"]) == 1, told
         signed.gear("image", "save", name, "-o", "/root/signed.tar")
+        # This host's own places of signatures are none of the other's.
+        signed.sh(f"mv {places} /root/places")
         signed.gear(*elsewhere, "image", "load", "/root/signed.tar")
         assert b"signed by" in signed.run("gear", *elsewhere, "image", "verify", name).stdout
         signed.gear(*elsewhere, "fsck")
@@ -319,6 +321,7 @@ def test_what_is_saved_is_taken_by_a_host_with_the_same_policy(signed: GearHost)
         assert hashlib.sha256(raw).hexdigest() == told["digest"].partition(":")[2]
         signed.sh("podman load -q -i /root/signed.tar && podman rmi -a -f")
         signed.gear("image", "rm", name)
+        signed.sh(f"mv /root/places {places}")
         # What came without a policy has no signatures to go along.
         own_policy(signed, "default: accept\n")
         signed.gear("image", "pull", "-q", name)
@@ -326,7 +329,9 @@ def test_what_is_saved_is_taken_by_a_host_with_the_same_policy(signed: GearHost)
         signed.gear("image", "rm", name)
         own_policy(signed, f"default: reject\nscopes:\n  localhost:5000: {BOTH_KINDS}\n")
         signed.gear(*elsewhere, "image", "rm", name)
+        signed.sh(f"mv {places} /root/places")
         assert "no signature of it" in signed.fails(1, *elsewhere, "image", "load", "/root/signed.tar")
+        signed.sh(f"mv /root/places {places}")
         assert json.loads(signed.gear(*elsewhere, "image", "list", "--output", "json")) == []
     signed.sh("rm -r /etc/gear/policy.yaml /var/lib/gear-elsewhere /root/signed.tar")
 
