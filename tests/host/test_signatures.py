@@ -5,6 +5,7 @@ What a registry of strangers sends is tests/unit/test_signatures.py's matter, gp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -296,6 +297,43 @@ def test_images_of_files(signed: GearHost) -> None:
     own_policy(signed, "default: reject\nload: accept\n")
     signed.gear("image", "load", "/root/hello", "--name", "from-file")
     signed.sh("rm /etc/gear/policy.yaml; gear image rm from-file")
+
+
+def test_what_is_saved_is_taken_by_a_host_with_the_same_policy(signed: GearHost) -> None:
+    elsewhere, places = ("--state-dir", "/var/lib/gear-elsewhere"), "/etc/containers/registries.d"
+    own_policy(signed, f"default: reject\nscopes:\n  localhost:5000: {BOTH_KINDS}\n")
+    for name in ("localhost:5000/gpg-me:1", "localhost:5000/key-team:1", "localhost:5000/index:1"):
+        signed.gear("image", "pull", "-q", name)
+        (told,) = json.loads(signed.gear("image", "inspect", name))
+        assert told["signatures"] and len(told["signers"]) == 1, told
+        signed.gear("image", "save", name, "-o", "/root/signed.tar")
+        # This host's own places of signatures are none of the other's.
+        signed.sh(f"mv {places} /root/places")
+        signed.gear(*elsewhere, "image", "load", "/root/signed.tar")
+        assert b"signed by" in signed.run("gear", *elsewhere, "image", "verify", name).stdout
+        signed.gear(*elsewhere, "fsck")
+        # Another name, for which nothing is signed.
+        error = signed.fails(
+            1, *elsewhere, "image", "load", "/root/signed.tar", "--name", "localhost:5000/new:1"
+        )
+        assert "it is for" in error
+        raw = signed.run("skopeo", "inspect", "--raw", f"oci-archive:/root/signed.tar:{name}").stdout
+        assert hashlib.sha256(raw).hexdigest() == told["digest"].partition(":")[2]
+        signed.sh("podman load -q -i /root/signed.tar && podman rmi -a -f")
+        signed.gear("image", "rm", name)
+        signed.sh(f"mv /root/places {places}")
+        # What came without a policy has no signatures to go along.
+        own_policy(signed, "default: accept\n")
+        signed.gear("image", "pull", "-q", name)
+        signed.gear("image", "save", name, "-o", "/root/signed.tar")
+        signed.gear("image", "rm", name)
+        own_policy(signed, f"default: reject\nscopes:\n  localhost:5000: {BOTH_KINDS}\n")
+        signed.gear(*elsewhere, "image", "rm", name)
+        signed.sh(f"mv {places} /root/places")
+        assert "no signature of it" in signed.fails(1, *elsewhere, "image", "load", "/root/signed.tar")
+        signed.sh(f"mv /root/places {places}")
+        assert json.loads(signed.gear(*elsewhere, "image", "list", "--output", "json")) == []
+    signed.sh("rm -r /etc/gear/policy.yaml /var/lib/gear-elsewhere /root/signed.tar")
 
 
 def test_push_signs_and_a_passphrase_is_asked_for(signed: GearHost) -> None:

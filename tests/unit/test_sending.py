@@ -1,6 +1,6 @@
 """Copying images between two stores over a pipe: what arrives, what is sent, and an other side that means no good.
 
-ssh itself is in tests/host/test_copy_images.py.
+ssh itself is in tests/host/test_registry_ways.py.
 """
 
 from __future__ import annotations
