@@ -231,7 +231,7 @@ JSON = {
     "image inspect": ("images", "inspect"),
 }
 # Members that another function adds: _start() of cli_install, connection() of containers.
-_CONNECTION = {"net", "address", "addresses", "ports"}
+_CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop"}
 ADDED = {"install and apply": {"restarted"}, "status": _CONNECTION, "list-units": _CONNECTION}
 
 
