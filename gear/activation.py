@@ -125,6 +125,7 @@ def _socket(spec: Spec, layout: Layout, ports: Iterable[Port], what: str, *, pas
         unit.append(("PartOf", "container.target container-sockets.target"))
         sections.append(("Install", [("WantedBy", "container-sockets.target")]))
     else:
+        # A port is closed with its container, as one of nftables is, also while it is restarted.
         unit.append(("PartOf", spec.unit))
     return unitfile.render(_header(spec, layout), sections).encode()
 

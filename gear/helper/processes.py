@@ -14,7 +14,7 @@ _HIERARCHIES = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgr
 def payload(unit: str) -> int | None:
     """The payload's pid of the container with the service *unit*; None while there is none.
 
-    It is the first of its pid namespace or, in the host's, a child of PID 1.
+    It is the first of its pid namespace or, in the host's, a child of PID 1 that is none of the unit's own programs.
     """
     child = None
     for pid in _members(unit):
@@ -28,8 +28,18 @@ def payload(unit: str) -> int | None:
         if len(numbers) == 2 and numbers[1] == b"1":
             return pid
         if len(numbers) == 1 and values.get(b"PPid", b"").strip() == b"1":
-            child = pid
+            child = None if _is_of_unit(pid) else pid
     return child
+
+
+def _is_of_unit(pid: int) -> bool:
+    """Whether *pid* runs what the unit names, not what the image does: the start helper, ExecStop= and the like."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return True
+    return any([b"/helper/current/" in word for word in words[:5]]) or words[0] == b"/usr/bin/systemctl"
 
 
 def _members(unit: str) -> list[int]:

@@ -130,6 +130,9 @@ def _enter(pid: int, step: Step) -> None:
     """Join the network namespace of *pid*, and give up the capabilities that takes."""
     step.doing = "enter the container's network namespace"
     namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(namespace).st_ino == os.stat("/proc/self/ns/net").st_ino:
+        # Never to the host's own loopback addresses: this would pass on to them whoever connects.
+        raise Failure(f"can't {step.doing}: process {pid} has the host's")
     syscalls.setns(namespace, syscalls.CLONE_NEWNET)
     os.close(namespace)
     # The user is not root, so without these the next program has none.
