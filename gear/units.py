@@ -115,11 +115,7 @@ def render(
     service += has
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
-        wanted_by = "container-active.target"
-        if spec.network.shared is not None:
-            # PID 1 stops it with the other; a restart of the other brings it back.
-            wanted_by += f" {container_unit(spec.network.shared)}"
-        sections.append(("Install", [("WantedBy", wanted_by)]))
+        sections.append(("Install", [("WantedBy", _wanted_by(spec))]))
     if spec.network.interfaces:
         # Also when the payload was killed, so that its ports are free again.
         unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
@@ -131,6 +127,13 @@ def render(
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _wanted_by(spec: Spec) -> str:
+    if spec.network.shared is None:
+        return "container-active.target"
+    # PID 1 stops it with the other; a restart of the other brings it back.
+    return f"container-active.target {container_unit(spec.network.shared)}"
 
 
 def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, str]]:
