@@ -11,6 +11,7 @@ import sys
 from fcntl import LOCK_EX, flock
 
 from gear.helper import conntrack, links
+from gear.helper.announcing import announce
 from gear.helper.failure import Failure, Step
 from gear.helper.joined import Namespaces, within
 from gear.helper.network import Network, configure
@@ -53,10 +54,8 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
         flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_EX)
     place = Namespaces(pid, name, step)
     changed = _reconnect(before.get("interfaces", []), interfaces, place, step)
-    if changed:
-        rights = {} if place.user is None else {"user": place.user}
-        step.doing = f"configure the interfaces of {name}"
-        within(place.network, lambda: _configure(interfaces, changed, step), step, **rights)
+    step.doing = f"configure the interfaces of {name}"
+    within(place.network, lambda: _configure(interfaces, changed, step), step, user=place.user)
     if before.get("ports", []) != wanted.get("ports", []):
         step.doing = f"publish the ports of {name}"
         maps = Maps()
@@ -65,6 +64,10 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
         maps.close()
         Network(bundle, wanted).publish()
     _forget(before, wanted, step)
+    step.doing = f"announce the addresses of {name}"
+    routes = Routes()
+    announce(routes, [item for item in interfaces if item["name"] in changed])
+    routes.close()
     if before.get("links") or wanted.get("links"):
         _tell(links.make(place.network, wanted, name, containers, step))
 

@@ -12,6 +12,7 @@ import sys
 from fcntl import LOCK_SH, flock
 
 from gear.helper import ports
+from gear.helper.announcing import announce
 from gear.helper.failure import Failure, Step
 from gear.helper.nftables import EBUSY, EEXIST, ENOENT, Maps, elements
 from gear.helper.rtnetlink import Routes, index_of, of_process
@@ -70,6 +71,8 @@ class Network:
             routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
             if hairpin:
                 routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+        step.doing = "announce the addresses"
+        announce(routes, self.interfaces)
         routes.close()
 
     def link(self, pid: int) -> None:
@@ -140,15 +143,11 @@ def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
     for item in interfaces:
         step.doing = f"give {item['name']} its addresses"
         addresses, gateways = usable(item["addresses"]), usable(item["gateways"])
-        # Who had one of them before may still be in the neighbours' tables.
-        write(f"ipv4/conf/{item['name']}/arp_notify", "1")
         if any(":" in address for address in addresses):
-            write(f"ipv6/conf/{item['name']}/ndisc_notify", "1")
             # The neighbours may be anybody's: none of them is to become a router by saying so.
             write(f"ipv6/conf/{item['name']}/accept_ra", "0")
         index = index_of(item["name"])
         routes.configure(index, addresses, gateways)
-        routes.announce(index, item["mac"])
         if item.get("loopback6") and has_ipv6():
             routes.route_loopback(index)
     routes.close()

@@ -18,6 +18,8 @@ _NEWADDR = 20
 _DELADDR = 21
 _GETADDR = 22
 _NEWROUTE = 24
+_DELNEIGH = 29
+_NDA_DST = 1  # linux/neighbour.h
 _RT_TABLE_MAIN = 254
 _RT_TABLE_LOCAL = 255
 _RTPROT_STATIC = 4
@@ -156,12 +158,16 @@ class Routes:
             requests.append((_NEWROUTE, CREATE | REPLACE, body))
         self._netlink.send(*requests)
 
-    def announce(self, index: int, mac: str) -> None:
-        """Tell the neighbours the addresses of the link *index*, which has *mac*.
-
-        The kernel does that when a MAC address is set, even the same, if `arp_notify` and `ndisc_notify` are.
-        """
-        self._netlink.send((_NEWLINK, 0, _link(index) + attribute(_IFLA_ADDRESS, packed_mac(mac))))
+    def forget_neighbour(self, index: int, address: str) -> None:
+        """Forget which card behind the link *index* has had *address*; it may not be known."""
+        family, packed = _parse(address)
+        # struct ndmsg, linux/neighbour.h: family, padding, index, state, flags, type.
+        body = bytes([family, 0, 0, 0]) + index.to_bytes(4, ORDER) + bytes(4) + attribute(_NDA_DST, packed)
+        try:
+            self._netlink.send((_DELNEIGH, 0, body))
+        except OSError as error:
+            if error.errno != ENOENT:
+                raise
 
     def addresses(self, index: int) -> set[tuple[bytes, int]]:
         """The addresses that were given to the link *index*: bytes and prefix.  Not those it has made itself."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gear.helper import netlink, nftables, ports, rtnetlink, ruleset, start
+from gear.helper import announcing, netlink, nftables, ports, rtnetlink, ruleset, start
 from gear.helper.failure import Failure, Step
 
 PORT: dict[str, Any] = {
@@ -253,3 +253,22 @@ def test_sockets_are_handed_to_pid_1_under_one_name(
     for descriptor in descriptors:
         os.close(descriptor)
     held.close()
+
+
+# ---- announcements
+
+
+def test_frames_that_announce_addresses() -> None:
+    mac = bytes.fromhex("020000000007")
+    assert announcing.arp(mac, "10.89.0.7").hex() == (
+        "ffffffffffff0200000000070806" "0001080006040001" "0200000000070a590007" "0000000000000a590007"
+    )  # fmt: skip
+    frame = announcing.advertisement(mac, "fd12::7")
+    assert frame[:14].hex() == "3333000000010200000000" + "0786dd"
+    header, body = frame[14:54], frame[54:]
+    assert header[4:8] == bytes([0, 32, 58, 255]) and len(body) == 32
+    assert (body[0], body[4]) == (136, 0x20)
+    # What arrives sums up to nothing, with its pseudo header (RFC 4443, section 2.3).
+    data = header[8:40] + bytes([0, 0, 0, 32, 0, 0, 0, 58]) + body
+    total = sum(int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2))
+    assert total % 0xFFFF == 0
