@@ -437,7 +437,7 @@ def test_many_names() -> None:
         (["--net", "../x"], "'../x' can't name a network."),
         (["--net", "host", "--net", "a"], "--net host goes with no other network."),
         (["--net", "a", "--net", "a"], "A container can't have the network a twice."),
-        (["--net", "host", "-p", "80"], "With --net host no port can be published."),
+        (["--net", "host", "-p", "80"], "With --net host no port can be published in the mode nat."),
         (["--net", "none", "--ip", "10.0.0.2"], "--ip, --ip6 and --mac are for a container on one network."),
         (
             ["--net", "a", "--net", "b", "--mac", "02:0:0:0:0:1"],

@@ -178,11 +178,6 @@ def test_configuration_that_means_nothing(layout: Layout, text: str) -> None:
         connecting.configured_range(layout)
 
 
-def test_what_is_not_there_yet_is_refused(layout: Layout) -> None:
-    with pytest.raises(UsageError, match="there is only nat"):
-        connecting.settle(layout, "x", on("default", ports=(Port("", 80, 80, "tcp", "fd"),)))
-
-
 def test_only_a_network_that_a_container_has_of_its_own_is_shared(layout: Layout) -> None:
     with pytest.raises(NotFoundError, match="there is no container db"):
         connecting.settle(layout, "x", Network("container:db"))
@@ -197,6 +192,18 @@ def test_only_a_network_that_a_container_has_of_its_own_is_shared(layout: Layout
     assert connecting.settle(layout, "x", Network("container:db")) == Network("container:db")
     with pytest.raises(UsageError, match="it would be its own"):
         connecting.settle(layout, "db", Network("container:db"))
+
+
+def test_free_ports_without_a_network(layout: Layout) -> None:
+    asked = Network("none", (), (Port("", 0, 80, "tcp", "fd"), Port("", 0, 81, "tcp", "socket")))
+    settled = connecting.settle(layout, "x", asked)
+    first, second = (port.external for port in settled.ports)
+    assert first and second and first != second
+    assert connecting.settle(layout, "x", asked, settled) == settled
+    # A proxy of the host reaches internal networks as well.
+    write(layout, define("inner", internal=True))
+    inner = on("inner", ports=(Port("", 1080, 80, "tcp", "socket"),))
+    assert connecting.settle(layout, "x", inner).interfaces[0].ip
 
 
 def test_ports_need_a_way_in(layout: Layout) -> None:
