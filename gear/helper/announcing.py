@@ -17,18 +17,22 @@ _ICMPV6 = 58
 _ALL_NODES = inet_pton(AF_INET6, "ff02::1")
 
 
-def announce(routes: Routes, interfaces: list) -> None:  # type: ignore[type-arg]
-    """Have everybody on the bridges of *interfaces* (start.json) know their addresses, the host first."""
+def announce(routes: Routes, interfaces: list) -> socket:  # type: ignore[type-arg]
+    """Have everybody on the bridges of *interfaces* (start.json) know their addresses, the host first.
+
+    Returns the socket, to be kept: closing one of this family waits until every processor has taken notice, which takes
+    as long as a start.
+    """
+    sender = socket(_AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0)
     for item in interfaces:
         bridge = index_of(item["bridge"])
         mac = packed_mac(item["mac"])
-        sender = socket(_AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0)
-        sender.bind((item["bridge"], 0))
         for address in usable(item["addresses"]):
             host = address.partition("/")[0]
             routes.forget_neighbour(bridge, host)
-            sender.send(advertisement(mac, host) if ":" in host else arp(mac, host))
-        sender.close()
+            frame = advertisement(mac, host) if ":" in host else arp(mac, host)
+            sender.sendto(frame, (item["bridge"], 0))
+    return sender
 
 
 def arp(mac: bytes, address: str) -> bytes:

@@ -66,7 +66,7 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
     _forget(before, wanted, step)
     step.doing = f"announce the addresses of {name}"
     routes = Routes()
-    announce(routes, [item for item in interfaces if item["name"] in changed])
+    announce(routes, [item for item in interfaces if item["name"] in changed]).close()
     routes.close()
     if before.get("links") or wanted.get("links"):
         _tell(links.make(place.network, wanted, name, containers, step))

@@ -72,7 +72,7 @@ class Network:
             if hairpin:
                 routes.set_port(index_of(item["host"]), bridge, hairpin=True)
         step.doing = "announce the addresses"
-        announce(routes, self.interfaces)
+        self._sender = announce(routes, self.interfaces)
         routes.close()
 
     def link(self, pid: int) -> None:
