@@ -283,7 +283,7 @@ def test_ad_hoc_containers_on_networks(net: GearHost) -> None:
         ),
         (
             2,
-            "With --net host no port can be published.",
+            "With --net host no port can be published in the mode nat.",
             ("install", "hello", "x", "--net", "host", "-p", "80"),
         ),
         (1, "there is no container y.", ("install", "hello", "x", "--net", "container:y")),
@@ -296,7 +296,7 @@ def test_ad_hoc_containers_on_networks(net: GearHost) -> None:
         (1, "There is no container nobody.", ("link", "nobody")),
         (2, "No container is named.", ("link", "--rm")),
         (2, "--list goes with no other option.", ("link", "--list", "--rm")),
-        (2, "there is only nat.", ("install", "hello", "x", "-p", "80:80,socket")),
+        (2, "passes on TCP only.", ("install", "hello", "x", "-p", "80:80/udp,socket")),
         (2, "(--ip): default gives those of ", ("install", "hello", "x", "--ip", "192.0.2.1")),
         (2, "can't name a network.", ("network", "create", "../x")),
         (2, "'host' can't name a network.", ("network", "create", "host")),

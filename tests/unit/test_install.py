@@ -148,7 +148,7 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
     publishing.publish_helper(layout)
     assert current.resolve().stat().st_mtime_ns == before
     changed = publishing.helper_sources() | {"gear/helper/bundle.py": b"# another\n"}
-    monkeypatch.setattr(install, "helper_sources", lambda: changed)
+    monkeypatch.setattr(publishing, "helper_sources", lambda: changed)
     publishing.publish_helper(layout)
     assert os.readlink(current) != first
     assert (current / "gear/helper/bundle.py").read_bytes() == b"# another\n"
@@ -322,7 +322,7 @@ def test_stale_is_what_was_changed_after_the_start(layout: Layout) -> None:
 @pytest.fixture
 def no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with systemd these tests would ask it about containers that it has never heard of."""
-    monkeypatch.setattr(remove, "booted", lambda: False)
+    monkeypatch.setattr(leftovers, "booted", lambda: False)
 
 
 def found(layout: Layout, **options: bool) -> dict[str, str]:

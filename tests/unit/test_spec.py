@@ -437,7 +437,8 @@ INTERFACES = st.builds(
     st.sampled_from(["default", "a", "b.c-d_e"]),
     st.sampled_from(["", "eth0"]),
     st.none() | st.ip_addresses(v=4).map(str),
-    st.none() | st.ip_addresses(v=6).map(str),
+    # Mapped ones are IPv4 in other clothes.
+    st.none() | st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:")),
     st.sampled_from(["", "02:00:00:00:00:01"]),
 )
 LINKS = st.builds(
