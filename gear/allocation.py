@@ -98,6 +98,8 @@ def take(layout: Layout, name: str, network: Network) -> None:
     for path in sorted(wanted(layout, network)):
         with explained(f"take {path}"):
             try:
+                for private in (layout.networks, layout.ports):
+                    make_directory(private, 0o700)
                 make_directory(path.parent)
                 os.symlink(name, path)
                 sync_directory(path.parent)

@@ -180,6 +180,8 @@ def unit_path(layout: Layout, name: str) -> Path:
 def publish(layout: Layout, definition: Definition) -> None:
     """Write the files of a network that are not as they should be."""
     files.make_directory(layout.units)
+    # Who is connected to what is nobody's business.
+    files.make_directory(layout.networks, 0o700)
     files.make_directory(layout.networks / definition.name)
     for path, content in rendered(layout, definition).items():
         if files.read_bytes(path) != content:

@@ -70,7 +70,7 @@ def check(layout: Layout) -> Iterator[Finding]:
 
 def _directories(layout: Layout) -> Iterator[Finding]:
     yield from directory_mode(layout.state, 0o755)
-    for path in (layout.containers, layout.volumes, uids.directory(layout)):
+    for path in (layout.containers, layout.volumes, uids.directory(layout), layout.networks, layout.ports):
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
     for path in _entries(layout.volumes):
