@@ -200,8 +200,8 @@ class GearHost:
             made.append((call, 1 + sum(other == call for other, _ in made)))
         chosen: dict[tuple[str, int], None] = {}
         for made in threads.values():
-            begin, middle = made[: max(0, len(made) - 12)][:20], made[20 : max(20, len(made) - 12)]
-            chosen |= dict.fromkeys([*begin[::5], *middle[:: max(1, len(middle) // 3)], *made[-12:]])
+            begin, middle = made[: max(0, len(made) - 8)][:20], made[20 : max(20, len(made) - 8)]
+            chosen |= dict.fromkeys([*begin[::7], *middle[:: max(1, len(middle) // 2)], *made[-8:]])
         return list(chosen)
 
     @contextmanager
