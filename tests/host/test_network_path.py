@@ -271,7 +271,7 @@ def test_a_start_that_is_killed_leaves_nothing(net: NetHost, call: str) -> None:
     net.give("nweb", ("nd", 0, 2), ports=("tcp/8080/80", "udp/8053/53"))
     drop_in = "/run/systemd/system/ctr-nweb.service.d/strace.conf"
     helper = "/usr/bin/python3 -I -S /var/lib/gear/helper/current/start /var/lib/gear/containers/nweb"
-    for number in range(1, 20):
+    for number in range(1, 60):
         strace = f"/usr/bin/strace -D -qq -o /dev/null -e inject={call}:signal=SIGKILL:when={number}"
         unit = (
             "[Service]\nRestart=no\nRestartForceExitStatus=\nTimeoutStartSec=20\n"
