@@ -7,7 +7,8 @@ import json
 from gearhost import GearHost
 from timing import MEASURE, SERIES
 
-BOUND = 2.2
+# Some 1.5 on a quiet machine; this also holds while another host is under test on the same two processors.
+BOUND = 3.0
 ROUNDS = 40
 
 
