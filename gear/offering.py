@@ -100,8 +100,8 @@ def serve(
     try:
         while not handler.close_connection:
             handler.handle_one_request()
-    except OSError:
-        pass  # it is gone
+    except ConnectionError:
+        pass  # it is gone; what fails on this side is in handler.failure, or raises
     if handler.failure is not None:
         raise handler.failure
     return handler.result

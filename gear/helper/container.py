@@ -49,7 +49,7 @@ class Events:
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The root file system as a detached mount; *userns_fd* is the user namespace to map ids into."""
-        raise NotImplementedError
+        raise NotImplementedError  # there is no root that suits all: each front end has its own
 
     def created(self, pid: int) -> None:
         """The container's first process is there and its ids are mapped; nothing else is set up.  The moment to put
