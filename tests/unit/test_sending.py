@@ -5,6 +5,8 @@ ssh itself is in tests/host/test_registry_ways.py.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import re
 import socket
@@ -219,6 +221,29 @@ def test_a_receiver_that_talks_nonsense_gets_nothing(here: Layout, registry: Hos
         except OSError:
             pass
     assert results in ([None], [])
+
+
+class _Broken(io.RawIOBase):
+    """A stream that fails when it is written to."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        raise self._error
+
+
+def test_a_receiver_that_is_gone_has_told_nothing(here: Layout, registry: Hostile) -> None:
+    with store.lease(here):
+        offer = offering.make(here, [f"{registry.host}/x:1"], every=False)
+    ask = b"GET /offer HTTP/1.1\r\nHost: x\r\n\r\n"
+    gone, broken = _Broken(BrokenPipeError()), _Broken(OSError(errno.EIO, "an error of this host"))
+    assert offering.serve(here, offer, io.BytesIO(ask), gone, Silent()) is None  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="an error of this host"):
+        offering.serve(here, offer, io.BytesIO(ask), broken, Silent())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"images": [{"digest": "x"}]}', b'{"errors": [7]}', b"\xff"])
