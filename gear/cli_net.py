@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
-from gear import network
+from gear import naming, network
 from gear.errors import UsageError
+from gear.naming import Naming
 from gear.network import BRIDGE, DEFAULT_NETWORK, ON_DEMAND, Interface, Network
 
 
@@ -33,6 +35,18 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         help="lead the port EXT of the host to INT of the container; without EXT a free one",
     )
     add("--ports", metavar="INT:EXT[,...]", action="append", default=[], help="geard's spelling of --publish")
+    add(
+        "--add-host",
+        metavar="NAME:ADDRESS",
+        action="append",
+        default=[],
+        help="a line of /etc/hosts; the address may be host-gateway, the host as it is reached from inside",
+    )
+    add("--dns", metavar="ADDRESS", action="append", default=[], help="ask this name server, not the host's")
+    add(
+        "--dns-search", metavar="DOMAIN", action="append", default=[], help="look names up in this domain too"
+    )
+    add("--dns-option", metavar="OPTION", action="append", default=[], help="an option of resolv.conf(5)")
 
 
 def interface_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +54,15 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ip", metavar="ADDRESS", help="its IPv4 address; a free one if not given")
     parser.add_argument("--ip6", metavar="ADDRESS", help="its IPv6 address; a free one if not given")
     parser.add_argument("--mac", metavar="ADDRESS", help="its MAC address; made of the names if not given")
+    parser.add_argument(
+        "--network-alias",
+        "--alias",
+        dest="network_alias",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="what others on the network may call it, beside its name",
+    )
 
 
 def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
@@ -49,7 +72,21 @@ def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
         "ip6": None if args.ip6 is None else network.ip_address(args.ip6, 6),
         "mac": None if args.mac is None else network.mac_address(args.mac),
     }
-    return dataclasses.replace(wanted, **{key: value for key, value in given.items() if value is not None})
+    found: Any = {key: value for key, value in given.items() if value is not None}
+    aliases = network.unique_aliases((*wanted.aliases, *args.network_alias))
+    return dataclasses.replace(wanted, aliases=aliases, **found)
+
+
+def naming_of(args: argparse.Namespace) -> Naming:
+    """What a command line says about names; raises UsageError."""
+    return naming.checked(
+        Naming(
+            tuple(dict.fromkeys(naming.parse_host(text) for text in args.add_host)),
+            tuple(dict.fromkeys(network.ip_address(text) for text in args.dns)),
+            tuple(dict.fromkeys(naming.search_domain(text) for text in args.dns_search)),
+            tuple(dict.fromkeys(naming.resolver_option(text) for text in args.dns_option)),
+        )
+    )
 
 
 def network_of(args: argparse.Namespace) -> Network:
@@ -70,6 +107,11 @@ def network_of(args: argparse.Namespace) -> Network:
     interfaces = [item for item in asked if isinstance(item, Interface)]
     if addressed:
         interfaces = [interface_of(args, interfaces[0])]
+    elif args.network_alias:
+        if alone is not None:
+            raise UsageError(f"--network-alias does not go with --net {alone}: nobody is there to use it.")
+        # As with Docker, on all of them.
+        interfaces = [interface_of(args, item) for item in interfaces]
     if alone is not None:
         return network.checked(Network(alone, (), ports))
     return network.checked(Network(BRIDGE, tuple(interfaces), ports))

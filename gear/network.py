@@ -7,7 +7,7 @@ gear/connecting.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,10 @@ PROTOCOLS = ("tcp", "udp")
 # By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
 PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
+# What every container calls itself; nobody else may be called so.
+LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback")
+# What a resolver looks up, as far as it is a name of hosts (RFC 1123), and the underscore that some have.
+NAME_OF_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
@@ -52,6 +56,7 @@ class Interface:
     ip: str | None = None
     ip6: str | None = None
     mac: str = ""
+    aliases: tuple[str, ...] = ()  # what others on the network may call the container, beside its name
 
     def addresses(self) -> tuple[str, ...]:
         """Those it has."""
@@ -119,6 +124,7 @@ class Network:
                     "ip": item.ip,
                     "ip6": item.ip6,
                     "mac": item.mac,
+                    "aliases": list(item.aliases),
                 }
                 for item in self.interfaces
             ],
@@ -169,7 +175,7 @@ def checked(network: Network) -> Network:
 
 def _interface(value: Any) -> Interface:
     item = members.mapping(value)
-    if set(item) - {"network", "interface", "ip", "ip6", "mac"}:
+    if set(item) - {"network", "interface", "ip", "ip6", "mac", "aliases"}:
         raise ValueError(f"{item!r} is no interface")
     name, mac = members.text(item.get("interface", "")), members.text(item.get("mac", ""))
     if name and (not _INTERFACE.fullmatch(name) or name in ("lo", ".", "..")):
@@ -180,6 +186,7 @@ def _interface(value: Any) -> Interface:
         members.optional(lambda text: ip_address(members.text(text), 4))(item.get("ip")),
         members.optional(lambda text: ip_address(members.text(text), 6))(item.get("ip6")),
         mac and mac_address(mac),
+        unique_aliases(members.texts(item.get("aliases", []))),
     )
 
 
@@ -251,6 +258,18 @@ def mac_address(text: str) -> str:
     return plain
 
 
+def unique_aliases(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names that a container may have on a network, in lower case and each once; raises UsageError."""
+    found = dict.fromkeys(text.lower() for text in texts)
+    for text in found:
+        if not NAME_OF_HOST.fullmatch(text) or text in LOOPBACK:
+            hint = "Use letters, digits, '-', '_' and '.', for example db or db.internal."
+            if text in LOOPBACK:
+                hint = f"{', '.join(LOOPBACK)} mean the container itself."
+            raise UsageError(f"{text[:80]!r} can't be the name of a container on a network.", hint=hint)
+    return tuple(found)
+
+
 def port_number(value: int) -> int:
     """1 to 65535; raises UsageError."""
     if not 1 <= value <= 65535:
@@ -270,7 +289,8 @@ def port_range(text: str) -> tuple[int, int]:
 
 
 def parse_net(text: str) -> str | Interface:
-    """`--net`: none, host, container:NAME, or NETWORK[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS]; raises UsageError."""
+    """`--net`: none, host, container:NAME, or NETWORK[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS,alias=NAME]; raises
+    UsageError."""
     if text in (NONE, HOST) or text.startswith(CONTAINER):
         return mode(text)
     name, _, rest = text.partition(":")
@@ -282,11 +302,16 @@ def parse_net(text: str) -> str | Interface:
     }
     for word in rest.split(",") if rest else ():
         key, _, value = word.partition("=")
-        if key not in readers:
+        if key == "alias":
+            wanted = replace(wanted, aliases=unique_aliases((*wanted.aliases, value)))
+        elif key in readers:
+            found: Any = {key: readers[key](value)}
+            wanted = replace(wanted, **found)
+        else:
             raise UsageError(
-                f"{word[:60]!r} says nothing about an interface.", hint="There are ip=, ip6= and mac=."
+                f"{word[:60]!r} says nothing about an interface.",
+                hint="There are ip=, ip6=, mac= and alias=.",
             )
-        wanted = replace(wanted, **{key: readers[key](value)})
     return wanted
 
 

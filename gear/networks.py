@@ -146,7 +146,7 @@ def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:
             if have != {subnet.version for subnet in definition.subnets}:
                 return True
     found = files.read_json(layout.containers / spec.name / "start.json")
-    member = attachment.start_member(spec.name, spec.network, networks)
+    member = attachment.start_member(spec.name, spec.network, networks, spec.naming)
     return not isinstance(found, dict) or found.get("network") != member
 
 
@@ -310,6 +310,7 @@ def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
                 "ip": item.ip,
                 "ip6": item.ip6,
                 "mac": item.mac,
+                "aliases": list(item.aliases),
             }
             for spec in users(layout, name)
             for item in spec.network.interfaces

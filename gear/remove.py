@@ -25,6 +25,7 @@ from gear import (
     images,
     install,
     lifecycle,
+    neighbours,
     networks,
     store,
     uids,
@@ -59,8 +60,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     with files.locked(layout.lock):
         if unit.endswith(".scope"):
             _unpublish(layout, name)
-        files.remove_file(path)
-        files.remove_tree(directory)
+        with neighbours.told(layout, name, None):
+            files.remove_file(path)
+            files.remove_tree(directory)
         for volume in doomed:
             files.remove_tree(layout.volumes / volume)
         _release(layout, name)
@@ -187,6 +189,9 @@ def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
         ):
             what = f"{item.what}, which {item.name} does not have"
             found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
+    for network in neighbours.untold(layout):
+        what = f"names on the network {network} that not all have been told"
+        found.append(Leftover(what, layout.networks / network, partial(neighbours.tell, layout, network)))
     defined = set(definitions.names(layout))
     for path in _entries(layout.networks):
         if path.name not in defined and NAME.fullmatch(path.name):
@@ -232,8 +237,9 @@ def _remove_run(layout: Layout, name: str) -> None:
         volumes = set()
     if run is not None and run.kind == "scope":
         _unpublish(layout, name)
-    files.remove_file(containers.unit_path(layout, name))
-    files.remove_tree(layout.containers / name)
+    with neighbours.told(layout, name, None):
+        files.remove_file(containers.unit_path(layout, name))
+        files.remove_tree(layout.containers / name)
     for volume in volumes:
         files.remove_tree(layout.volumes / volume)
     _release(layout, name)

@@ -18,6 +18,7 @@ from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
 from gear.members import container_path
 from gear.model import container_name
+from gear.naming import Naming
 from gear.network import Network
 
 VERSION = 1
@@ -103,6 +104,7 @@ class Spec:
     stop_signal: str | None = None
     stop_timeout: float | None = None  # seconds
     network: Network = field(default_factory=Network)
+    naming: Naming = field(default_factory=Naming)
     ephemeral: bool = False
     isolation: Isolation = field(default_factory=Isolation)
 
@@ -153,6 +155,7 @@ class Spec:
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
             "network": self.network.to_mapping(),
+            "naming": self.naming.to_mapping(),
             "ephemeral": self.ephemeral,
             "isolation": self.isolation.to_mapping(),
         }
@@ -470,5 +473,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "network": Network.read,
+    "naming": Naming.read,
     "ephemeral": members.boolean,
 }

@@ -113,6 +113,10 @@ def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: i
         reservation.forget(network.ports)
     network.reserve()
     wanted.interfaces = network.interfaces
+    if connected.get("resolver"):
+        from gear.helper import resolver
+
+        resolver.write(bundle, connected["resolver"])
     return network
 
 

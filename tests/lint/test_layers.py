@@ -17,7 +17,7 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors model document changes accounts members tunables isolation network definition spec oci "
+        "__init__ errors model document changes accounts members tunables isolation network naming definition spec oci "
         "reference"
     ),
     "pure": "unitfile device_rules resources confinement attachment units bundle bpf seccomp_profile seccomp_form",
@@ -25,10 +25,10 @@ LAYERS = {
         "files boot process systemd journal host uids growing compression tarstream tree layer pack view store sources "
         "garbage "
         "yamlfile addresses netfailure registries registry_auth transport registry upload incoming "
-        "seccomp inroot reports stacking groups terminal definitions allocation"
+        "seccomp inroot reports stacking groups terminal definitions allocation hostsfile"
     ),
     "operations": (
-        "containers images pulling pushing connecting install lifecycle networks exposure remove "
+        "containers images pulling pushing connecting neighbours publishing install lifecycle networks exposure remove "
         "inside top attach copying transfer joining "
         "running debugging"
     ),
