@@ -171,10 +171,13 @@ def called(spec: Spec, network: str) -> dict[str, tuple[str, ...]]:
 def names_on(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
     """What the containers on *network* are called, by their addresses."""
     found = hostsfile.find(layout, network)
-    if found is None:
-        specs = [existing(layout, name) for name in names(layout)]
-        found = {address: each for spec in specs if spec for address, each in called(spec, network).items()}
-    return found
+    return names_asked_for(layout, network) if found is None else found
+
+
+def names_asked_for(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
+    """The same by all specifications, whatever has been told."""
+    specs = [existing(layout, name) for name in names(layout)]
+    return {address: each for spec in specs if spec for address, each in called(spec, network).items()}
 
 
 def hosts(layout: Layout, spec: Spec, known: Mapping[str, hostsfile.Names]) -> bytes:

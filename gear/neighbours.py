@@ -109,13 +109,16 @@ def _tell(layout: Layout, change: _Change, name: str) -> None:
 
 def untold(layout: Layout) -> list[str]:
     """The networks whose containers may not know each other as they are called now."""
-    return [
-        network
-        for network in definitions.names(layout)
-        if hostsfile.find(layout, network) is None and allocation.addresses(layout, network)
-    ]
+    return [network for network in definitions.names(layout) if is_altered(layout, network)]
+
+
+def is_altered(layout: Layout, network: str) -> bool:
+    """Whether the network's hosts file does not say what the specifications do."""
+    known, wanted = hostsfile.find(layout, network), containers.names_asked_for(layout, network)
+    is_new = not wanted and not hostsfile.path(layout, network).exists()
+    return known != wanted and not is_new
 
 
 def tell(layout: Layout, network: str) -> None:
     """Complete what was cut off."""
-    _tell(layout, _Change(network, None, containers.names_on(layout, network)), "")
+    _tell(layout, _Change(network, None, containers.names_asked_for(layout, network)), "")

@@ -14,7 +14,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from gear import allocation, attachment, connecting, containers, definitions, files, install, lifecycle, store
+from gear import (
+    allocation,
+    attachment,
+    connecting,
+    containers,
+    definitions,
+    files,
+    hostsfile,
+    install,
+    lifecycle,
+    neighbours,
+    store,
+)
 from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
 from gear.errors import GearError, HostError, UsageError
 from gear.model import Layout
@@ -297,12 +309,15 @@ def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     """What `gear network inspect` says of a network."""
     definition = definitions.get(layout, name)
     up = is_up(manager, name)
+    altered = [str(path) for path in containers.compare(connecting.rendered(layout, definition))]
+    if neighbours.is_altered(layout, name):
+        altered.append(str(hostsfile.path(layout, name)))
     return {
         "definition": definition.to_mapping(),
         "unit": definition.unit,
         "up": up,
         "changed": up and _is_stale(manager, layout, name),
-        "altered": [str(path) for path in containers.compare(connecting.rendered(layout, definition))],
+        "altered": altered,
         "containers": [
             {
                 "name": spec.name,

@@ -217,6 +217,16 @@ def test_damaged_names_are_none(host: Machine) -> None:
     assert host.known("a") == {"10.89.0.2\ta", "10.89.0.3\tb"}
 
 
+def test_names_that_nobody_asked_for_are_found(host: Machine) -> None:
+    host.put("a", one(2))
+    assert neighbours.untold(host.layout) == []
+    with hostsfile.path(host.layout, "one").open("a") as file:
+        file.write("10.89.0.66\tstranger\n")
+    assert neighbours.untold(host.layout) == ["one"]
+    neighbours.tell(host.layout, "one")
+    assert host.known("a") == {"10.89.0.2\ta"} and neighbours.untold(host.layout) == []
+
+
 def test_one_more_reads_no_specification_and_writes_one_file(
     host: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
