@@ -12,7 +12,7 @@ from typing import Any
 from gear import naming, network
 from gear.errors import UsageError
 from gear.naming import Naming
-from gear.network import BRIDGE, DEFAULT_NETWORK, ON_DEMAND, Interface, Network
+from gear.network import BRIDGE, DEFAULT_NETWORK, Interface, Network
 
 
 def network_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         metavar="NETWORK",
         action="append",
         default=[],
-        help="none, host, or a network, with ports and addresses `default` if not given; may be repeated",
+        help="none, host, or a network (default); may be repeated",
     )
     interface_options(parser)
     add(
@@ -94,7 +94,7 @@ def network_of(args: argparse.Namespace) -> Network:
     ports = tuple(port for text in args.publish for port in network.parse_publish(text))
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
-    words = args.net or [ON_DEMAND if ports or addressed else DEFAULT_NETWORK]
+    words = args.net or [DEFAULT_NETWORK]
     asked = [network.parse_net(text) for text in words]
     alone = next((item for item in asked if isinstance(item, str)), None)
     if alone is not None and len(asked) > 1:

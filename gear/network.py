@@ -15,10 +15,8 @@ from gear import members
 from gear.errors import UsageError
 from gear.model import NAME, container_name
 
-# What a container gets that is asked for no network and no published port.
-DEFAULT_NETWORK = "none"
-# The network that is made when it is first used.
-ON_DEMAND = "default"
+# What a container gets that is asked for no network; made when it is first used.
+DEFAULT_NETWORK = "default"
 
 NONE, HOST, BRIDGE = "none", "host", "bridge"
 # What stands before the name of a container whose network is shared.

@@ -41,6 +41,9 @@ def host(booted: GearHost) -> Iterator[GearHost]:
     names = booted.gear("list-units", "--all", "--quiet").split()
     if names:
         booted.gear("delete", "--volumes", *names)
+    networks = booted.sh("ls /var/lib/gear/networks 2>/dev/null || :").split()
+    if networks:
+        booted.gear("network", "rm", *networks)
     assert sorted(booted.mount_table()) == before
     assert booted.leftovers() == []
 

@@ -292,7 +292,7 @@ DEFAULTS: dict[str, Any] = {
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
-    "network": Network(),
+    "network": Network("bridge", (Interface("default"),)),
     "naming": Naming(),
     "ephemeral": False,
     "isolation": Isolation(),
