@@ -13,6 +13,7 @@ and by the next install of the container.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
@@ -152,7 +153,7 @@ def choose(layout: Layout, name: str, asked: Interface, definition: Definition) 
             if twin is not None and beside is not None:
                 number = int(ip_address(twin)) - int(beside.subnet.network_address)
             chosen[version] = _free_address(subnet, number, busy, definition.name)
-    return Interface(asked.network, asked.interface, chosen[4], chosen[6], asked.mac)
+    return dataclasses.replace(asked, ip=chosen[4], ip6=chosen[6])
 
 
 def _free_address(subnet: Subnet, number: int | None, busy: set[str], network: str) -> str:

@@ -1,4 +1,5 @@
-"""How a container is attached to its networks: the member `network` of start.json, MAC addresses, names of interfaces.
+"""How a container is attached to its networks: the member `network` of start.json, MAC addresses, names of interfaces,
+and what it calls others (hosts).
 
 Pure: what is chosen (addresses, free ports) is in the specification already.
 """
@@ -10,7 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gear.definition import Definition
+from gear.naming import HOST_GATEWAY, Naming
 from gear.network import FD, NAT, Interface, Network, Port
+
+LOOPBACK_LINES = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def mac_address(container: str, network: str) -> str:
@@ -36,7 +40,9 @@ def targets(port: Port, interface: Interface) -> list[str]:
     return [address for version, address in found if address is not None and version in port.families()]
 
 
-def start_member(container: str, network: Network, networks: Mapping[str, Definition]) -> dict[str, Any]:
+def start_member(
+    container: str, network: Network, networks: Mapping[str, Definition], naming: Naming
+) -> dict[str, Any]:
     """What the start helper is told; *networks* has the definition of each network by name."""
     out = way_out(network, networks)
     member: dict[str, Any] = {
@@ -58,6 +64,13 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
             for port in network.served_by(NAT)
             if out is not None
         ],
+        # What is empty is the host's at the start.  Without gateways nobody outside is asked.
+        "resolver": {
+            "servers": list(naming.servers),
+            "search": list(naming.search),
+            "options": list(naming.options),
+            "gateways": [] if out is None else _gateways(out, networks[out.network]),
+        },
     }
     if network.links:
         member["links"] = [
@@ -102,10 +115,21 @@ def descriptors(network: Network) -> list[dict[str, Any]]:
     ]
 
 
-def hosts_lines(network: Network, names: str) -> str:
-    """The lines of /etc/hosts for the container itself: *names* with blanks between."""
-    addresses = [address for item in network.interfaces for address in item.addresses()]
-    return "".join(f"{address}\t{names}\n" for address in addresses or ["127.0.1.1"])
+def hosts_lines(network: Network, names: str, networks: Mapping[str, Definition], naming: Naming) -> str:
+    """The lines of /etc/hosts that are the container's own: what was asked for, and itself as *names*, with blanks
+    between, and its aliases."""
+    found = []
+    out = way_out(network, networks)
+    gateways = [] if out is None else _gateways(out, networks[out.network])
+    for name, address in naming.hosts:
+        # With a blank, so that it is never taken for a line that says who is on a network.
+        found += [f"{item} {name}" for item in (gateways if address == HOST_GATEWAY else [address])]
+    for interface in network.interfaces:
+        called = " ".join(dict.fromkeys((*names.split(), *interface.aliases)))
+        found += [f"{address}\t{called}" for address in interface.addresses()]
+    if not network.interfaces:
+        found.append(f"127.0.1.1\t{names}")
+    return "".join(f"{line}\n" for line in found)
 
 
 def _with_length(interface: Interface, definition: Definition) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import attachment, confinement
+from gear import attachment, confinement, naming
 from gear.confinement import INIT, LOCALTIME, QUIET
 from gear.definition import Definition
 from gear.errors import UsageError
@@ -123,14 +123,14 @@ def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str
     found: list[tuple[str, str, tuple[str, ...]]] = [
         ("/etc/hostname", "/etc/hostname" if isolation.uts == "host" else str(directory / "hostname"), QUIET)
     ]
-    if spec.network.shared is not None:
-        # Names go with addresses.
-        found.append(("/etc/hosts", str(layout.containers / spec.network.shared / "hosts"), QUIET))
-    elif spec.network.mode == HOST:
+    if spec.network.mode == HOST:
         # Resolved when the container starts, so a link to systemd-resolved's file is followed then.
         found += [(path, path, QUIET) for path in ("/etc/resolv.conf", "/etc/hosts")]
-    else:
-        found.append(("/etc/hosts", str(directory / "hosts"), QUIET))
+    elif spec.network.shared is None:  # else names go with addresses: the start takes the other's files
+        where = layout.networks / spec.network.networks[0] if shares_hosts(spec) else directory
+        found.append(("/etc/hosts", str(where / "hosts"), QUIET))
+    if spec.network.interfaces:  # written by each start, from the host's
+        found.append(("/etc/resolv.conf", str(directory / "resolv.conf"), QUIET))
     if isolation.init is not None:
         found.append((INIT, isolation.init, ("nosuid", "nodev")))
     if isolation.timezone is not None and not zone_in_image:
@@ -164,12 +164,14 @@ def render(
     seccomp: bytes | None = None,
     zone_in_image: bool = False,
     networks: Mapping[str, Definition] | None = None,
+    neighbours: Sequence[str] = (),
 ) -> dict[Path, bytes]:
-    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hosts,
-    hostname, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's layers, lowest
-    first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone, and *networks*
-    are the definitions of those it is on."""
+    """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hostname, hosts
+    if it has one of its own, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's
+    layers, lowest first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone,
+    *networks* are the definitions of those it is on, and *neighbours* the lines of hosts about others there."""
     confinement.require_consistent(spec)
+    naming.require_possible(spec.naming, spec.network)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
     config = {
@@ -183,19 +185,15 @@ def render(
         config["hostname"] = hostname
     start: dict[str, Any] = {"root": _root(spec, layers, layout)}
     if spec.network.interfaces:
-        start["network"] = attachment.start_member(spec.name, spec.network, networks or {})
+        start["network"] = attachment.start_member(spec.name, spec.network, networks or {}, spec.naming)
     if passed := attachment.descriptors(spec.network):
         start["descriptors"] = passed
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
-    own = " ".join(dict.fromkeys((hostname, spec.name)))
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    hosts += attachment.hosts_lines(spec.network, own)
-    rendered = {
-        directory / "config.json": dump_json(config),
-        directory / "hosts": hosts.encode(),
-        directory / "hostname": f"{hostname}\n".encode(),
-    }
+    rendered = {directory / "config.json": dump_json(config)}
+    if not shares_hosts(spec):
+        rendered[directory / "hosts"] = hosts(spec, networks or {}, neighbours)
+    rendered[directory / "hostname"] = f"{hostname}\n".encode()
     if seccomp is not None:
         start["seccomp"] = str(directory / "seccomp.bpf")
         rendered[directory / "seccomp.bpf"] = seccomp
@@ -212,6 +210,20 @@ def _root(spec: Spec, layers: Sequence[Path], layout: Layout) -> dict[str, Any]:
     if spec.storage == "overlay":
         return {"lower": lower, "upper": str(writable / "upper"), "work": str(writable / "work")}
     return {"tree": str(writable / "root")}
+
+
+def shares_hosts(spec: Spec) -> bool:
+    """Whether the file of its network is /etc/hosts of the container, as it has nothing of its own there: so however
+    many containers there are, most share one file."""
+    alone = len(spec.network.interfaces) == 1 and not spec.naming.hosts
+    return alone and spec.hostname in (None, spec.name)
+
+
+def hosts(spec: Spec, networks: Mapping[str, Definition], neighbours: Sequence[str]) -> bytes:
+    """What /etc/hosts of the container says; *neighbours* are lines about others on its networks."""
+    own = " ".join(dict.fromkeys((spec.hostname or spec.name, spec.name)))
+    text = attachment.LOOPBACK_LINES + attachment.hosts_lines(spec.network, own, networks, spec.naming)
+    return (text + "".join(f"{line}\n" for line in neighbours)).encode()
 
 
 def _process(spec: Spec, image: Image, identity: Identity, *, zone_in_image: bool) -> dict[str, Any]:

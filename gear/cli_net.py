@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
-from gear import inet, network
+from gear import inet, naming, network
 from gear.errors import UsageError
 from gear.link import Link, parse_links
-from gear.network import BRIDGE, DEFAULT_NETWORK, FD, ON_DEMAND, Interface, Network
+from gear.naming import Naming
+from gear.network import BRIDGE, DEFAULT_NETWORK, Interface, Network
 
 
 def network_options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         metavar="NETWORK",
         action="append",
         default=[],
-        help="none, host, container:NAME, or a network, with ports, links or addresses `default`; may be repeated",
+        help="none, host, container:NAME, or a network (default); may be repeated",
     )
     interface_options(parser)
     add(
@@ -44,6 +46,18 @@ def network_options(parser: argparse.ArgumentParser) -> None:
         help="stop it when nobody has been connected for so long, for example 10min; with --on-demand",
     )
     add("--ports", metavar="INT:EXT[,...]", action="append", default=[], help="geard's spelling of --publish")
+    add(
+        "--add-host",
+        metavar="NAME:ADDRESS",
+        action="append",
+        default=[],
+        help="a line of /etc/hosts; the address may be host-gateway, the host as it is reached from inside",
+    )
+    add("--dns", metavar="ADDRESS", action="append", default=[], help="ask this name server, not the host's")
+    add(
+        "--dns-search", metavar="DOMAIN", action="append", default=[], help="look names up in this domain too"
+    )
+    add("--dns-option", metavar="OPTION", action="append", default=[], help="an option of resolv.conf(5)")
     link_option(parser)
 
 
@@ -70,6 +84,15 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ip", metavar="ADDRESS", help="its IPv4 address; a free one if not given")
     parser.add_argument("--ip6", metavar="ADDRESS", help="its IPv6 address; a free one if not given")
     parser.add_argument("--mac", metavar="ADDRESS", help="its MAC address; made of the names if not given")
+    parser.add_argument(
+        "--network-alias",
+        "--alias",
+        dest="network_alias",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="what others on the network may call it, beside its name",
+    )
 
 
 def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
@@ -79,7 +102,21 @@ def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
         "ip6": None if args.ip6 is None else inet.ip_address(args.ip6, 6),
         "mac": None if args.mac is None else inet.mac_address(args.mac),
     }
-    return dataclasses.replace(wanted, **{key: value for key, value in given.items() if value is not None})
+    found: Any = {key: value for key, value in given.items() if value is not None}
+    aliases = network.unique_aliases((*wanted.aliases, *args.network_alias))
+    return dataclasses.replace(wanted, aliases=aliases, **found)
+
+
+def naming_of(args: argparse.Namespace) -> Naming:
+    """What a command line says about names; raises UsageError."""
+    return naming.checked(
+        Naming(
+            tuple(dict.fromkeys(naming.parse_host(text) for text in args.add_host)),
+            tuple(dict.fromkeys(inet.ip_address(text) for text in args.dns)),
+            tuple(dict.fromkeys(naming.search_domain(text) for text in args.dns_search)),
+            tuple(dict.fromkeys(naming.resolver_option(text) for text in args.dns_option)),
+        )
+    )
 
 
 def network_of(args: argparse.Namespace) -> Network:
@@ -88,9 +125,7 @@ def network_of(args: argparse.Namespace) -> Network:
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
     links = links_of(args)
-    # Descriptors need no network.
-    led = bool(links) or any(port.mode != FD for port in ports)
-    words = args.net or [ON_DEMAND if led or addressed else DEFAULT_NETWORK]
+    words = args.net or [DEFAULT_NETWORK]
     asked = [network.parse_net(text) for text in words]
     alone = next((item for item in asked if isinstance(item, str)), None)
     if alone is not None and len(asked) > 1:
@@ -103,6 +138,11 @@ def network_of(args: argparse.Namespace) -> Network:
     interfaces = [item for item in asked if isinstance(item, Interface)]
     if addressed:
         interfaces = [interface_of(args, interfaces[0])]
+    elif args.network_alias:
+        if alone is not None:
+            raise UsageError(f"--network-alias does not go with --net {alone}: nobody is there to use it.")
+        # As with Docker, on all of them.
+        interfaces = [interface_of(args, item) for item in interfaces]
     idle = None if args.idle_stop is None else network.parse_idle(args.idle_stop)
     mode = BRIDGE if alone is None else alone
     return network.checked(Network(mode, tuple(interfaces), ports, args.on_demand, idle, links))

@@ -10,7 +10,7 @@ from typing import Any
 
 from gear import containers, files, spec
 from gear.cli_isolation import isolation_of, isolation_options
-from gear.cli_net import network_of, network_options
+from gear.cli_net import naming_of, network_of, network_options
 from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
@@ -153,6 +153,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "network": network_of(args),
+        "naming": naming_of(args),
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),

@@ -112,7 +112,9 @@ def renewed(old: Spec, new: str) -> tuple[Spec, Mapping[str, str]]:
 
 def _renewed_network(old: Network) -> Network:
     """The same networks with addresses still to be chosen, and the same ports inside on free ones of the host."""
-    interfaces = tuple(Interface(item.network, item.interface) for item in old.interfaces)
+    interfaces = tuple(
+        Interface(item.network, item.interface, aliases=item.aliases) for item in old.interfaces
+    )
     ports = tuple(dataclasses.replace(port, external=0) for port in old.ports)
     return dataclasses.replace(old, interfaces=interfaces, ports=ports)
 

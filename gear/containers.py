@@ -6,12 +6,24 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gear import activation, bundle, confinement, definitions, files, seccomp, sockets, store, units
+from gear import (
+    activation,
+    bundle,
+    confinement,
+    definitions,
+    files,
+    hostsfile,
+    seccomp,
+    sockets,
+    store,
+    units,
+)
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.oci import Identity, Image, ImageConfig
@@ -152,6 +164,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         seccomp=_filter(spec),
         zone_in_image=_has_zone(spec, view),
         networks=definitions.wanted(layout, spec.network.networks),
+        neighbours=_neighbours(layout, spec, {}),
     )
     rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **parts}
     run = run_of(layout, spec.name)
@@ -163,6 +176,43 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
             layout.units / unit: content for unit, content in units.render_sockets(spec, layout).items()
         }
     return rendered
+
+
+def called(spec: Spec, network: str) -> dict[str, tuple[str, ...]]:
+    """What the container is called on *network*, by its addresses there."""
+    return {
+        address: (spec.name, *item.aliases)
+        for item in spec.network.interfaces
+        if item.network == network
+        for address in item.addresses()
+    }
+
+
+def names_on(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
+    """What the containers on *network* are called, by their addresses."""
+    found = hostsfile.find(layout, network)
+    return names_asked_for(layout, network) if found is None else found
+
+
+def names_asked_for(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
+    """The same by all specifications, whatever has been told."""
+    specs = [existing(layout, name) for name in names(layout)]
+    return {address: each for spec in specs if spec for address, each in called(spec, network).items()}
+
+
+def hosts(layout: Layout, spec: Spec, known: Mapping[str, hostsfile.Names]) -> bytes:
+    """What /etc/hosts of the container says; *known* is who is on some networks, as far as that is known already."""
+    networks = definitions.wanted(layout, spec.network.networks)
+    return bundle.hosts(spec, networks, _neighbours(layout, spec, known))
+
+
+def _neighbours(layout: Layout, spec: Spec, known: Mapping[str, hostsfile.Names]) -> list[str]:
+    """The lines of hosts about the others on the container's networks."""
+    found = []
+    for network in spec.network.networks:
+        on_it = known[network] if network in known else names_on(layout, network)
+        found += hostsfile.lines({key: each for key, each in on_it.items() if each[0] != spec.name})
+    return found
 
 
 def _has_zone(spec: Spec, view: View) -> bool:
@@ -284,6 +334,9 @@ def require_installed(spec: Spec) -> None:
 def compare(rendered: dict[Path, bytes]) -> dict[Path, tuple[bytes | None, bytes]]:
     """The files of *rendered* that are not on disk as they should be: (found, expected) by path."""
     found = {path: files.read_bytes(path) for path in rendered}
+    for path, content in found.items():
+        if path.name == hostsfile.NAME and content is not None:
+            found[path] = hostsfile.tidy(content, rendered[path])
     return {path: (found[path], expected) for path, expected in rendered.items() if found[path] != expected}
 
 

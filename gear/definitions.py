@@ -19,7 +19,7 @@ from gear import files
 from gear.definition import Definition, IPNetwork, Subnet, interface_name, make_subnet
 from gear.errors import HostError, IntegrityError, NotFoundError
 from gear.model import NAME, Layout
-from gear.network import ON_DEMAND
+from gear.network import DEFAULT_NETWORK
 
 # Where subnets are chosen: private addresses (RFC 1918) that neither Docker nor Podman begin with.
 POOLS = (IPv4Network("10.89.0.0/16"), IPv4Network("172.29.0.0/16"), IPv4Network("192.168.0.0/16"))
@@ -65,7 +65,9 @@ def get(layout: Layout, name: str) -> Definition:
 def wanted(layout: Layout, networks: Iterable[str]) -> dict[str, Definition]:
     """The definitions of *networks*; for `default`, if it is not there yet, what it is going to be."""
     return {
-        name: fresh(layout, name) if name == ON_DEMAND and find(layout, name) is None else get(layout, name)
+        name: fresh(layout, name)
+        if name == DEFAULT_NETWORK and find(layout, name) is None
+        else get(layout, name)
         for name in networks
     }
 

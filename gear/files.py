@@ -128,9 +128,13 @@ def read_bytes(path: Path, limit: int = 16 << 20) -> bytes | None:
         except FileNotFoundError:
             return None
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise IntegrityError(f"{path} is not a regular file.")
-            data = file.read(limit + 1)
+            # Not as much as it may have: that would have memory of that size made ready each time.
+            data = file.read(min(status.st_size, limit) + 1)
+            if len(data) > status.st_size:  # it grows, or is procfs's
+                data += file.read(limit + 1 - len(data))
     if len(data) > limit:
         raise IntegrityError(f"{path} is larger than the {limit} bytes that such a file may have.")
     return data

@@ -23,8 +23,10 @@ from gear import (
     files,
     host,
     lifecycle,
+    neighbours,
     publishing,
     removal,
+    replacing,
     sockets,
     storage,
     store,
@@ -145,7 +147,8 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         rendered = containers.render(spec, image, layout)
         changed = containers.compare(rendered)
         _make_directories(layout, spec, image, undo)
-        _publish(changed)
+        with neighbours.told(layout, name, spec):
+            replacing.replace(changed)
         sockets.remove_files(layout, name, keep=rendered)
         if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
@@ -182,13 +185,15 @@ def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes 
 
 def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
     network = connecting.settle(layout, spec.name, spec.network, old.network if old else None)
-    return dataclasses.replace(spec, network=network)
+    settled = dataclasses.replace(spec, network=network)
+    neighbours.require_unambiguous(layout, settled)
+    return settled
 
 
 def _differences(old: Spec, new: Spec) -> list[str]:
     before, after = old.to_mapping(), new.to_mapping()
     found = []
-    for part in ("network", "isolation"):
+    for part in ("network", "naming", "isolation"):
         inner = before.pop(part), after.pop(part)
         members = {*inner[0], *inner[1]}
         found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
@@ -264,38 +269,3 @@ def _make_volume(layout: Layout, name: str, view: View, destination: str) -> Non
             shutil.rmtree(partial, ignore_errors=True)
             raise
     files.sync_directory(layout.volumes)
-
-
-def _publish(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
-    """Replace files together: all new ones are written and durable before the first is renamed into place, and a
-    failure half-way puts the old ones back."""
-    staged: dict[Path, Path] = {}
-    replaced: list[tuple[Path, bytes | None, int]] = []
-    try:
-        for path, (_, content) in changed.items():
-            staged[path] = files.partial_name(path)
-            files.write_atomic(staged[path], content, mode_of(path))
-        for path, (found, _) in changed.items():
-            with files.explained(f"replace {path}"):
-                mode = 0 if found is None else path.stat().st_mode & 0o7777
-                os.rename(staged[path], path)
-            del staged[path]
-            replaced.append((path, found, mode))
-        for directory in {above for path in changed for above in (path.parent, path.parent.parent)}:
-            files.sync_directory(directory)
-    except BaseException:
-        for path, found, mode in reversed(replaced):
-            if found is None:
-                files.remove_file(path)
-            else:
-                files.write_atomic(path, found, mode)
-        raise
-    finally:
-        for partial in staged.values():
-            files.remove_file(partial)
-
-
-def mode_of(path: Path) -> int:
-    """The mode of a rendered file: units are read by anybody; a bundle may hold secrets in its environment."""
-    public = path.suffix in (".service", ".socket", ".bpf") or path.name in ("hosts", "hostname")
-    return 0o644 if public else 0o600

@@ -24,6 +24,7 @@ from gear import (
     images,
     leases,
     lifecycle,
+    neighbours,
     removal,
     snapshots,
     store,
@@ -126,6 +127,9 @@ def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
         ):
             what = f"{item.what}, which {item.name} does not have"
             found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
+    for network in neighbours.untold(layout):
+        what = f"names on the network {network} that not all have been told"
+        found.append(Leftover(what, layout.networks / network, partial(neighbours.tell, layout, network)))
     defined = set(definitions.names(layout))
     for path in entries(layout.networks):
         if path.name not in defined and NAME.fullmatch(path.name):
@@ -171,8 +175,9 @@ def _remove_run(layout: Layout, name: str) -> None:
         volumes = set()
     if run is not None and run.kind == "scope":
         unpublish(layout, name)
-    files.remove_file(containers.unit_path(layout, name))
-    removal.remove_tree(layout.containers / name)
+    with neighbours.told(layout, name, None):
+        files.remove_file(containers.unit_path(layout, name))
+        removal.remove_tree(layout.containers / name)
     for volume in volumes:
         removal.remove_tree(layout.volumes / volume)
     release(layout, name)

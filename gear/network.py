@@ -7,7 +7,7 @@ gear/connecting.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,8 @@ from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, p
 from gear.link import Link, read_link
 from gear.model import NAME, container_name
 
-# What a container gets that is asked for no network and no published port.
-DEFAULT_NETWORK = "none"
-# The network that is made when it is first used.
-ON_DEMAND = "default"
+# What a container gets that is asked for no network; made when it is first used.
+DEFAULT_NETWORK = "default"
 
 NONE, HOST, BRIDGE = "none", "host", "bridge"
 # What stands before the name of a container whose network is shared.
@@ -30,6 +28,10 @@ RESERVED = (NONE, HOST, BRIDGE, "container", "private")
 # By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
 NAT, SOCKET, FD = PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
+# What every container calls itself; nobody else may be called so.
+LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback")
+# What a resolver looks up, as far as it is a name of hosts (RFC 1123), and the underscore that some have.
+NAME_OF_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _PUBLISH = re.compile(
@@ -54,6 +56,7 @@ class Interface:
     ip: str | None = None
     ip6: str | None = None
     mac: str = ""
+    aliases: tuple[str, ...] = ()  # what others on the network may call the container, beside its name
 
     def addresses(self) -> tuple[str, ...]:
         """Those it has."""
@@ -142,6 +145,7 @@ class Network:
                     "ip": item.ip,
                     "ip6": item.ip6,
                     "mac": item.mac,
+                    "aliases": list(item.aliases),
                 }
                 for item in self.interfaces
             ],
@@ -236,7 +240,7 @@ def _require_servable(network: Network, port: Port) -> None:
 
 def _interface(value: Any) -> Interface:
     item = members.mapping(value)
-    if set(item) - {"network", "interface", "ip", "ip6", "mac"}:
+    if set(item) - {"network", "interface", "ip", "ip6", "mac", "aliases"}:
         raise ValueError(f"{item!r} is no interface")
     name, mac = members.text(item.get("interface", "")), members.text(item.get("mac", ""))
     if name and (not _INTERFACE.fullmatch(name) or name in ("lo", ".", "..")):
@@ -247,6 +251,7 @@ def _interface(value: Any) -> Interface:
         members.optional(lambda text: ip_address(members.text(text), 4))(item.get("ip")),
         members.optional(lambda text: ip_address(members.text(text), 6))(item.get("ip6")),
         mac and mac_address(mac),
+        unique_aliases(members.texts(item.get("aliases", []))),
     )
 
 
@@ -286,6 +291,18 @@ def unit_name(network: str) -> str:
     return f"gear-network@{network}.service"
 
 
+def unique_aliases(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names that a container may have on a network, in lower case and each once; raises UsageError."""
+    found = dict.fromkeys(text.lower() for text in texts)
+    for text in found:
+        if not NAME_OF_HOST.fullmatch(text) or text in LOOPBACK:
+            hint = "Use letters, digits, '-', '_' and '.', for example db or db.internal."
+            if text in LOOPBACK:
+                hint = f"{', '.join(LOOPBACK)} mean the container itself."
+            raise UsageError(f"{text[:80]!r} can't be the name of a container on a network.", hint=hint)
+    return tuple(found)
+
+
 def idle_time(value: int) -> int:
     """Seconds, 1 to a year; raises UsageError."""
     if not 1 <= value <= 366 * 86400:
@@ -302,7 +319,8 @@ def parse_idle(text: str) -> int:
 
 
 def parse_net(text: str) -> str | Interface:
-    """`--net`: none, host, container:NAME, or NETWORK[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS]; raises UsageError."""
+    """`--net`: none, host, container:NAME, or NETWORK[:ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS,alias=NAME]; raises
+    UsageError."""
     if text in (NONE, HOST) or text.startswith(CONTAINER):
         return mode(text)
     name, _, rest = text.partition(":")
@@ -314,11 +332,16 @@ def parse_net(text: str) -> str | Interface:
     }
     for word in rest.split(",") if rest else ():
         key, _, value = word.partition("=")
-        if key not in readers:
+        if key == "alias":
+            wanted = replace(wanted, aliases=unique_aliases((*wanted.aliases, value)))
+        elif key in readers:
+            found: Any = {key: readers[key](value)}
+            wanted = replace(wanted, **found)
+        else:
             raise UsageError(
-                f"{word[:60]!r} says nothing about an interface.", hint="There are ip=, ip6= and mac=."
+                f"{word[:60]!r} says nothing about an interface.",
+                hint="There are ip=, ip6=, mac= and alias=.",
             )
-        wanted = replace(wanted, **{key: readers[key](value)})
     return wanted
 
 

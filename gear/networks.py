@@ -21,16 +21,18 @@ from gear import (
     containers,
     definitions,
     files,
+    hostsfile,
     install,
     lifecycle,
     live,
+    neighbours,
     publishing,
     store,
 )
 from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
 from gear.errors import GearError, HostError, UsageError
 from gear.model import Layout
-from gear.network import BRIDGE, NONE, Interface, Network, network_name, unit_name
+from gear.network import BRIDGE, NONE, Interface, Network, network_name, unique_aliases, unit_name
 from gear.spec import Spec
 from gear.systemd import Manager
 
@@ -158,7 +160,7 @@ def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:
             if have != {subnet.version for subnet in definition.subnets}:
                 return True
     found = files.read_json(layout.containers / spec.name / "start.json")
-    member = attachment.start_member(spec.name, spec.network, networks)
+    member = attachment.start_member(spec.name, spec.network, networks, spec.naming)
     return not isinstance(found, dict) or found.get("network") != member
 
 
@@ -270,7 +272,11 @@ def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> Re
             return dataclasses.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
         # With another address of one family it moves; that of the other family stays.
         moved = dataclasses.replace(
-            have, ip=asked.ip or have.ip, ip6=asked.ip6 or have.ip6, mac=asked.mac or have.mac
+            have,
+            ip=asked.ip or have.ip,
+            ip6=asked.ip6 or have.ip6,
+            mac=asked.mac or have.mac,
+            aliases=unique_aliases((*have.aliases, *asked.aliases)),
         )
         if moved == have:
             raise UsageError(f"{name} is on the network {asked.network} already.")
@@ -350,12 +356,15 @@ def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     """What `gear network inspect` says of a network."""
     definition = definitions.get(layout, name)
     up = is_up(manager, name)
+    altered = [str(path) for path in containers.compare(connecting.rendered(layout, definition))]
+    if neighbours.is_altered(layout, name):
+        altered.append(str(hostsfile.path(layout, name)))
     return {
         "definition": definition.to_mapping(),
         "unit": definition.unit,
         "up": up,
         "changed": up and _is_stale(manager, layout, name),
-        "altered": [str(path) for path in containers.compare(connecting.rendered(layout, definition))],
+        "altered": altered,
         "containers": [
             {
                 "name": spec.name,
@@ -363,6 +372,7 @@ def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
                 "ip": item.ip,
                 "ip6": item.ip6,
                 "mac": item.mac,
+                "aliases": list(item.aliases),
             }
             for spec in users(layout, name)
             for item in spec.network.interfaces

@@ -19,6 +19,7 @@ from gear import (
     imagemounts,
     leftovers,
     lifecycle,
+    neighbours,
     networks,
     publishing,
     removal,
@@ -63,8 +64,9 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
         for file in sockets.unit_files(layout, name):
             manager.reset_failed(file.name)
         sockets.remove_files(layout, name)
-        files.remove_file(path)
-        removal.remove_tree(directory)
+        with neighbours.told(layout, name, None):
+            files.remove_file(path)
+            removal.remove_tree(directory)
         for volume in doomed:
             removal.remove_tree(layout.volumes / volume)
         leftovers.release(layout, name)

@@ -19,7 +19,9 @@ from gear import (
     inside,
     install,
     lifecycle,
+    neighbours,
     publishing,
+    replacing,
     snapshots,
     storage,
     store,
@@ -92,17 +94,19 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         install.check_host(layout, spec, image)
         had = allocation.held(layout, name)
         spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
+        neighbours.require_unambiguous(layout, spec)
         connecting.take(layout, name, spec.network)
         rendered = containers.compare(containers.render(spec, image, layout))
-        changed = {path: (content, install.mode_of(path)) for path, (_, content) in rendered.items()}
+        changed = {path: (content, replacing.mode_of(path)) for path, (_, content) in rendered.items()}
         publishing.publish_helper(layout)
-        with ExitStack() as undo:
-            exchanges = _stage(layout, found, image, undo)
-            # What fails from here on takes the decision back, before what was staged goes.
-            undo.callback(files.remove_file, containers.switch_path(layout, name))
-            switching.begin(layout, name, switching.Switch(f"the snapshot {label}", exchanges, changed))
-            undo.pop_all()
-        switching.finish(layout, name)
+        with neighbours.told(layout, name, spec):
+            with ExitStack() as undo:
+                exchanges = _stage(layout, found, image, undo)
+                # What fails from here on takes the decision back, before what was staged goes.
+                undo.callback(files.remove_file, containers.switch_path(layout, name))
+                switching.begin(layout, name, switching.Switch(f"the snapshot {label}", exchanges, changed))
+                undo.pop_all()
+            switching.finish(layout, name)
         # Its unit has ended, so nothing uses any longer what it had and has no more.
         allocation.give_back(had - allocation.wanted(layout, spec.network))
 

@@ -38,6 +38,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     lowports,
     network,
     payload,
+    resolver,
     rootfs,
     start,
     tasks,
@@ -54,7 +55,7 @@ from gear.spec import Spec
 from gear.systemd import Manager, UnitError
 from gear.terminal import Streams
 
-_LOADED = (cgroups1, conntrack, copyup, devices, hooks, idmaps, lowports, tasks, _terminal)
+_LOADED = (cgroups1, conntrack, copyup, devices, hooks, idmaps, lowports, resolver, tasks, _terminal)
 _WORDS = (
     "amber brave calm clever cosy crisp daring eager fair gentle golden happy jolly keen kind lively lucky mellow "
     "merry neat noble proud quick quiet rapid silver sunny swift tidy vivid warm witty",

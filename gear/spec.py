@@ -18,6 +18,7 @@ from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
 from gear.members import container_path
 from gear.model import container_name
+from gear.naming import Naming
 from gear.network import Network
 
 VERSION = 1
@@ -105,6 +106,7 @@ class Spec:
     stop_signal: str | None = None
     stop_timeout: float | None = None  # seconds
     network: Network = field(default_factory=Network)
+    naming: Naming = field(default_factory=Naming)
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
@@ -156,6 +158,7 @@ class Spec:
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
             "network": self.network.to_mapping(),
+            "naming": self.naming.to_mapping(),
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
@@ -483,6 +486,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     ),
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "network": Network.read,
+    "naming": Naming.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
 }

@@ -162,6 +162,8 @@ def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, s
         networks = " ".join(unitfile.word(unit_name(name)) for name in spec.network.networks)
         # Not Requires=: a network that is restarted must leave its containers running.
         unit += [("Wants", networks), ("After", networks)]
+        # If anything brings them up: then the machine knows its name servers, which are read at the start.
+        unit.append(("After", "network-online.target nss-lookup.target"))
     return unit
 
 

@@ -228,7 +228,7 @@ def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
 
 # What changes files, and what talks to systemd.
 CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
-         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
+         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,pwrite64,sendmsg")  # fmt: skip
 
 
 def killed(host: GearHost, step: int, *arguments: str) -> bool:

@@ -126,7 +126,7 @@ class NetHost:
         """Install containers that answer on TCP port 80 and UDP port 53."""
         for name in names:
             command = ("/usr/bin/python3", "/answer.py", name, "t80", "u53")
-            self.host.gear("install", f"host:{ROOT}", name, "--", *command)
+            self.host.gear("install", f"host:{ROOT}", name, "--net", "none", "--", *command)
 
     def give(self, container: str, *interfaces: tuple[str, int, int], ports: tuple[str, ...] = ()) -> None:
         """Put an installed container on networks: (name, number, index of the address); *ports* as

@@ -36,6 +36,8 @@ EXTRAS = {
         "docker-registry", "tinyproxy-bin", "skopeo", "umoci", "buildah", "podman", "crun", "conmon", "openssl",
         "python3-zstandard", "zstd", "python3-cryptography", "python3-nacl", "gpg", "gpg-agent",
     ),
+    # Name services of hosts.
+    "resolver": ("systemd-resolved", "dnsmasq-base"),
 }  # fmt: skip
 
 # The kernel's package is fetched while the package lists are there, but not installed: disks.py unpacks it.
@@ -44,6 +46,12 @@ mkdir -p "$1/usr/lib/testhost-kernel"
 chroot "$1" sh -c 'cd /usr/lib/testhost-kernel
 apt-get -q -o APT::Sandbox::User=root download "$(apt-cache depends --important linux-image-cloud-amd64 |
     sed -n "s/.*Depends: //p" | head -n 1)"'
+"""
+
+# systemd-resolved's package makes resolv.conf a link to a file of the running service, and there is none yet.
+RESOLVER_HOOK = """\
+rm -f "$1/etc/resolv.conf"
+cp -L /etc/resolv.conf "$1/etc/resolv.conf"
 """
 
 # Not unpacked at all: a tree that is smaller by a third is quicker to build and to put on a disk.
@@ -128,7 +136,12 @@ def packages(extra: str = "") -> tuple[str, ...]:
 
 
 def tree_key(release: str, extra: str = "") -> str:
-    return key(release, packages(extra), KERNEL_HOOK, EXCLUDED, FILES, LINKS)
+    return key(release, packages(extra), hook(extra), EXCLUDED, FILES, LINKS)
+
+
+def hook(extra: str = "") -> str:
+    """What is done in a tree when its packages are there."""
+    return RESOLVER_HOOK + KERNEL_HOOK if "systemd-resolved" in packages(extra) else KERNEL_HOOK
 
 
 def mmdebstrap(

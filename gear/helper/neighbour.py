@@ -33,6 +33,21 @@ def payload(containers: str, name: str) -> int:
     raise Failure(f"can't share the network of {name}: it is not running")
 
 
+def naming(containers: str, name: str) -> list[dict]:  # type: ignore[type-arg]
+    """The mounts by which the container *name* knows names, as far as they are gear's own files; raises Failure."""
+    state = containers.rpartition("/")[0]
+    try:
+        mounts = load_json(f"{containers}/{name}/config.json")["mounts"]
+    except OSError as error:
+        raise Failure(f"can't share the names of {name}: there is no such container") from error
+    return [
+        mount
+        for mount in mounts
+        if mount["destination"] in ("/etc/hosts", "/etc/resolv.conf")
+        and mount["source"].startswith(f"{state}/")
+    ]
+
+
 def _processes(group: str) -> list[int]:
     """The processes of a control group and of those below it; none if there is no such group."""
     found: list[int] = []

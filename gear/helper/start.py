@@ -112,13 +112,19 @@ def start(bundle: str) -> int:
 
 
 def join(config: dict, bundle: str, name: str) -> None:  # type: ignore[type-arg]
-    """Have the container get the network namespace of the container *name*, which runs; raises Failure."""
+    """Have the container get the network namespace of the container *name*, which runs, and the names that are known
+    there; raises Failure."""
     from gear.helper import neighbour
 
-    pid = neighbour.payload(bundle.rstrip("/").rpartition("/")[0], name)
+    containers = bundle.rstrip("/").rpartition("/")[0]
+    pid = neighbour.payload(containers, name)
     for entry in config["linux"]["namespaces"]:
         if entry["type"] == "network":
             entry["path"] = f"/proc/{pid}/ns/net"
+    taken = [mount["destination"] for mount in config["mounts"]]
+    config["mounts"] += [
+        mount for mount in neighbour.naming(containers, name) if mount["destination"] not in taken
+    ]
 
 
 def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: ignore[type-arg]
@@ -134,6 +140,10 @@ def reserved(bundle: str, connected: dict, wanted: Start) -> Network:  # type: i
         reservation.forget(network.ports)
     network.reserve()
     wanted.interfaces = network.interfaces
+    if connected.get("resolver"):
+        from gear.helper import resolver
+
+        resolver.write(bundle, connected["resolver"])
     return network
 
 

@@ -42,7 +42,7 @@ def both(tmp_path: Path) -> Iterator[GearHost]:
 
 def test_exec_takes_far_less_than_half_of_podmans_time(both: GearHost) -> None:
     both.gear("image", "load", "/root/hello")
-    both.gear("install", "hello", "ours", "--start", "--", "sleep", "10000")
+    both.gear("install", "hello", "ours", "--net", "none", "--start", "--", "sleep", "10000")
     # A nested host's control groups are not to be written, where they are v1.
     both.sh("podman import -q /root/busybox.tar busybox")
     both.sh("podman run -d --name theirs --net none --cgroups=disabled busybox sleep 10000")

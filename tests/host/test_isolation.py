@@ -83,7 +83,9 @@ def test_nothing_of_the_host_leaks_in(host: GearHost) -> None:
 
 
 def test_network_none_is_loopback_only_and_low_ports_are_free(host: GearHost) -> None:
-    host.gear("install", "hello", "low", "--start", "--", "httpd", "-f", "-p", "80", "-h", "/www")
+    host.gear(
+        "install", "hello", "low", "--net", "none", "--start", "--", "httpd", "-f", "-p", "80", "-h", "/www"
+    )
     get = "curl -sS --retry 50 --retry-connrefused --retry-delay 1"
     assert "It works" in host.inside("low", f"{get} http://127.0.0.1/")
     assert "It works" in host.inside("low", f"{get} 'http://[::1]/'")

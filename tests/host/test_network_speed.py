@@ -72,7 +72,9 @@ def both() -> Iterator[NetHost]:
         machine.write(
             "/run/systemd/system/bare.service", b"[Service]\nType=exec\nExecStart=/bin/sleep 10000\n"
         )
-        machine.gear("install", f"host:{ROOT}", "ours", "--", "/usr/bin/python3", "-S", "/receive.py")
+        machine.gear(
+            "install", f"host:{ROOT}", "ours", "--net", "none", "--", "/usr/bin/python3", "-S", "/receive.py"
+        )
         net.give("ours", ("nspeed", 0, 2), ports=("tcp/18081/80",))
         yield net
     finally:

@@ -17,7 +17,7 @@ def test_start_is_within_the_bound_of_a_bare_service(host: GearHost) -> None:
         "/run/systemd/system/bare.service", b"[Service]\nType=exec\nExecStart=/bin/busybox sleep 10000\n"
     )
     host.write("/root/measure.py", MEASURE.encode())
-    host.gear("install", "hello", "fast", "--", "sleep", "10000")
+    host.gear("install", "hello", "fast", "--net", "none", "--", "sleep", "10000")
     for _ in range(SERIES):
         times = json.loads(
             host.out("python3", "/root/measure.py", str(ROUNDS), "bare.service", "ctr-fast.service")

@@ -18,7 +18,7 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link network "
-        "definition spec oci reference settings claims"
+        "naming definition spec oci reference settings claims"
     ),
     "pure": (
         "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
@@ -29,14 +29,14 @@ LAYERS = {
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
         "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
         "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
-        "stacking groups terminal definitions allocation"
+        "stacking groups terminal definitions allocation hostsfile"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing connecting install lifecycle networks live linking exposure leftovers remove "
-        "inside top attach copying transfer joining running debugging history pruning saving verifying "
-        "network_check container_check fsck switching contents pausing snapshots restoring cloning committing "
-        "unfinished"
+        "offering sending publishing replacing connecting neighbours install lifecycle networks live linking "
+        "exposure leftovers remove inside top attach copying transfer joining running debugging history pruning "
+        "saving verifying network_check container_check fsck switching contents pausing snapshots restoring cloning "
+        "committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "

@@ -23,7 +23,8 @@ from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
-from gear.network import Network
+from gear.naming import Naming
+from gear.network import Interface, Network
 from gear.spec import Mount
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
@@ -292,7 +293,8 @@ DEFAULTS: dict[str, Any] = {
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
-    "network": Network(),
+    "network": Network("bridge", (Interface("default"),)),
+    "naming": Naming(),
     "ephemeral": False,
     "storage": None,
     "isolation": Isolation(),
@@ -390,6 +392,27 @@ DEFAULTS: dict[str, Any] = {
             },
         ),
         (["--device", "/dev/null:/dev/x:r"], {"isolation": Isolation(devices=(NULL,))}),
+        (
+            ["--net", "default", "--add-host", "a:192.0.2.1", "--add-host", "a:[::2]", "--dns", "192.0.2.53"]
+            + ["--dns-search", "a.example", "--dns-search=b.example", "--dns-option", "ndots:2"],
+            {
+                "network": Network("bridge", (Interface("default"),)),
+                "naming": Naming(
+                    (("a", "192.0.2.1"), ("a", "::2")),
+                    ("192.0.2.53",),
+                    ("a.example", "b.example"),
+                    ("ndots:2",),
+                ),
+            },
+        ),
+        (
+            ["--net", "a:alias=db", "--net", "b", "--network-alias", "Web", "--network-alias=db"],
+            {
+                "network": Network(
+                    "bridge", (Interface("a", aliases=("db", "web")), Interface("b", aliases=("web", "db")))
+                )
+            },
+        ),
         (["--net=host", "--start", "--dry-run", "--output=json"], {"network": Network("host")}),
     ],
 )

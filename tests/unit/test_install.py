@@ -15,7 +15,7 @@ import rendering
 from limits import file_size_limit
 
 import gear
-from gear import containers, files, install, leftovers, publishing, remove, storage, store, uids
+from gear import containers, files, install, leftovers, publishing, remove, replacing, storage, store, uids
 from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -59,7 +59,7 @@ def make_container(layout: Layout, image: Image, name: str = "web", **fields: An
     spec = Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **fields)
     layout.units.mkdir(parents=True, exist_ok=True)
     (layout.containers / name).mkdir(parents=True)
-    install._publish(containers.compare(containers.render(spec, image, layout)))
+    replacing.replace(containers.compare(containers.render(spec, image, layout)))
     return spec
 
 
@@ -78,7 +78,7 @@ def tree(path: Path) -> dict[str, tuple[int, bytes]]:
 def old_files(directory: Path) -> dict[Path, tuple[bytes | None, bytes]]:
     """Three files to replace and one that is new, in places and with modes of their own."""
     changed: dict[Path, tuple[bytes | None, bytes]] = {}
-    for name, mode in (("a/spec.json", 0o600), ("b/ctr-web.service", 0o644), ("a/hosts", 0o644)):
+    for name, mode in (("a/spec.json", 0o600), ("b/ctr-web.service", 0o644), ("a/hostname", 0o644)):
         path = directory / name
         path.parent.mkdir(exist_ok=True)
         files.write_atomic(path, b"old " + name.encode(), mode)
@@ -88,11 +88,11 @@ def old_files(directory: Path) -> dict[Path, tuple[bytes | None, bytes]]:
 
 
 def test_publish_replaces_everything(tmp_path: Path) -> None:
-    install._publish(old_files(tmp_path))
+    replacing.replace(old_files(tmp_path))
     assert tree(tmp_path) == {
         "a/spec.json": (0o600, b"new a/spec.json"),
         "a/config.json": (0o600, b"new config"),
-        "a/hosts": (0o644, b"new a/hosts"),
+        "a/hostname": (0o644, b"new a/hostname"),
         "b/ctr-web.service": (0o644, b"new b/ctr-web.service"),
     }
 
@@ -107,7 +107,7 @@ def test_failure_at_any_file_leaves_everything_as_it_was(tmp_path: Path, place: 
     order = list(changed.items())
     order.insert(place, (blocked, (None, b"never")))
     with pytest.raises(GearError, match=r"^Can't replace .*/a/zz: Is a directory\.$"):
-        install._publish(dict(order))
+        replacing.replace(dict(order))
     assert tree(tmp_path) == before
 
 
@@ -116,7 +116,7 @@ def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
     changed[tmp_path / "b" / "large"] = (None, b"x" * 10000)
     before = tree(tmp_path)
     with file_size_limit(5000), pytest.raises(GearError, match="File too large"):
-        install._publish(changed)
+        replacing.replace(changed)
     assert tree(tmp_path) == before
     assert not list(tmp_path.rglob(".partial-*"))
 
@@ -240,6 +240,27 @@ def test_preview_of_the_same_is_empty_and_of_a_change_is_what_changes(layout: La
     assert path == unit and found == expected + b"# mine\n"
     (layout.containers / "web" / "hosts").unlink()
     assert set(install.preview(layout, spec, image)) == {unit, layout.containers / "web" / "hosts"}
+
+
+def test_hosts_are_changed_where_they_are(layout: Layout) -> None:
+    """A container that runs has the file mounted."""
+    image = make_image(layout, Cmd=["/x"])
+    spec = make_container(layout, image)
+    hosts = layout.containers / "web" / "hosts"
+    number = hosts.stat().st_ino
+    changed = install.preview(layout, replace(spec, hostname="other"), image)
+    assert [path.name for path in changed] == ["spec.json", "config.json", "hosts", "hostname"]
+    replacing.replace(changed)
+    assert b"127.0.1.1\tother web" in hosts.read_bytes() and hosts.stat().st_ino == number
+    # Lines that are struck out, and blanks, mean nothing.
+    assert install.preview(layout, replace(spec, hostname="other"), image) == {}
+    # What cannot be published is taken back there, too.
+    blocked = layout.containers / "web" / "zz"
+    (blocked / "x").mkdir(parents=True)
+    with pytest.raises(GearError):
+        replacing.replace(install.preview(layout, spec, image) | {blocked: (None, b"never")})
+    assert install.preview(layout, replace(spec, hostname="other"), image) == {}
+    assert hosts.stat().st_ino == number
 
 
 def test_bind_source_must_be_there(layout: Layout, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gear.helper.failure import Failure
 from gear.helper.nftables import Element
 from gear.link import Link, parse_links
 from gear.linking import without
+from gear.naming import Naming
 from gear.network import Interface, Network, checked
 
 DB = Link("127.0.0.1", 3306, "db", 3306)
@@ -97,10 +98,10 @@ def test_removal_by_local_port() -> None:
 
 def test_start_member_has_links_only_where_there_are_any() -> None:
     networks = {"default": define()}
-    plain = attachment.start_member("web", Network("bridge", ON), networks)
-    assert set(plain) == {"interfaces", "ports"} and "loopback6" not in plain["interfaces"][0]
+    plain = attachment.start_member("web", Network("bridge", ON), networks, Naming())
+    assert set(plain) == {"interfaces", "ports", "resolver"} and "loopback6" not in plain["interfaces"][0]
     six = Link("::1", 53, "db", 53, "udp")
-    found = attachment.start_member("web", Network("bridge", ON, links=(DB, six)), networks)
+    found = attachment.start_member("web", Network("bridge", ON, links=(DB, six)), networks, Naming())
     assert found["links"][1] == {
         "address": "::1", "port": 53, "protocol": "udp", "host": "db", "target": 53,
     }  # fmt: skip

@@ -19,6 +19,7 @@ from gear import attachment, bundle, definitions, inet, network, units
 from gear.definition import Definition, checked, interface_name, make_subnet, make_subnets
 from gear.errors import HostError, IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
+from gear.naming import Naming
 from gear.network import Interface, Network, Port
 from gear.oci import Identity
 
@@ -289,7 +290,12 @@ CONNECTED = Network(
 
 
 def test_start_member() -> None:
-    found = attachment.start_member("web", CONNECTED, NETWORKS)
+    found = attachment.start_member(
+        "web", CONNECTED, NETWORKS, Naming((), ("192.0.2.53",), ("x",), ("ndots:2",))
+    )
+    assert found["resolver"] == {
+        "servers": ["192.0.2.53"], "search": ["x"], "options": ["ndots:2"], "gateways": ["10.89.0.1", "fd00:1::1"],
+    }  # fmt: skip
     first, second = found["interfaces"]
     assert first == {
         "network": "inner", "bridge": "gear-inner", "host": attachment.host_end("web", "eth0"), "name": "eth0",
@@ -330,7 +336,8 @@ def rendered(**members: Any) -> tuple[dict[str, bytes], dict[str, list[tuple[str
 
 def test_bundle_and_unit_of_a_connected_container() -> None:
     files, unit = rendered(network=CONNECTED.to_mapping(), hostname="db")
-    assert json.loads(files["start.json"])["network"] == attachment.start_member("web", CONNECTED, NETWORKS)
+    member = attachment.start_member("web", CONNECTED, NETWORKS, Naming())
+    assert json.loads(files["start.json"])["network"] == member
     lines = files["hosts"].decode().splitlines()
     assert lines[2:] == ["10.1.0.2\tdb web", "10.89.0.2\tdb web", "fd00:1::2\tdb web"]
     networks = "gear-network@inner.service gear-network@default.service"
