@@ -32,6 +32,8 @@ def test_a_copy_of_what_runs_is_of_one_moment(machine: GearHost) -> None:
     assert not is_running(machine, "scribe")
     machine.gear("resume", "scribe")
     machine.gear("image", "rm", "moment", "paused")
+    # A machine that is a container's root boots what the machine does.
+    machine.gear("delete", "--volumes", "scribe", "copyist")
 
 
 def test_a_container_is_not_left_frozen_by_a_gear_that_was_killed(machine: GearHost) -> None:
@@ -57,3 +59,4 @@ def test_a_container_is_not_left_frozen_by_a_gear_that_was_killed(machine: GearH
     machine.gear("commit", "frozen", "x")
     assert is_running(machine, "frozen")
     machine.gear("image", "rm", "x")
+    machine.gear("delete", "frozen")
