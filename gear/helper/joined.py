@@ -1,4 +1,4 @@
-"""Doing something in the network namespace of a container that runs, and the namespace itself.
+"""Doing something in a namespace of a container that runs, and these namespaces themselves.
 
 Not the engine that runs programs there; see gear/helper/enter.py.  Nothing of the container is executed or opened.
 """
@@ -11,13 +11,16 @@ from gear.helper import syscalls
 from gear.helper.channel import FAILED, GO, pair
 from gear.helper.failure import Failure, Step
 
+# setns(2): whatever kind of namespace it is.
+_ANY = 0
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Namespaces:
-    """The network namespace of process *pid* of the container *name*, and its user namespace.
+    """The network and mount namespaces of process *pid* of the container *name*, and its user namespace.
 
     Raises Failure when *pid* is not of that container any more.
     """
@@ -27,6 +30,7 @@ class Namespaces:
         process = syscalls.pidfd_open(pid)
         try:
             self.network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.mount = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             self.user: int | None = None  # the host's own
             if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
                 self.user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -42,8 +46,8 @@ class Namespaces:
             raise Failure(f"{name} has ended meanwhile")
 
 
-def within(network: int, work: Callable[[], None], step: Step, *, user: int | None = None) -> None:
-    """Have a child do *work* in the network namespace *network*, with the rights of the user namespace *user* if given.
+def within(namespace: int, work: Callable[[], None], step: Step, *, user: int | None = None) -> None:
+    """Have a child do *work* in *namespace*, with the rights of the user namespace *user* if given.
 
     Raises Failure.
     """
@@ -54,7 +58,7 @@ def within(network: int, work: Callable[[], None], step: Step, *, user: int | No
         try:
             try:
                 syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-                syscalls.setns(network, syscalls.CLONE_NEWNET)
+                syscalls.setns(namespace, _ANY)
                 if user is not None:
                     syscalls.setns(user, syscalls.CLONE_NEWUSER)
                 work()

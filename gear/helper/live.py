@@ -1,5 +1,5 @@
-"""Changing the network of a container that runs: interfaces, addresses, published ports and links, as the next start
-would make them.
+"""Changing the network of a container that runs: interfaces, addresses, published ports, links and names, as the next
+start would make them.
 
 `adjust` is told what the container was started with and makes start.json so; `link` sees to links alone.
 """
@@ -10,7 +10,7 @@ import posix as os
 import sys
 from fcntl import LOCK_EX, flock
 
-from gear.helper import conntrack, links
+from gear.helper import conntrack, links, renaming
 from gear.helper.announcing import announce
 from gear.helper.failure import Failure, Step
 from gear.helper.joined import Namespaces, within
@@ -64,6 +64,7 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
         maps.close()
         Network(bundle, wanted).publish()
     _forget(before, wanted, step)
+    renaming.rename(bundle, wanted, place, step)
     step.doing = f"announce the addresses of {name}"
     routes = Routes()
     announce(routes, [item for item in interfaces if item["name"] in changed]).close()

@@ -1,4 +1,5 @@
-"""resolv.conf of a container with addresses, written by each start from what the host's says then.
+"""resolv.conf of a container with addresses, written by each start, and change of networks, from what the host's says
+then.
 
 Name servers on a loopback address are the container's own from inside, so they can't be taken over.  Instead of
 systemd-resolved's stub those are asked that it asks; for any other, such as dnsmasq on 127.0.0.1, the host's address on
@@ -45,7 +46,7 @@ def write(bundle: str, wanted: dict) -> None:  # type: ignore[type-arg]
     step.doing = f"write {bundle}/resolv.conf"
     try:
         text = render(wanted)
-        # In place: nobody reads it, since nothing of the container runs.
+        # In place, as it is mounted: by a start nobody reads it yet, and a change while it runs is one write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(f"{bundle}/resolv.conf", flags, 0o644)
         try:

@@ -145,6 +145,34 @@ def test_running_containers_see_changes(net: GearHost) -> None:
     assert look(net, "own", "added", "nx") == ["192.0.2.7", addresses(net, "nx")]
 
 
+def test_a_running_container_knows_names_of_networks_that_it_comes_to(net: GearHost) -> None:
+    net.gear("network", "create", "names1")
+    net.gear("network", "create", "names2")
+    put(net, "first", "--net", "names1")
+    put(net, "second", "--net", "names2")
+    put(net, "mover", "--net", "names1")
+    put(net, "hermit", "--net", "none", "--read-only")
+    pids = net.pid("mover"), net.pid("hermit")
+    one, two = addresses(net, "first"), addresses(net, "second")
+    assert look(net, "mover", "first", "second")[0] == one
+    net.gear("network", "connect", "names2", "mover")
+    assert look(net, "mover", "first", "second") == [one, two]
+    net.gear("network", "disconnect", "names1", "mover")
+    assert look(net, "mover", "second", "first")[0] == two
+    assert look(net, "mover", "first")[0] in UNKNOWN
+    # From no network at all, with a root that it may not write to.
+    assert look(net, "hermit", "second")[0] in UNKNOWN
+    net.gear("network", "connect", "names2", "hermit", "--alias", "cave")
+    assert look(net, "hermit", "second", "mover")[0] == two
+    assert look(net, "second", "cave", "hermit") == [addresses(net, "hermit")] * 2
+    net.gear("network", "disconnect", "names2", "mover")
+    net.gear("network", "connect", "names1", "mover")
+    assert look(net, "mover", "first")[0] == one
+    assert (net.pid("mover"), net.pid("hermit")) == pids
+    for name in ("mover", "hermit"):
+        assert net.json("status", name)[0]["restart_needed"] is False
+
+
 def test_names_are_found_while_others_come_and_go(net: GearHost) -> None:
     """Readers take no lock: whoever looks a name up in the middle of a change still finds it."""
     net.gear("network", "create", "names1")
