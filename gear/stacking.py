@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from gear.errors import GearError
-from gear.helper import idmaps, rootfs, syscalls
+from gear.helper import idmaps, resolver, rootfs, syscalls
 from gear.helper.bundle import is_bind, load_json
 from gear.helper.channel import pair
 from gear.helper.failure import Step
@@ -27,6 +27,9 @@ def stack(bundle: Path, *, writes: bool) -> tuple[int, int]:
         )
     step = Step()
     try:
+        if start.get("network") and not (bundle / "resolv.conf").exists():
+            # Its first start would write it.
+            resolver.write(str(bundle), start["network"]["resolver"])
         userns = _user_namespace(config["linux"], step)
         rootfs.own_mount_namespace(step)
         sources = rootfs.bind_sources(config, userns, step)

@@ -60,7 +60,7 @@ def test_descriptors_are_passed_into_the_payload(serving: ServingHost) -> None:
     host = serving.host
     options = ["-p", "8100:80,fd", "-p", "127.0.0.1:8101:53/udp,fd", "-p", "8102:81,nat", "--net", "default"]
     serving.install("xfd", options, "t81", "fd")
-    serving.install("xfdnone", ["-p", "[::]:8103:80,fd", "-p", "8104:90,fd"], "fd")
+    serving.install("xfdnone", ["--net", "none", "-p", "[::]:8103:80,fd", "-p", "8104:90,fd"], "fd")
     asked = ("tcp/127.0.0.1/8100/a", "tcp/::1/8100/b", "udp/127.0.0.1/8101/c", "tcp/127.0.0.1/8102/d")
     for _ in range(2):
         assert serving.ask(*asked) == ["xfd 80/tcp a", "xfd 80/tcp b", "xfd 53/udp c", "xfd t81 d"]

@@ -95,7 +95,7 @@ def test_a_committed_image_is_the_container(fitting: GearHost, driver: str) -> N
     assert again["digest"] == made["digest"]
     container = listing(host.run("gear", "export", "source").stdout)
     image = listing(host.run("gear", "image", "export", "result").stdout)
-    mountpoints = {"./data", "./dev", "./proc", "./sys", "./etc/hosts", "./etc/hostname"}
+    mountpoints = {"./data", "./dev", "./proc", "./sys", "./etc/hosts", "./etc/hostname", "./etc/resolv.conf"}
     assert {name: container[name] for name in container if name not in mountpoints} == (
         {name: image[name] for name in image if name not in mountpoints}
     )
@@ -120,7 +120,7 @@ def on_disk(root: Path) -> list[str]:
     lines = run("find", root, "-printf", "%P|%y|%m|%U|%G|%Ts|%n|%l\n").splitlines()
     lines += run("getfattr", "-R", "-h", "-d", "-m", "user|security", "--absolute-names", root).splitlines()
     lines += run("sh", "-c", 'cd "$1" && find . -type f -exec sha256sum {} +', "sh", root).splitlines()
-    made = ("etc/hosts", "etc/hostname", "data", "dev", "proc", "sys")
+    made = ("etc/hosts", "etc/hostname", "etc/resolv.conf", "data", "dev", "proc", "sys")
     shown = [line.replace(str(root), "") for line in lines]
     return sorted(line for line in shown if not line.startswith(made) and not line.endswith(made))
 
