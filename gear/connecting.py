@@ -152,10 +152,20 @@ def take(layout: Layout, name: str, network: Network) -> None:
     What the container had besides, it keeps.
     """
     if network.mode == BRIDGE:
-        process.find("nft")
+        _require_nft(name)
     for definition in definitions.wanted(layout, network.networks).values():
         publish(layout, definition)
     allocation.take(layout, name, network)
+
+
+def _require_nft(name: str) -> None:
+    try:
+        process.find("nft")
+    except HostError as error:
+        raise HostError(
+            f"{name} can't be on a network: {error.message[:1].lower()}{error.message[1:]}",
+            hint=f"{error.hint}; or with no network at all: --net none",
+        ) from error
 
 
 def unpublish(layout: Layout, name: str) -> None:
