@@ -17,7 +17,7 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation inet link network "
+        "__init__ errors findings model document changes accounts members tunables isolation inet link limits network "
         "definition spec oci reference settings claims"
     ),
     "pure": (
