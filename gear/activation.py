@@ -22,9 +22,8 @@ PASSED = "payload"
 # Starts of a proxy wait so long for something to listen inside (gear/helper/proxy.py), and PID 1 a little longer.
 PATIENCE_S = 60
 _START_TIMEOUT_S = PATIENCE_S + 30
-# Connections of one proxy, and descriptors for them: two sockets and two pipes each.
+# Connections of one proxy that has no limit of its own.
 _CONNECTIONS = 4096
-_DESCRIPTORS = _CONNECTIONS * 6 + 64
 _UNIT = re.compile(
     r"ctr-([A-Za-z0-9][A-Za-z0-9_.-]{0,62})(?:@[0-9]{1,5}\.(?:socket|service)|\.socket)", re.ASCII
 )
@@ -119,6 +118,8 @@ def _socket(spec: Spec, layout: Layout, ports: Iterable[Port], what: str, *, pas
     ]
     if passed:
         settings.append(("FileDescriptorName", PASSED))
+    # PID 1 makes these sockets in the control group of their own unit.
+    settings += address_filter(spec)
     unit = [("Description", unitfile.value(what))]
     sections = [("Unit", unit), ("Socket", settings)]
     if spec.network.on_demand:
@@ -152,12 +153,24 @@ def _proxy(spec: Spec, layout: Layout, inside: int, command: Sequence[str]) -> b
         ("TimeoutStartSec", f"{_START_TIMEOUT_S}s"),
         ("Slice", spec.slice),
         ("SyslogIdentifier", unitfile.word(spec.name)),
-        ("LimitNOFILE", str(_DESCRIPTORS)),
+        ("LimitNOFILE", str(_descriptors(spec))),
         ("DynamicUser", "yes"),
         *_rights(spec.network),
         ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
     ]
     return unitfile.render(_header(spec, layout), [("Unit", unit), ("Service", service)]).encode()
+
+
+def address_filter(spec: Spec) -> list[tuple[str, str]]:
+    """Whom the sockets of a unit may talk with, in whatever network they are: systemd.resource-control(5)."""
+    limits = spec.network.limits
+    found = (("IPAddressAllow", limits.allow), ("IPAddressDeny", limits.deny))
+    return [(key, " ".join(ranges)) for key, ranges in found if ranges]
+
+
+def _descriptors(spec: Spec) -> int:
+    """How many descriptors a proxy needs: two sockets and two pipes for each connection."""
+    return max(spec.network.limits.connections or 0, _CONNECTIONS) * 6 + 64
 
 
 def _rights(network: Network) -> list[tuple[str, str]]:
@@ -175,7 +188,8 @@ def _arguments(spec: Spec, inside: int) -> list[str]:
         spec.unit,
         str(inside),
         str(PATIENCE_S),
-        str(_CONNECTIONS),
+        # systemd-socket-proxyd turns away who comes when there are more than that already.
+        str((spec.network.limits.connections or _CONNECTIONS + 1) - 1),
         "infinity" if idle is None else str(idle),
         *destinations(spec.network),
     ]

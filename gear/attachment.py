@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from gear.definition import Definition
+from gear.limits import DIRECTIONS, OUT, Limits
 from gear.naming import HOST_GATEWAY, Naming
 from gear.network import FD, NAT, Interface, Network, Port
 
 LOOPBACK_LINES = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+# What waits at a rate: so much time of it, and at least a few packets.  More would be delay.
+_QUEUE_S = 0.05
+_LEAST_QUEUE = 32 << 10
 
 
 def mac_address(container: str, network: str) -> str:
@@ -27,6 +32,25 @@ def mac_address(container: str, network: str) -> str:
 def host_end(container: str, interface: str) -> str:
     """What the host's end of a container's interface is called."""
     return "ve" + hashlib.sha256(f"{container}\0{interface}".encode()).hexdigest()[:12]
+
+
+def rate_device(container: str, number: int) -> str:
+    """What the device is called by which all goes that leaves the container's interface *number*: at a rate."""
+    return f"gi{hashlib.sha256(container.encode()).hexdigest()[:11]}{number:02x}"
+
+
+def _rates(container: str, number: int, limits: Limits) -> dict[str, Any]:
+    """`limits` of an interface: bytes per second, bytes at once and bytes that wait, for each direction."""
+    found: dict[str, Any] = {}
+    for way in DIRECTIONS:
+        rate = limits.rate(way)
+        if rate is not None:
+            burst = limits.burst(way)
+            waiting = burst + max(_LEAST_QUEUE, int(rate / 8 * _QUEUE_S))
+            found[way] = {"rate": rate // 8, "burst": burst, "queue": waiting}
+    if OUT in found:
+        found["device"] = rate_device(container, number)
+    return found
 
 
 def way_out(network: Network, networks: Mapping[str, Definition]) -> Interface | None:
@@ -48,9 +72,10 @@ def start_member(
     member: dict[str, Any] = {
         "interfaces": [
             _interface(container, item, networks[item.network], out=item is out)
+            | ({"limits": rates} if (rates := _rates(container, number, network.limits)) else {})
             # Answers to what was sent from there and translated are for this container.
             | ({"loopback6": True} if any(link.address == "::1" for link in network.links) else {})
-            for item in network.interfaces
+            for number, item in enumerate(network.interfaces)
         ],
         "ports": [
             {
@@ -72,6 +97,10 @@ def start_member(
             "gateways": [] if out is None else _gateways(out, networks[out.network]),
         },
     }
+    if network.limits.priority is not None:
+        member["priority"] = network.limits.priority
+    if network.limits.connections is not None and network.served_by(NAT):
+        member["connections"] = network.limits.connections
     if network.links:
         member["links"] = [
             {

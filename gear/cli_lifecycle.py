@@ -10,6 +10,7 @@ from typing import Any
 from gear import activation, containers, host, journal, lifecycle, process
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError, UsageError
+from gear.limits import Limits
 from gear.model import container_name
 from gear.systemd import Manager, UnitState
 
@@ -104,6 +105,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{state['net']}, {', '.join(state['addresses']) or 'no address of its own'}",
         ),
         ("Ports", ", ".join(state["ports"]) or "none published"),
+        *([("Limits", ", ".join(limits))] if (limits := Limits.read(state["limits"]).words()) else []),
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", _at_boot(state)),
     ]

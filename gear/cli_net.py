@@ -9,8 +9,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from gear import inet, naming, network
+from gear import inet, limits, naming, network
 from gear.errors import UsageError
+from gear.limits import Limits
 from gear.link import Link, parse_links
 from gear.naming import Naming
 from gear.network import BRIDGE, DEFAULT_NETWORK, Interface, Network
@@ -59,6 +60,59 @@ def network_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--dns-option", metavar="OPTION", action="append", default=[], help="an option of resolv.conf(5)")
     link_option(parser)
+    limit_options(parser)
+
+
+def limit_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--net-rate", metavar="[in=]RATE[,out=RATE]", help="the most it may get and send, for example 10mbit")
+    add("--net-burst", metavar="[in=]SIZE[,out=SIZE]", help="how much may go at once in spite of the rate")
+    add(
+        "--net-priority",
+        metavar="PRIORITY",
+        help="of the packets it sends: 0 to 15, or a class of tc, MAJOR:MINOR",
+    )
+    add(
+        "--net-connections",
+        metavar="NUMBER",
+        help="the most TCP connections to its published ports at a time",
+    )
+    for name, what in (("allow", "although --ip-deny has it"), ("deny", "unless --ip-allow has it")):
+        add(
+            f"--ip-{name}",
+            metavar="ADDRESS[/PREFIX]",
+            action="append",
+            default=[],
+            help=f"{name} it to talk with these addresses, {what}; or any, localhost, link-local, multicast",
+        )
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits that a command line asks for; raises UsageError."""
+    rates = limits.parse_rates(args.net_rate) if args.net_rate is not None else {}
+    bursts = limits.parse_bursts(args.net_burst) if args.net_burst is not None else {}
+    if "=" not in (args.net_burst or "="):  # of the directions that have a rate
+        bursts = {way: size for way, size in bursts.items() if way in rates or not rates}
+    number = args.net_connections
+    if number is not None and not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise UsageError(f"{number[:40]!r} is no number of connections.")
+    return limits.checked(
+        Limits(
+            rates.get(limits.IN),
+            rates.get(limits.OUT),
+            bursts.get(limits.IN),
+            bursts.get(limits.OUT),
+            None if args.net_priority is None else limits.parse_priority(args.net_priority),
+            None if number is None else limits.connection_limit(int(number)),
+            _ranges(args.ip_allow),
+            _ranges(args.ip_deny),
+        )
+    )
+
+
+def _ranges(words: list[str]) -> tuple[str, ...]:
+    """Their usual forms; several may be in one word, separated by commas."""
+    return tuple(dict.fromkeys(limits.address_range(item) for word in words for item in word.split(",")))
 
 
 def link_option(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +179,7 @@ def network_of(args: argparse.Namespace) -> Network:
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
     links = links_of(args)
+    limited = limits_of(args)
     words = args.net or [DEFAULT_NETWORK]
     asked = [network.parse_net(text) for text in words]
     alone = next((item for item in asked if isinstance(item, str)), None)
@@ -145,4 +200,4 @@ def network_of(args: argparse.Namespace) -> Network:
         interfaces = [interface_of(args, item) for item in interfaces]
     idle = None if args.idle_stop is None else network.parse_idle(args.idle_stop)
     mode = BRIDGE if alone is None else alone
-    return network.checked(Network(mode, tuple(interfaces), ports, args.on_demand, idle, links))
+    return network.checked(Network(mode, tuple(interfaces), ports, args.on_demand, idle, links, limited))

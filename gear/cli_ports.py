@@ -47,7 +47,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         outside or "-",
         " ".join(inside) or "-",
         row["network"] or "-",
-        row["reach"],
+        row["reach"] + (f", {row['connections']} at a time" if row["connections"] else ""),
     ]
 
 

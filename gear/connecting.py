@@ -16,11 +16,15 @@ from gear import allocation, attachment, definitions, files, process, units, yam
 from gear.definition import Definition
 from gear.errors import HostError, NotFoundError, UsageError
 from gear.inet import port_range
+from gear.limits import DIRECTIONS
 from gear.model import Layout
 from gear.network import BRIDGE, NAT, NONE, Interface, Network, Port, checked, unit_name
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
 PORT_RANGE = (20000, 29999)
+# Bytes of a packet where the network says nothing else (Ethernet's), and of the header around it with a VLAN's tag.
+_MTU = 1500
+_FRAME = 18
 
 
 def configured_range(layout: Layout) -> tuple[int, int]:
@@ -61,6 +65,7 @@ def settle(layout: Layout, name: str, asked: Network, old: Network | None = None
     network = dataclasses.replace(asked, interfaces=tuple(interfaces))
     network = dataclasses.replace(network, ports=_ports(layout, name, network, old))
     _require_reachable(name, network, networks)
+    _require_passable(name, network, networks)
     return checked(network)
 
 
@@ -144,6 +149,19 @@ def _require_reachable(name: str, network: Network, networks: Mapping[str, Defin
             raise UsageError(
                 f"{name} can't publish the port {port}: it has no such address on {out.network}."
             )
+
+
+def _require_passable(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
+    """Raise UsageError for a burst that is less than a packet: none of these would ever pass."""
+    for item in network.interfaces:
+        packet = (networks[item.network].mtu or _MTU) + _FRAME
+        for way in DIRECTIONS:
+            if network.limits.rate(way) is not None and network.limits.burst(way) < packet:
+                raise UsageError(
+                    f"{name} can't have a burst of {network.limits.burst(way)} bytes on {item.network}: "
+                    f"packets have up to {packet}.",
+                    hint="Give a larger --net-burst, or none.",
+                )
 
 
 def take(layout: Layout, name: str, network: Network) -> None:

@@ -319,6 +319,7 @@ def connection(spec: Spec) -> dict[str, Any]:
         "ports": [str(port) for port in spec.network.ports],
         "on_demand": spec.network.on_demand,
         "idle_stop": spec.network.idle_stop,
+        "limits": spec.network.limits.to_mapping(),
     }
 
 

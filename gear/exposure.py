@@ -10,7 +10,7 @@ from gear import activation, attachment, containers, definitions, sockets
 from gear.definition import Definition
 from gear.errors import GearError
 from gear.model import Layout
-from gear.network import ANY4, ANY6, FD, HOST, SOCKET, Port
+from gear.network import ANY4, ANY6, FD, HOST, NAT, SOCKET, Port
 from gear.spec import Spec
 from gear.systemd import Manager
 
@@ -25,6 +25,19 @@ def reach(port: Port) -> str:
     if ip_address(port.address).is_loopback:
         return THIS_HOST
     return f"who reaches {port.address}"
+
+
+def connection_limit(spec: Spec, mode: str, protocol: str) -> int | None:
+    """How many connections to a published port are let in at the same time; None for any number."""
+    return spec.network.limits.connections if mode in (NAT, SOCKET) and protocol == "tcp" else None
+
+
+def _narrowed(spec: Spec) -> str:
+    """What the container's own address filter makes of those who reach it."""
+    limits = spec.network.limits
+    found = (("allowed", limits.allow), ("denied", limits.deny))
+    words = [f"{word} {' '.join(ranges)}" for word, ranges in found if ranges]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def members_of(definition: Definition) -> str:
@@ -65,7 +78,8 @@ def of_container(manager: Manager, layout: Layout, spec: Spec) -> list[dict[str,
             "internal": internal,
             "network": network,
             "targets": to,
-            "reach": who,
+            "reach": who + _narrowed(spec),
+            "connections": connection_limit(spec, mode, protocol),
             "active": active,
             "listening": listening and mode in (SOCKET, FD),
             "on_demand": spec.network.on_demand and external is not None,

@@ -87,6 +87,17 @@ def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> 
             )
 
 
+def require_address_filter(spec: Spec, root: Path = _CGROUP) -> None:
+    """Raise HostError for ranges of addresses that PID 1 would not enforce: it has BPF do so, on cgroup v2 alone."""
+    limits = spec.network.limits
+    if (limits.allow or limits.deny) and not (root / "cgroup.controllers").exists():
+        raise HostError(
+            f"{spec.name} can't be limited by --{'ip-allow' if limits.allow else 'ip-deny'}: "
+            "systemd filters addresses with cgroup v2 alone.",
+            hint="Boot with systemd.unified_cgroup_hierarchy=1, or leave the option out.",
+        )
+
+
 def require_security(spec: Spec, system: Path = Path("/sys")) -> None:
     """Raise HostError for what a container needs of the host and what is not there."""
     isolation = spec.isolation

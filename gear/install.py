@@ -203,6 +203,7 @@ def _differences(old: Spec, new: Spec) -> list[str]:
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
+    host.require_address_filter(spec)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from gear import members
 from gear.errors import UsageError
 from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, port_range
+from gear.limits import Limits
 from gear.link import Link, read_link
 from gear.model import NAME, container_name
 
@@ -109,6 +110,7 @@ class Network:
     on_demand: bool = False
     idle_stop: int | None = None
     links: tuple[Link, ...] = ()
+    limits: Limits = Limits()
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -171,13 +173,14 @@ class Network:
                 }
                 for link in self.links
             ],
+            "limits": self.limits.to_mapping(),
         }
 
     @classmethod
     def read(cls, document: Any) -> Network:
         """The network in *document*; raises UsageError, TypeError, ValueError or KeyError for what is wrong with it."""
         found = members.mapping(document)
-        known = {"mode", "interfaces", "ports", "on_demand", "idle_stop", "links"}
+        known = {"mode", "interfaces", "ports", "on_demand", "idle_stop", "links", "limits"}
         if unknown := sorted(set(found) - known):
             raise ValueError(f"no such member: {unknown[0]}")
         interfaces = tuple(_interface(item) for item in members.array(found.get("interfaces", [])))
@@ -185,7 +188,9 @@ class Network:
         on_demand = members.boolean(found.get("on_demand", False))
         idle_stop = members.optional(lambda value: idle_time(members.integer(value)))(found.get("idle_stop"))
         links = tuple(read_link(item) for item in members.array(found.get("links", [])))
-        return checked(cls(mode(members.text(found["mode"])), interfaces, ports, on_demand, idle_stop, links))
+        limits = Limits.read(found.get("limits", {}))
+        how = mode(members.text(found["mode"]))
+        return checked(cls(how, interfaces, ports, on_demand, idle_stop, links, limits))
 
 
 def checked(network: Network) -> Network:
@@ -216,6 +221,7 @@ def checked(network: Network) -> Network:
                 )
     if network.links and network.mode != BRIDGE:
         raise UsageError(f"With --net {network.mode} a container has no links: they are for networks.")
+    _require_limitable(network)
     for number, link in enumerate(network.links):
         if other_link := next((item for item in network.links[:number] if link.overlaps(item)), None):
             raise UsageError(f"Two links have the same local port: {other_link} and {link}.")
@@ -236,6 +242,23 @@ def _require_servable(network: Network, port: Port) -> None:
     if network.mode == HOST:
         hint = "Leave -p out: what listens inside listens on the host."
     raise UsageError(f"With --net {network.mode} no port can be published in the mode {way}.", hint=hint)
+
+
+def _require_limitable(network: Network) -> None:
+    """Raise UsageError for limits that nothing would carry out."""
+    if network.limits.shapes and network.mode != BRIDGE:
+        raise UsageError(
+            f"With --net {network.mode} there is no interface whose traffic could be limited.",
+            hint="--net-rate, --net-priority and --net-connections are for containers on networks.",
+        )
+    counted = any(port.protocol == "tcp" for port in network.ports)
+    if network.limits.connections is not None and (not counted or network.served_by(FD)):
+        raise UsageError(
+            "--net-connections is for published TCP ports of mode nat or socket.",
+            hint="Sockets of mode fd are the payload's own, and UDP has no connections.",
+        )
+    if network.limits.connections == 1 and network.served_by(SOCKET):
+        raise UsageError("systemd-socket-proxyd knows no limit of one connection.", hint="Give 2 or more.")
 
 
 def _interface(value: Any) -> Interface:

@@ -298,6 +298,11 @@ def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> Rec
                 f"{name} publishes ports, so it can't leave its last network.",
                 hint="Install it again without -p, or connect it to another network first.",
             )
+        if found.limits.shapes and not rest:
+            raise UsageError(
+                f"{name} has limits of its traffic, so it can't leave its last network.",
+                hint="Install it again without --net-rate, --net-priority and --net-connections.",
+            )
         if found.links and not rest:
             raise UsageError(
                 f"{name} has links, so it can't leave its last network.",

@@ -24,7 +24,7 @@ from gear import (
     terminal,
     units,
 )
-from gear.errors import GearError
+from gear.errors import GearError, UsageError
 from gear.helper import (  # those that the engine imports later, when the container's files are in the way
     cgroups1,
     conntrack,
@@ -37,9 +37,12 @@ from gear.helper import (  # those that the engine imports later, when the conta
     interpreter,
     lowports,
     network,
+    nft,
     payload,
     resolver,
     rootfs,
+    ruleset,
+    shaping,
     start,
     tasks,
 )
@@ -55,7 +58,21 @@ from gear.spec import Spec
 from gear.systemd import Manager, UnitError
 from gear.terminal import Streams
 
-_LOADED = (cgroups1, conntrack, copyup, devices, hooks, idmaps, lowports, resolver, tasks, _terminal)
+_LOADED = (
+    cgroups1,
+    conntrack,
+    copyup,
+    devices,
+    hooks,
+    idmaps,
+    lowports,
+    nft,
+    resolver,
+    ruleset,
+    shaping,
+    tasks,
+    _terminal,
+)
 _WORDS = (
     "amber brave calm clever cosy crisp daring eager fair gentle golden happy jolly keen kind lively lucky mellow "
     "merry neat noble proud quick quiet rapid silver sunny swift tidy vivid warm witty",
@@ -108,6 +125,12 @@ def in_terminal(
     remove_it: bool,
 ) -> int:
     """Run a container as a scope and copy its streams; returns its exit status, or raises GearError."""
+    limits = options["network"].limits
+    if limits.allow or limits.deny:
+        raise UsageError(
+            "What runs in the terminal can't be limited by --ip-allow and --ip-deny.",
+            hint="Add --detach, or use gear install.",
+        )
     run = containers.Run("scope", remove_it)
     for number in (
         signal.SIGTERM,

@@ -103,6 +103,7 @@ def render(
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
         *unit_lines(resources(spec)),
+        *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
     ]
     header = (

@@ -10,14 +10,15 @@ import posix as os
 import sys
 from fcntl import LOCK_EX, flock
 
-from gear.helper import conntrack, links, renaming
+from gear.helper import conntrack, links, renaming, shaping
 from gear.helper.announcing import announce
 from gear.helper.failure import Failure, Step
 from gear.helper.joined import Namespaces, within
-from gear.helper.network import Network, configure
+from gear.helper.network import Network, configure, limit
 from gear.helper.nftables import Maps
 from gear.helper.ports import network_of
 from gear.helper.rtnetlink import Routes, index_of, of_descriptor
+from gear.helper.ruleset import table_of_limits
 from gear.helper.sysctls import usable, wants_hairpin
 
 # A link with another value of these is another link.
@@ -54,6 +55,7 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
         flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_EX)
     place = Namespaces(pid, name, step)
     changed = _reconnect(before.get("interfaces", []), interfaces, place, step)
+    _limit(name, before, wanted, step)
     step.doing = f"configure the interfaces of {name}"
     within(place.network, lambda: _configure(interfaces, changed, step), step, user=place.user)
     if before.get("ports", []) != wanted.get("ports", []):
@@ -98,6 +100,24 @@ def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> lis
             changed.append(item["name"])
     routes.close()
     return changed
+
+
+def _limit(name: str, before: dict, wanted: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """Make rates and the rest of the limits what they should be; the links are there."""
+    had, interfaces = before.get("interfaces", []), wanted.get("interfaces", [])
+    for item in had:
+        if item not in interfaces:
+            shaping.unshape(item)
+    for item in interfaces:
+        if item not in had:
+            shaping.shape(item, name, step)
+    # A table that is made anew counts from nothing.
+    if any(before.get(key) != wanted.get(key) for key in ("interfaces", "connections", "priority")):
+        step.doing = f"limit the traffic of {name}"
+        maps = Maps()
+        maps.delete_table(table_of_limits(name))
+        maps.close()
+        limit(name, wanted, step)
 
 
 def _configure(interfaces: list, changed: list[str], step: Step) -> None:  # type: ignore[type-arg]

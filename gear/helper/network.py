@@ -22,6 +22,8 @@ from gear.helper.sysctls import has_ipv6, usable, wants_hairpin, write
 _BRIDGED = "bridge/bridge-nf-call-iptables"
 _BRIDGED6 = "bridge/bridge-nf-call-ip6tables"
 
+_LINKS = "/sys/class/net"
+
 
 class Network:
     """What a container's start does about its network; *wanted* is `network` of start.json."""
@@ -71,6 +73,10 @@ class Network:
             routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
             if hairpin:
                 routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+            if item.get("limits"):
+                from gear.helper import shaping
+
+                shaping.shape(item, self._name, step)
         step.doing = "announce the addresses"
         self._sender = announce(routes, self.interfaces)
         routes.close()
@@ -96,6 +102,8 @@ class Network:
         """Have nftables lead the ports here; raises Failure when another container's are in the way."""
         step = Step()
         try:
+            # Before anybody can come.
+            limit(self._name, self.wanted, step)
             if self.ports:
                 maps = Maps()
                 for port in self.ports:
@@ -129,6 +137,15 @@ class Network:
             conntrack.forget_port(port["port"])
 
 
+def limit(name: str, wanted: dict, step: Step) -> None:  # type: ignore[type-arg]
+    """Have nftables limit the container *name* as *wanted* says, `network` of start.json; raises Failure."""
+    if "priority" in wanted or "connections" in wanted:
+        from gear.helper import nft, ruleset
+
+        step.doing = f"limit the traffic of {name}"
+        nft.load(ruleset.render_limits(name, wanted), step)
+
+
 def _hold(containers: str, network: str) -> int:
     """Keep `up` and `down` of *network* from coming between; the descriptor is to be closed."""
     path = f"{containers.rpartition('/')[0]}/networks/{network}"
@@ -155,6 +172,8 @@ def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
 
 def unpublish(bundle: str) -> None:
     """Remove what may be left of a container that has ended; raises Failure and OSError."""
+    from gear.helper import ruleset
+
     containers, _, name = bundle.rstrip("/").rpartition("/")
     wanted = ports.network_of(name, containers)
     try:
@@ -169,7 +188,9 @@ def unpublish(bundle: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue  # removed meanwhile, or no network
         maps.remove_of(f"gear-{network}", name)
+    maps.delete_table(ruleset.table_of_limits(name))
     maps.close()
+    _forget_rates(name)
     if wanted.get("interfaces"):
         from gear.helper import conntrack
 
@@ -180,3 +201,23 @@ def unpublish(bundle: str) -> None:
                 # Whoever gets the address next is not to get the answers.
                 conntrack.forget_address(address.partition("/")[0])
         routes.close()
+
+
+def _forget_rates(name: str) -> None:
+    """Remove the devices by which the traffic of the container *name* went at a rate: those that say so, since what it
+    was started with may be another thing than what is installed now."""
+    from gear.helper import shaping
+
+    for device in sorted(os.listdir(_LINKS)):
+        if device.startswith(shaping.BEGINNING) and _first_line(
+            f"{_LINKS}/{device}/ifalias"
+        ) == shaping.alias(name):
+            shaping.forget(device)
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\n")
+    except OSError:  # it has gone
+        return ""

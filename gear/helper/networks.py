@@ -139,6 +139,7 @@ def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, st
         names = sorted(os.listdir(containers))
     except FileNotFoundError:
         return []
+    maps = Maps()
     for name in names:
         wanted = ports.network_of(name, containers)
         running = False
@@ -148,6 +149,10 @@ def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, st
                 routes.set_port(link, bridge, hairpin=hairpin)
                 running = True
         if running:
+            if not maps.has_table(ruleset.table_of_limits(name)):
+                # All rules of the machine have been removed; else it goes on counting.
+                network.limit(name, wanted, step)
             mine = [port for port in wanted.get("ports", ()) if port["table"] == table]
             published += [element for port in mine for element in elements(port, name)]
+    maps.close()
     return published

@@ -16,6 +16,7 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN = 0x10
 _BATCH_END = 0x11
 # linux/netfilter/nf_tables.h
+_GETTABLE = _SUBSYSTEM << 8 | 1
 _DELTABLE = _SUBSYSTEM << 8 | 2
 _NEWSETELEM = _SUBSYSTEM << 8 | 12
 _GETSETELEM = _SUBSYSTEM << 8 | 13
@@ -171,6 +172,16 @@ class Maps:
         listed = netlink.attributes(netlink.attributes(answer[4:]).get(_ELEMENTS, b""))
         found = netlink.attributes(listed.get(_ELEMENT, b""))
         return netlink.attributes(found.get(_DATA, b"")).get(_VALUE, b"")
+
+    def has_table(self, table: str) -> bool:
+        """Whether there is such a table."""
+        try:
+            self._netlink.ask(_GETTABLE, 0, _family(_INET) + text(_TABLE, table))
+        except OSError as error:
+            if error.errno != ENOENT:
+                raise
+            return False
+        return True
 
     def delete_table(self, table: str) -> None:
         """Remove a table and all that is in it, if it is there."""

@@ -55,6 +55,8 @@ _IFA_FLAGS = 8
 _IFA_F_NODAD = 0x02
 _IFA_F_PERMANENT = 0x80
 _IFF_UP = 0x1
+# No address of its own: a port of a bridge needs none, and looking for others that have it takes time.
+_SILENT = nest(_IFLA_AF_SPEC, nest(AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE)))
 # Behind the routes that the kernel itself makes for ::1.
 _LOOPBACK_METRIC = 4096
 
@@ -110,13 +112,18 @@ class Routes:
         other.append(u32(*place))
         pair = nest(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | netlink.NESTED, _link() + b"".join(other)))
         info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), pair)
-        # No address of its own: a port of a bridge needs none, and looking for others that have it takes time.
-        silent = nest(_IFLA_AF_SPEC, nest(AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE)))
         name = text(_IFLA_IFNAME, host)
         self._netlink.send(
             (_NEWLINK, CREATE | EXCL, _link() + name + size + info),
-            (_NEWLINK, 0, _link(up=True) + name + silent + u32(_IFLA_MASTER, bridge)),
+            (_NEWLINK, 0, _link(up=True) + name + _SILENT + u32(_IFLA_MASTER, bridge)),
         )
+
+    def add_ifb(self, name: str, alias: str) -> None:
+        """A device that gives back what is sent by it as if it came from where it came from; up, without addresses."""
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "ifb"))
+        called = text(_IFLA_IFNAME, name)
+        ready = _link(up=True) + called + _SILENT + attribute(_IFLA_IFALIAS, alias.encode())
+        self._netlink.send((_NEWLINK, CREATE | EXCL, _link() + called + info), (_NEWLINK, 0, ready))
 
     def add_bridge(self, name: str, mac: str) -> None:
         """A bridge with *mac*, which it keeps whatever its ports have; down."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 INTERFACES = "gear-*"
 # The table of a container's links.  No network's is called so, should the container have networks of its own.
 LINKS = "gearlinks"
+# What begins the name of the table of a container's limits: nor is it in any network's.
+LIMITS = "gearlimits-"
 # Kinds of maps of published ports, and what stands first in their keys.
 _KINDS = (("any", ""), ("one", "{} . "))
 
@@ -66,6 +68,34 @@ def render_links(links: list[Element]) -> str:
         _chain("postrouting", "type nat hook postrouting priority 100;", leaving),
     ]
     return f"table inet {LINKS}\ndelete table inet {LINKS}\ntable inet {LINKS} {{\n{''.join(chains)}}}\n"
+
+
+def table_of_limits(container: str) -> str:
+    """The table of what the traffic of *container* is limited to."""
+    return f"{LIMITS}{container}"
+
+
+def render_limits(container: str, wanted: dict) -> str:  # type: ignore[type-arg]
+    """What `nft -f` makes the table of *container* with; *wanted* is `network` of start.json, with `connections`,
+    `priority`, or both."""
+    addresses = [address.partition("/")[0] for item in wanted["interfaces"] for address in item["addresses"]]
+    families = [("ip6" if ":" in address else "ip", address) for address in addresses]
+    chains = []
+    if "priority" in wanted:
+        # Behind the place where the kernel takes it from the type of service, before anything leaves.
+        value = f"{wanted['priority'] >> 16:x}:{wanted['priority'] & 0xFFFF:x}"
+        rules = [f"{family} saddr {address} meta priority set {value}" for family, address in families]
+        chains.append(_chain("marked", "type filter hook forward priority -150;", rules))
+    if "connections" in wanted:
+        new = "meta l4proto tcp ct state new ct status dnat jump counted"
+        rules = [f"{family} daddr {address} {new}" for family, address in families]
+        # After the host's own chains: what these drop does not count.  What the host sends itself is not forwarded.
+        for hook in ("forward", "output"):
+            chains.append(_chain(hook, f"type filter hook {hook} priority 10;", rules))
+        # One rule counts for all addresses.  It is the last: nft 1.0.6 does not know where one is that follows.
+        chains.append(_chain("counted", "", [f"ct count over {wanted['connections']} reject with tcp reset"]))
+    table = table_of_limits(container)
+    return f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{''.join(chains)}}}\n"
 
 
 def _maps(published: Iterable[Element], kinds: tuple[tuple[str, str], ...] = _KINDS) -> str:

@@ -17,8 +17,8 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation inet link network "
-        "naming definition spec oci reference settings claims"
+        "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
+        "network naming definition spec oci reference settings claims"
     ),
     "pure": (
         "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "

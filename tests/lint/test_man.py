@@ -242,7 +242,7 @@ JSON = {
     "image inspect": ("images", "inspect"),
 }
 # Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of containers.
-_CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop"}
+_CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop", "limits"}
 ADDED = {
     "install and apply": {"restarted"},
     "snapshot": {"action"},
