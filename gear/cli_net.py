@@ -157,7 +157,7 @@ def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
         "mac": None if args.mac is None else inet.mac_address(args.mac),
     }
     found: Any = {key: value for key, value in given.items() if value is not None}
-    aliases = network.unique_aliases((*wanted.aliases, *args.network_alias))
+    aliases = inet.unique_aliases((*wanted.aliases, *args.network_alias))
     return dataclasses.replace(wanted, aliases=aliases, **found)
 
 

@@ -1,12 +1,17 @@
-"""Addresses and ports as people write them, in their usual form; each function raises UsageError."""
+"""Addresses, ports and names of hosts as people write them, in their usual form; each function raises UsageError."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from gear.errors import UsageError
 
 PROTOCOLS = ("tcp", "udp")
+# What every container calls itself; nobody else may be called so.
+LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback")
+# What a resolver looks up, as far as it is a name of hosts (RFC 1123), and the underscore that some have.
+NAME_OF_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
@@ -60,3 +65,15 @@ def port_range(text: str) -> tuple[int, int]:
     if low > high:
         raise UsageError(f"{text} is no range of ports: it ends before it begins.")
     return low, high
+
+
+def unique_aliases(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names that a container may have on a network, in lower case and each once; raises UsageError."""
+    found = dict.fromkeys(text.lower() for text in texts)
+    for text in found:
+        if not NAME_OF_HOST.fullmatch(text) or text in LOOPBACK:
+            hint = "Use letters, digits, '-', '_' and '.', for example db or db.internal."
+            if text in LOOPBACK:
+                hint = f"{', '.join(LOOPBACK)} mean the container itself."
+            raise UsageError(f"{text[:80]!r} can't be the name of a container on a network.", hint=hint)
+    return tuple(found)

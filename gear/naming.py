@@ -12,8 +12,8 @@ from typing import Any
 
 from gear import members
 from gear.errors import UsageError
-from gear.inet import ip_address
-from gear.network import BRIDGE, CONTAINER, HOST, NAME_OF_HOST, NONE, Network
+from gear.inet import NAME_OF_HOST, ip_address
+from gear.network import BRIDGE, CONTAINER, HOST, NONE, Network
 
 # Stands for the host's address on the network that is the way out, as with Docker.
 HOST_GATEWAY = "host-gateway"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from gear import allocation, containers, definitions, files, hostsfile
 from gear.errors import UsageError
+from gear.inet import LOOPBACK
 from gear.model import Layout
-from gear.network import LOOPBACK
 from gear.spec import Spec
 
 

@@ -7,13 +7,13 @@ gear/connecting.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gear import members
 from gear.errors import UsageError
-from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, port_range
+from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, port_range, unique_aliases
 from gear.limits import Limits
 from gear.link import Link, read_link
 from gear.model import NAME, container_name
@@ -29,10 +29,6 @@ RESERVED = (NONE, HOST, BRIDGE, "container", "private")
 # By nftables, by systemd-socket-proxyd, and as descriptors of the payload.
 NAT, SOCKET, FD = PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
-# What every container calls itself; nobody else may be called so.
-LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback")
-# What a resolver looks up, as far as it is a name of hosts (RFC 1123), and the underscore that some have.
-NAME_OF_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _PUBLISH = re.compile(
@@ -312,18 +308,6 @@ def network_name(text: str) -> str:
 def unit_name(network: str) -> str:
     """The unit that makes the network *network* on the host."""
     return f"gear-network@{network}.service"
-
-
-def unique_aliases(texts: Iterable[str]) -> tuple[str, ...]:
-    """Names that a container may have on a network, in lower case and each once; raises UsageError."""
-    found = dict.fromkeys(text.lower() for text in texts)
-    for text in found:
-        if not NAME_OF_HOST.fullmatch(text) or text in LOOPBACK:
-            hint = "Use letters, digits, '-', '_' and '.', for example db or db.internal."
-            if text in LOOPBACK:
-                hint = f"{', '.join(LOOPBACK)} mean the container itself."
-            raise UsageError(f"{text[:80]!r} can't be the name of a container on a network.", hint=hint)
-    return tuple(found)
 
 
 def idle_time(value: int) -> int:

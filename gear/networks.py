@@ -31,8 +31,9 @@ from gear import (
 )
 from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
 from gear.errors import GearError, HostError, UsageError
+from gear.inet import unique_aliases
 from gear.model import Layout
-from gear.network import BRIDGE, NONE, Interface, Network, network_name, unique_aliases, unit_name
+from gear.network import BRIDGE, NONE, Interface, Network, network_name, unit_name
 from gear.spec import Spec
 from gear.systemd import Manager
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import define, machine, write
 
-from gear import allocation, attachment, bundle, containers, files, hostsfile, naming, neighbours, network
+from gear import allocation, attachment, bundle, containers, files, hostsfile, inet, naming, neighbours
 from gear.errors import IntegrityError, UsageError
 from gear.helper import resolver
 from gear.model import Layout
@@ -301,7 +301,7 @@ def test_naming_comes_back_as_it_went() -> None:
 @pytest.mark.parametrize("text", ["", "local host", "localhost", "-a", "a\n", "ä", "x" * 254])
 def test_wrong_aliases(text: str) -> None:
     with pytest.raises(UsageError):
-        network.unique_aliases([text])
+        inet.unique_aliases([text])
 
 
 @pytest.mark.parametrize(
