@@ -11,6 +11,7 @@ from typing import Any
 
 from gear.definition import Definition
 from gear.network import FD, NAT, Interface, Network, Port
+from gear.underlay import MACVLAN
 
 
 def mac_address(container: str, network: str) -> str:
@@ -71,22 +72,23 @@ def start_member(container: str, network: Network, networks: Mapping[str, Defini
             for link in network.links
         ]
         # What the host itself is called on the way out, or on the first network.
-        nearest = out or network.interfaces[0]
-        member["gateways"] = _gateways(nearest, networks[nearest.network])
+        bridged = [item for item in network.interfaces if networks[item.network].driver != MACVLAN]
+        nearest = out if out in bridged else next(iter(bridged), None)
+        member["gateways"] = _gateways(nearest, networks[nearest.network]) if nearest is not None else []
     return member
 
 
 def _interface(container: str, item: Interface, definition: Definition, *, out: bool) -> dict[str, Any]:
     return {
         "network": item.network,
-        "bridge": definition.interface,
+        "bridge": definition.device,
         "host": host_end(container, item.interface),
         "name": item.interface,
         "mac": item.mac,
         "mtu": definition.mtu,
         "addresses": _with_length(item, definition),
         "gateways": _gateways(item, definition) if out else [],
-    }
+    } | ({"mode": definition.underlay.mode} if definition.driver == MACVLAN else {})
 
 
 def descriptors(network: Network) -> list[dict[str, Any]]:

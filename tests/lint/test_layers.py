@@ -18,7 +18,7 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link network "
-        "definition spec oci reference settings claims"
+        "underlay definition spec oci reference settings claims"
     ),
     "pure": (
         "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
@@ -33,8 +33,8 @@ LAYERS = {
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing connecting install lifecycle networks live linking exposure leftovers remove "
-        "inside top attach copying transfer joining running debugging history pruning saving verifying "
+        "offering sending publishing connecting install lifecycle defining networks live linking exposure leftovers "
+        "remove inside top attach copying transfer joining running debugging history pruning saving verifying "
         "network_check container_check fsck switching contents pausing snapshots restoring cloning committing "
         "unfinished"
     ),
