@@ -14,6 +14,7 @@ from gear.definition import Definition
 from gear.limits import DIRECTIONS, OUT, Limits
 from gear.naming import HOST_GATEWAY, Naming
 from gear.network import FD, NAT, Interface, Network, Port
+from gear.underlay import MACVLAN
 
 LOOPBACK_LINES = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -95,6 +96,7 @@ def start_member(
             "search": list(naming.search),
             "options": list(naming.options),
             "gateways": [] if out is None else _gateways(out, networks[out.network]),
+            "host": host_addresses(network, networks)[:1],
         },
     }
     if network.limits.priority is not None:
@@ -112,23 +114,29 @@ def start_member(
             }
             for link in network.links
         ]
-        # What the host itself is called on the way out, or on the first network.
-        nearest = out or network.interfaces[0]
-        member["gateways"] = _gateways(nearest, networks[nearest.network])
+        member["gateways"] = host_addresses(network, networks)
     return member
+
+
+def host_addresses(network: Network, networks: Mapping[str, Definition]) -> list[str]:
+    """By which addresses a container reaches the host itself: on the way out, or on the first network with a bridge."""
+    out = way_out(network, networks)
+    bridged = [item for item in network.interfaces if networks[item.network].driver != MACVLAN]
+    nearest = out if out in bridged else next(iter(bridged), None)
+    return _gateways(nearest, networks[nearest.network]) if nearest is not None else []
 
 
 def _interface(container: str, item: Interface, definition: Definition, *, out: bool) -> dict[str, Any]:
     return {
         "network": item.network,
-        "bridge": definition.interface,
+        "bridge": definition.device,
         "host": host_end(container, item.interface),
         "name": item.interface,
         "mac": item.mac,
         "mtu": definition.mtu,
         "addresses": _with_length(item, definition),
         "gateways": _gateways(item, definition) if out else [],
-    }
+    } | ({"mode": definition.underlay.mode} if definition.driver == MACVLAN else {})
 
 
 def descriptors(network: Network) -> list[dict[str, Any]]:
@@ -148,11 +156,10 @@ def hosts_lines(network: Network, names: str, networks: Mapping[str, Definition]
     """The lines of /etc/hosts that are the container's own: what was asked for, and itself as *names*, with blanks
     between, and its aliases."""
     found = []
-    out = way_out(network, networks)
-    gateways = [] if out is None else _gateways(out, networks[out.network])
+    host = host_addresses(network, networks)
     for name, address in naming.hosts:
         # With a blank, so that it is never taken for a line that says who is on a network.
-        found += [f"{item} {name}" for item in (gateways if address == HOST_GATEWAY else [address])]
+        found += [f"{item} {name}" for item in (host if address == HOST_GATEWAY else [address])]
     for interface in network.interfaces:
         called = " ".join(dict.fromkeys((*names.split(), *interface.aliases)))
         found += [f"{address}\t{called}" for address in interface.addresses()]

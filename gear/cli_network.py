@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gear import definition, definitions, host, networks, publishing
+from gear import defining, definition, definitions, host, inet, networks, publishing, underlay
 from gear.cli_net import interface_of, interface_options
 from gear.cli_plan import diff
 from gear.command import Context, Verb, add_output_option, for_each, table, write_output
@@ -14,6 +14,7 @@ from gear.errors import UsageError
 from gear.model import container_name
 from gear.network import Interface, network_name
 from gear.systemd import Manager
+from gear.underlay import Underlay
 
 
 def _definition_options(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +25,19 @@ def _definition_options(parser: argparse.ArgumentParser) -> None:
             "ADDRESS/LENGTH",
             "its addresses, once for IPv4 and once for IPv6; free ones if not given",
         ),
-        ("--gateway", "ADDRESS", "the host's own address in a subnet; the first one if not given"),
+        (
+            "--gateway",
+            "ADDRESS",
+            "the host's own address in a subnet, or a macvlan's router; the first one if not given",
+        ),
         ("--ip-range", "ADDRESS/LENGTH", "the part of a subnet that containers get addresses from"),
     ):
         parser.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+    _underlay_options(parser)
     parser.add_argument("--internal", action="store_true", help="no way out of it but to the host")
-    parser.add_argument("--mtu", metavar="BYTES", help="the largest packet; the kernel's 1500 if not given")
+    parser.add_argument(
+        "--mtu", metavar="BYTES", help="the largest packet; 1500 if not given, less what a vxlan needs"
+    )
     parser.add_argument(
         "--isolate",
         action=argparse.BooleanOptionalAction,
@@ -39,16 +47,66 @@ def _definition_options(parser: argparse.ArgumentParser) -> None:
     add_output_option(parser)
 
 
+def _underlay_options(parser: argparse.ArgumentParser) -> None:
+    """What networks that reach beyond this host are laid on."""
+    add = parser.add_argument
+    add(
+        "--driver",
+        choices=underlay.DRIVERS,
+        help="bridge, macvlan or vxlan; what it is, or bridge, if not given",
+    )
+    add("--parent", metavar="INTERFACE", help="the interface of this host that it hangs on")
+    add(
+        "--mode",
+        choices=underlay.MODES,
+        help="what macvlans of one parent are to each other; bridge if not given",
+    )
+    add("--vni", metavar="NUMBER", help="the number of the vxlan, the same on each host")
+    add(
+        "--peer",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="another host of the vxlan; repeated for each",
+    )
+    add(
+        "--local",
+        metavar="ADDRESS",
+        help="the address that this host has for the others; by its routes if not given",
+    )
+    add("--port", metavar="PORT", help="the UDP port of the vxlan on all hosts, 4789 if not given")
+
+
+def _underlay(args: argparse.Namespace) -> Underlay:
+    def number(text: str | None, what: str) -> int | None:
+        if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise UsageError(f"{text[:40]!r} is no {what}.")
+        return None if text is None else int(text)
+
+    vni, port = number(args.vni, "number of a VXLAN"), number(args.port, "port")
+    return Underlay(
+        None if args.parent is None else underlay.parent_name(args.parent),
+        args.mode,
+        None if vni is None else underlay.vni(vni),
+        tuple(underlay.address(text) for text in args.peer),
+        None if args.local is None else underlay.address(args.local),
+        None if port is None else inet.port_number(port),
+    )
+
+
 def _definition(args: argparse.Namespace, context: Context) -> Definition:
     if args.mtu is not None and not (args.mtu.isascii() and args.mtu.isdigit() and len(args.mtu) < 7):
         raise UsageError(f"{args.mtu[:40]!r} is no MTU.", hint="Give a number of bytes, for example 1400.")
-    return networks.define(
+    driver = args.driver or defining.driver_of(context.layout, args.name)
+    return defining.define(
         context.layout,
         args.name,
-        definition.make_subnets(args.subnet, args.gateway, args.ip_range),
+        definition.make_subnets(args.subnet, args.gateway, args.ip_range, own=driver == underlay.VXLAN),
         internal=args.internal,
         isolate=args.isolate,
         mtu=None if args.mtu is None else int(args.mtu),
+        driver=driver,
+        underlay=_underlay(args),
     )
 
 
@@ -220,7 +278,9 @@ VERBS = (
     Verb(
         "create",
         "make a network for containers, or change one",
-        "Define the network NETWORK, a bridge of this host that containers are connected to.  Running it again with "
+        "Define the network NETWORK: a bridge of this host that containers are connected to; with --driver vxlan one "
+        "that is connected with those of other hosts; with --driver macvlan none, and containers are beside this host "
+        "on the network of --parent.  Running it again with "
         "the same arguments changes nothing; with others the network is changed, and the answer names the containers "
         "that have to be restarted.  Without --subnet it keeps the subnets it has.",
         _definition_options,

@@ -18,7 +18,8 @@ from gear.errors import HostError, NotFoundError, UsageError
 from gear.inet import port_range
 from gear.limits import DIRECTIONS
 from gear.model import Layout
-from gear.network import BRIDGE, NAT, NONE, Interface, Network, Port, checked, unit_name
+from gear.network import BRIDGE, NAT, NONE, SOCKET, Interface, Network, Port, checked, unit_name
+from gear.underlay import MACVLAN
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
 PORT_RANGE = (20000, 29999)
@@ -139,6 +140,7 @@ def _is_same(have: Port, asked: Port, others: list[Port]) -> bool:
 def _require_reachable(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
     """Raise UsageError for a port that leads nowhere."""
     out = attachment.way_out(network, networks)
+    _require_bridges(name, network, networks)
     for port in network.served_by(NAT):
         if out is None:
             raise UsageError(
@@ -152,8 +154,14 @@ def _require_reachable(name: str, network: Network, networks: Mapping[str, Defin
 
 
 def _require_passable(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
-    """Raise UsageError for a burst that is less than a packet: none of these would ever pass."""
+    """Raise UsageError for a burst that is less than a packet, none of which would ever pass, and for limits of what
+    does not pass this host's rules."""
     for item in network.interfaces:
+        if networks[item.network].driver == MACVLAN and network.limits.shapes:
+            raise UsageError(
+                f"{name} can't have limits on {item.network}: what a macvlan sends and gets passes this host by.",
+                hint="Limit it where it is connected, or leave --net-rate, --net-priority and --net-connections out.",
+            )
         packet = (networks[item.network].mtu or _MTU) + _FRAME
         for way in DIRECTIONS:
             if network.limits.rate(way) is not None and network.limits.burst(way) < packet:
@@ -162,6 +170,19 @@ def _require_passable(name: str, network: Network, networks: Mapping[str, Defini
                     f"packets have up to {packet}.",
                     hint="Give a larger --net-burst, or none.",
                 )
+
+
+def _require_bridges(name: str, network: Network, networks: Mapping[str, Definition]) -> None:
+    """Raise UsageError for a port that the host would lead to a macvlan: the kernel lets it reach none of its own."""
+    for way, used in ((NAT, attachment.way_out(network, networks)), (SOCKET, network.interfaces[0])):
+        ports = network.served_by(way)
+        if ports and used is not None and networks[used.network].driver == MACVLAN:
+            raise UsageError(
+                f"{name} can't publish the port {ports[0]} in the mode {way}: this host can't reach it on"
+                f" {used.network}, which is a macvlan.",
+                hint="On a macvlan a container has an address of its own for others; leave -p out, use ,fd, or name a"
+                " bridge network first: --net default",
+            )
 
 
 def take(layout: Layout, name: str, network: Network) -> None:
@@ -196,7 +217,9 @@ def rendered(layout: Layout, definition: Definition) -> dict[Path, bytes]:
     """The files of a network: its definition, then its unit."""
     return {
         definitions.path(layout, definition.name): files.dump_json(definition.to_mapping()),
-        unit_path(layout, definition.name): units.render_network(definition.name, layout),
+        unit_path(layout, definition.name): units.render_network(
+            definition.name, layout, definition.underlay.parent
+        ),
     }
 
 

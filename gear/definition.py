@@ -6,24 +6,21 @@ Pure.  Where definitions are kept and how their subnets are chosen is in gear/de
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from gear import members
+from gear import members, underlay
 from gear.errors import IntegrityError, UsageError
 from gear.network import network_name, unit_name
+from gear.underlay import BRIDGE, DRIVERS, MACVLAN, VXLAN, Underlay
 
 VERSION = 1
-BRIDGE = "bridge"
-DRIVERS = (BRIDGE,)
 
 IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _PREFIX = "gear-"
 # The least that IPv4 (RFC 791) and IPv6 (RFC 8200) need of a link.
 _LEAST_MTU = {4: 68, 6: 1280}
@@ -56,7 +53,7 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Definition:
-    """A network.  *interface* is the bridge on the host."""
+    """A network.  *interface* is the bridge on the host; a macvlan has none, and takes the name all the same."""
 
     name: str
     interface: str
@@ -65,6 +62,17 @@ class Definition:
     isolate: bool = True
     mtu: int | None = None
     driver: str = BRIDGE
+    underlay: Underlay = Underlay()
+
+    @property
+    def device(self) -> str:
+        """The interface of the host that containers are connected to."""
+        return self.underlay.parent or "" if self.driver == MACVLAN else self.interface
+
+    @property
+    def tunnel(self) -> str | None:
+        """The port of the bridge that leads to other hosts (gear/helper/underlay.py)."""
+        return "vx-" + self.interface.removeprefix(_PREFIX) if self.driver == VXLAN else None
 
     def subnet(self, version: int) -> Subnet | None:
         """Its subnet of IPv4 or IPv6."""
@@ -98,9 +106,7 @@ class Definition:
             "internal": self.internal,
             "isolate": self.isolate,
             "mtu": self.mtu,
-            "parent": None,
-            "vni": None,
-            "peers": [],
+            **self.underlay.to_mapping(),
         }
 
     @classmethod
@@ -116,11 +122,10 @@ class Definition:
         plain = {name: value for name, value in document.items() if name != "version"}
         required = ("name", "driver", "interface", "subnets")
         values, faults = members.read(plain, _READERS, "", required)
-        for name in ("parent", "vni", "peers"):
-            values.pop(name, None)
+        laid = Underlay.taken_from(values)
         if not faults:
             try:
-                return checked(cls(**values))
+                return checked(cls(**values, underlay=laid))
             except UsageError as error:
                 faults.append(error.message.removesuffix("."))
         raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
@@ -141,11 +146,31 @@ def checked(definition: Definition) -> Definition:
     least = max(_LEAST_MTU[version] for version in versions)
     if definition.mtu is not None and not least <= definition.mtu <= 65535:
         raise UsageError(f"An MTU of {definition.mtu} can't work.", hint=f"Give {least} to 65535.")
+    underlay.checked(definition.driver, definition.underlay)
+    if definition.driver != BRIDGE and definition.interface != interface_name(definition.name):
+        raise UsageError(f"The interface of {definition.name} is called {interface_name(definition.name)}.")
+    if definition.driver != BRIDGE and not all(item.range for item in definition.subnets):
+        raise UsageError(
+            f"A {definition.driver} network needs a range of addresses in each subnet: others have the rest.",
+            hint="Give the part that is this host's alone: --ip-range 10.1.0.128/25",
+        )
+    if definition.driver == MACVLAN and (definition.internal or not definition.isolate):
+        raise UsageError(
+            "A macvlan network is as open as what its parent is connected to: --internal and --no-isolate are not its."
+        )
+    for end in (*definition.underlay.peers, *filter(None, [definition.underlay.local])):
+        if inside := next(
+            (item.subnet for item in definition.subnets if ip_address(end) in item.subnet), None
+        ):
+            raise UsageError(f"{end} can't be an end of a VXLAN: it is in the network's own subnet {inside}.")
     return definition
 
 
-def make_subnet(subnet: str, gateway: str | None = None, range_: str | None = None) -> Subnet:
-    """A subnet from texts, its first address being the gateway's if none is given; raises UsageError."""
+def make_subnet(
+    subnet: str, gateway: str | None = None, range_: str | None = None, *, own: bool = False
+) -> Subnet:
+    """A subnet from texts, its first address being the gateway's if none is given, or with *own*, as other hosts have
+    gateways as well, the first of the range; raises UsageError."""
     network = _network(subnet, "subnet")
     version = network.version
     if not _SHORTEST[version] <= network.prefixlen <= _LONGEST[version]:
@@ -158,28 +183,29 @@ def make_subnet(subnet: str, gateway: str | None = None, range_: str | None = No
     part = None if range_ is None else _network(range_, "range of addresses")
     if part is not None and (part.version != version or not _within(part, network)):
         raise UsageError(f"The range {part} is not in the subnet {network}.")
+    whole = part if own and part is not None and part.num_addresses > 1 else network
     try:
-        own = ip_address(gateway) if gateway is not None else network[1]
+        router = ip_address(gateway) if gateway is not None else whole[1]
     except ValueError as error:
         raise UsageError(f"{str(gateway)[:60]!r} is no address for a gateway.") from error
-    if own not in network or own == network.network_address or own == network.broadcast_address:
-        raise UsageError(f"The gateway {own} is no address of a host in the subnet {network}.")
-    return Subnet(network, own, part)
+    if router not in network or router == network.network_address or router == network.broadcast_address:
+        raise UsageError(f"The gateway {router} is no address of a host in the subnet {network}.")
+    return Subnet(network, router, part)
 
 
 def make_subnets(
-    subnets: Sequence[str], gateways: Sequence[str], ranges: Sequence[str]
+    subnets: Sequence[str], gateways: Sequence[str], ranges: Sequence[str], *, own: bool = False
 ) -> tuple[Subnet, ...]:
     """What --subnet, --gateway and --ip-range say together, IPv4 first: gateways and ranges belong to the subnet that
-    they are in; raises UsageError."""
+    they are in; *own* as of make_subnet().  Raises UsageError."""
     found = []
     for text in subnets:
         network = _network(text, "subnet")
-        own = [item for item in gateways if _version(item) == network.version]
+        router = [item for item in gateways if _version(item) == network.version]
         part = [item for item in ranges if _version(item) == network.version]
-        if len(own) > 1 or len(part) > 1:
+        if len(router) > 1 or len(part) > 1:
             raise UsageError(f"The subnet {network} takes one gateway and one range of addresses.")
-        found.append(make_subnet(text, own[0] if own else None, part[0] if part else None))
+        found.append(make_subnet(text, router[0] if router else None, part[0] if part else None, own=own))
     versions = {item.version for item in found}
     for option, given in (("--gateway", gateways), ("--ip-range", ranges)):
         for item in given:
@@ -217,34 +243,19 @@ def _subnet(value: Any) -> Subnet:
     )
 
 
-def _interface(value: Any) -> str:
-    name = members.text(value)
-    if not _INTERFACE.fullmatch(name) or name in (".", ".."):
-        raise ValueError(f"{name!r} can't name an interface")
-    return name
-
-
 def _driver(value: Any) -> str:
     if value not in DRIVERS:
         raise UsageError(f"{value!r} is no kind of network.", hint=f"There is {', '.join(DRIVERS)}.")
     return str(value)
 
 
-def _nothing(value: Any) -> None:
-    """A member that belongs to kinds of networks that are not there yet."""
-    if value not in (None, []):
-        raise ValueError(f"{value!r} means nothing for a bridge")
-
-
 _READERS: dict[str, members.Reader] = {
     "name": lambda value: network_name(members.text(value)),
     "driver": _driver,
-    "interface": _interface,
+    "interface": lambda value: underlay.interface_name(members.text(value)),
     "subnets": lambda value: tuple(map(_subnet, members.array(value))),
     "internal": members.boolean,
     "isolate": members.boolean,
     "mtu": members.optional(members.integer),
-    "parent": _nothing,
-    "vni": _nothing,
-    "peers": _nothing,
+    **underlay.READERS,
 }

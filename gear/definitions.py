@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gear import files
 from gear.definition import Definition, IPNetwork, Subnet, interface_name, make_subnet
-from gear.errors import HostError, IntegrityError, NotFoundError
+from gear.errors import HostError, IntegrityError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.network import DEFAULT_NETWORK
 
@@ -60,6 +60,17 @@ def get(layout: Layout, name: str) -> Definition:
     if found is None:
         raise NotFoundError(f"There is no network {name!r}.", hint="gear network list shows those there are.")
     return found
+
+
+def require_own_vni(layout: Layout, definition: Definition) -> None:
+    """Raise UsageError if another network is the same VXLAN: the kernel would not know whose a packet is."""
+    laid = definition.underlay
+    for name in names(layout) if laid.vni is not None else []:
+        other = get(layout, name).underlay
+        if name != definition.name and (other.vni, other.port) == (laid.vni, laid.port):
+            raise UsageError(
+                f"The network {name} is the VXLAN {laid.vni} already.", hint="Give another --vni."
+            )
 
 
 def wanted(layout: Layout, networks: Iterable[str]) -> dict[str, Definition]:

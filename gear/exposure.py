@@ -13,6 +13,7 @@ from gear.model import Layout
 from gear.network import ANY4, ANY6, FD, HOST, NAT, SOCKET, Port
 from gear.spec import Spec
 from gear.systemd import Manager
+from gear.underlay import MACVLAN, VXLAN
 
 EVERYBODY = "everybody"
 THIS_HOST = "this host"
@@ -42,6 +43,11 @@ def _narrowed(spec: Spec) -> str:
 
 def members_of(definition: Definition) -> str:
     """Who gets to every port of a container on a network."""
+    if definition.driver == MACVLAN:
+        return f"who is on the network of {definition.underlay.parent}, but not {THIS_HOST}"
+    if definition.driver == VXLAN:
+        ends = " ".join(("this host", *definition.underlay.peers))
+        return f"containers of VXLAN {definition.underlay.vni} on {ends}, and these hosts"
     others = "" if definition.isolate else ", and other networks that are not isolated"
     return f"containers of {definition.name}, {THIS_HOST}{others}"
 

@@ -29,7 +29,7 @@ from gear import (
     publishing,
     store,
 )
-from gear.definition import Definition, IPNetwork, Subnet, checked, interface_name
+from gear.definition import Definition, IPNetwork
 from gear.errors import GearError, HostError, UsageError
 from gear.inet import unique_aliases
 from gear.model import Layout
@@ -66,22 +66,6 @@ def users(layout: Layout, name: str) -> list[Spec]:
     return [spec for spec in specs if name in spec.network.networks]
 
 
-def define(
-    layout: Layout,
-    name: str,
-    subnets: tuple[Subnet, ...],
-    *,
-    internal: bool = False,
-    isolate: bool = True,
-    mtu: int | None = None,
-) -> Definition:
-    """The network that a request means: without *subnets* those it has, or free ones; raises UsageError."""
-    old = definitions.find(layout, network_name(name))
-    if not subnets:
-        subnets = old.subnets if old is not None else definitions.free_subnets(layout)
-    return checked(Definition(name, interface_name(name), subnets, internal, isolate, mtu))
-
-
 def plan(layout: Layout, definition: Definition) -> Plan:
     """What it takes to have *definition*; raises UsageError and HostError for what can't be."""
     old = definitions.find(layout, definition.name)
@@ -89,6 +73,7 @@ def plan(layout: Layout, definition: Definition) -> Plan:
         if old is None or subnet.subnet not in [item.subnet for item in old.subnets]:
             _require_free(layout, definition, subnet.subnet)
     _require_own_interface(layout, definition, new=old is None)
+    definitions.require_own_vni(layout, definition)
     changed = containers.compare(connecting.rendered(layout, definition))
     affected = []
     busy = set(allocation.addresses(layout, definition.name))
@@ -112,7 +97,7 @@ def _require_free(layout: Layout, definition: Definition, subnet: IPNetwork) -> 
     for route, interface in definitions.routes():
         # A route to more than the subnet, as into a company's network, is one that a part may be taken out of.
         if (
-            interface != definition.interface
+            interface not in (definition.interface, definition.device)
             and route.prefixlen >= subnet.prefixlen
             and definitions.overlap(route, subnet)
         ):
@@ -124,11 +109,12 @@ def _require_own_interface(layout: Layout, definition: Definition, *, new: bool)
     for name in definitions.names(layout):
         if name != definition.name and definitions.get(layout, name).interface == definition.interface:
             raise UsageError(f"{definition.name} would have the same interface as the network {name}.")
-    if new and (_DEVICES / definition.interface).exists():
-        raise HostError(
-            f"There is an interface {definition.interface} on this machine already.",
-            hint=f"If nobody needs it: ip link delete {definition.interface}",
-        )
+    for interface in filter(None, (definition.interface, definition.tunnel)):
+        if new and (_DEVICES / interface).exists():
+            raise HostError(
+                f"There is an interface {interface} on this machine already.",
+                hint=f"If nobody needs it: ip link delete {interface}",
+            )
 
 
 def _refit(interface: Interface, old: Definition | None, new: Definition, busy: set[str]) -> Interface:
@@ -349,7 +335,7 @@ def summary(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "driver": definition.driver,
-        "interface": definition.interface,
+        "interface": definition.device,
         "subnets": [str(item.subnet) for item in definition.subnets],
         "internal": definition.internal,
         "isolate": definition.isolate,

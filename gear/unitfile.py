@@ -57,6 +57,18 @@ def command(words: Iterable[str]) -> str:
     return " ".join(word(item).replace("$", "$$") for item in words)
 
 
+def device_unit(interface: str) -> str:
+    """The unit that stands for the network interface *interface* (systemd.unit(5), "String escaping for inclusion in
+    unit names"), as settings that list units take it: they keep backslashes."""
+    escaped = [
+        character
+        if character.isascii() and (character.isalnum() or character in ":_.")
+        else f"\\x{ord(character):02x}"
+        for character in interface
+    ]
+    return f"sys-subsystem-net-devices-{''.join(escaped)}.device"
+
+
 def render(header: Sequence[str], sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
     """A whole unit file: comment lines, then sections of settings whose values are already escaped."""
     parts = ["".join(f"# {line}\n" for line in header)]

@@ -168,10 +168,11 @@ def _unit_section(spec: Spec, image: Image, layout: Layout) -> list[tuple[str, s
     return unit
 
 
-def render_network(name: str, layout: Layout) -> bytes:
+def render_network(name: str, layout: Layout, parent: str | None = None) -> bytes:
     """The text of `gear-network@NAME.service`.
 
-    Nothing of the definition is in it: a network is changed without PID 1 reading units again.
+    Nothing of the definition is in it but the interface that it waits for: else a network is changed without PID 1
+    reading units again.
     """
     directory, program = str(layout.networks / name), f"{helper_directory(layout)}/network"
     up, down = (unitfile.command([*INTERPRETER, program, word, directory]) for word in ("up", "down"))
@@ -181,13 +182,18 @@ def render_network(name: str, layout: Layout) -> bytes:
         ("After", "network-pre.target nftables.service firewalld.service ufw.service"),
         ("RequiresMountsFor", unitfile.word(directory)),
     ]
+    if parent is not None:
+        # At boot it may come late.  Not BindsTo=: what it takes along is not brought back by a stop.
+        device = unitfile.device_unit(parent)
+        unit += [("Wants", device), ("After", device)]
     service = [
         ("Type", "oneshot"),
         ("RemainAfterExit", "yes"),
         ("Environment", "LC_ALL=C"),
         ("ExecStart", up),
         ("ExecReload", up),
-        ("ExecStop", down),
+        # Not ExecStop=: after a failure to make it, what was made goes as well.
+        ("ExecStopPost", down),
         ("SyslogIdentifier", unitfile.word(f"gear-network-{name}")),
     ]
     header = (

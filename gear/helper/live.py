@@ -14,7 +14,7 @@ from gear.helper import conntrack, links, renaming, shaping
 from gear.helper.announcing import announce
 from gear.helper.failure import Failure, Step
 from gear.helper.joined import Namespaces, within
-from gear.helper.network import Network, configure, limit
+from gear.helper.network import Network, add_link, configure, limit
 from gear.helper.nftables import Maps
 from gear.helper.ports import network_of
 from gear.helper.rtnetlink import Routes, index_of, of_descriptor
@@ -22,7 +22,7 @@ from gear.helper.ruleset import table_of_limits
 from gear.helper.sysctls import usable, wants_hairpin
 
 # A link with another value of these is another link.
-_FIXED = ("network", "bridge", "host", "name", "mac", "mtu")
+_FIXED = ("network", "bridge", "mode", "host", "name", "mac", "mtu")
 
 
 def link(bundle: str, pid: int, step: Step) -> None:
@@ -79,23 +79,21 @@ def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> lis
     """Remove links that are not wanted any more and make those that are missing.  Returns the names of the interfaces
     that are new, or have other addresses."""
     routes, hairpin = Routes(), wants_hairpin()
-    same = [[item[key] for key in _FIXED] for item in wanted]
+    have, same = [[_identity(item) for item in items] for items in (before, wanted)]
     for item in before:
-        if [item[key] for key in _FIXED] not in same:
-            step.doing = f"disconnect {item['name']} from the network {item['network']}"
+        if _identity(item) in same:
+            continue
+        step.doing = f"disconnect {item['name']} from the network {item['network']}"
+        if "mode" in item:
+            # The host has no end of it.
+            within(place.network, lambda: _delete(item["name"]), step)  # noqa: B023 (called at once)
+        else:
             routes.delete_link(item["host"])
     changed = [item["name"] for item in wanted if item not in before]
     for item in wanted:
-        if index_of(item["host"]):
+        if _identity(item) in have if "mode" in item else index_of(item["host"]):
             continue
-        step.doing = f"connect {item['name']} to the network {item['network']}"
-        bridge = index_of(item["bridge"])
-        if not bridge:
-            raise Failure(f"can't {step.doing}: there is no link {item['bridge']}")
-        there = of_descriptor(place.network)
-        routes.add_veth(item["host"], bridge, item["name"], there, mac=item["mac"], mtu=item["mtu"])
-        if hairpin:
-            routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+        add_link(routes, item, of_descriptor(place.network), step, hairpin=hairpin)
         if item["name"] not in changed:
             changed.append(item["name"])
     routes.close()
@@ -104,7 +102,10 @@ def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> lis
 
 def _limit(name: str, before: dict, wanted: dict, step: Step) -> None:  # type: ignore[type-arg]
     """Make rates and the rest of the limits what they should be; the links are there."""
-    had, interfaces = before.get("interfaces", []), wanted.get("interfaces", [])
+    # What is a macvlan passes the host by.
+    had, interfaces = (
+        [item for item in found.get("interfaces", []) if "mode" not in item] for found in (before, wanted)
+    )
     for item in had:
         if item not in interfaces:
             shaping.unshape(item)
@@ -118,6 +119,17 @@ def _limit(name: str, before: dict, wanted: dict, step: Step) -> None:  # type: 
         maps.delete_table(table_of_limits(name))
         maps.close()
         limit(name, wanted, step)
+
+
+def _identity(item: dict) -> list:  # type: ignore[type-arg]
+    return [item.get(key) for key in _FIXED]
+
+
+def _delete(name: str) -> None:
+    """In the container's namespace, with the host's rights."""
+    routes = Routes()
+    routes.delete_link(name)
+    routes.close()
 
 
 def _configure(interfaces: list, changed: list[str], step: Step) -> None:  # type: ignore[type-arg]

@@ -12,7 +12,7 @@ import sys
 from fcntl import LOCK_SH, flock
 
 from gear.helper import ports
-from gear.helper.announcing import announce
+from gear.helper.announcing import announce, announce_from
 from gear.helper.failure import Failure, Step
 from gear.helper.nftables import EBUSY, EEXIST, ENOENT, Maps, elements
 from gear.helper.rtnetlink import Routes, index_of, of_process
@@ -21,6 +21,7 @@ from gear.helper.sysctls import has_ipv6, usable, wants_hairpin, write
 # br_netfilter's, which is rarely loaded.
 _BRIDGED = "bridge/bridge-nf-call-iptables"
 _BRIDGED6 = "bridge/bridge-nf-call-ip6tables"
+EINVAL = 22
 
 _LINKS = "/sys/class/net"
 
@@ -59,20 +60,11 @@ class Network:
         routes = Routes()
         hairpin = wants_hairpin()
         for item in self.interfaces:
-            step.doing = f"connect {item['name']} to the network {item['network']}"
-            bridge = index_of(item["bridge"])
-            if not bridge:
-                unit = f"gear-network@{item['network']}.service"
-                raise Failure(
-                    f"can't {step.doing}: there is no link {item['bridge']}; see systemctl status {unit}"
-                )
             if index_of(item["host"]):
                 # Of an earlier start: its namespace is not gone yet, or somebody still holds it.
+                step.doing = f"remove the link {item['host']}"
                 routes.delete_link(item["host"])
-            place = of_process(pid)
-            routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
-            if hairpin:
-                routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+            add_link(routes, item, of_process(pid), step, hairpin=hairpin)
             if item.get("limits"):
                 from gear.helper import shaping
 
@@ -154,6 +146,39 @@ def _hold(containers: str, network: str) -> int:
     return lock
 
 
+def add_link(
+    routes: Routes,
+    item: dict,  # type: ignore[type-arg]
+    place: tuple[int, int],
+    step: Step,
+    *,
+    hairpin: bool,
+) -> None:
+    """Make one of `interfaces` in the namespace *place*, on its bridge or as a macvlan of its parent.
+
+    Raises Failure and OSError.
+    """
+    step.doing = f"connect {item['name']} to the network {item['network']}"
+    bridge = index_of(item["bridge"])
+    if not bridge:
+        unit = f"gear-network@{item['network']}.service"
+        raise Failure(f"can't {step.doing}: there is no link {item['bridge']}; see systemctl status {unit}")
+    if "mode" in item:
+        try:
+            routes.add_macvlan(bridge, item["mode"], item["name"], place, mac=item["mac"], mtu=item["mtu"])
+        except OSError as error:
+            if error.errno not in (EBUSY, EINVAL):
+                raise
+            raise Failure(
+                f"can't {step.doing}: {item['bridge']} takes no macvlan of the mode {item['mode']}, since it is a port"
+                " of a bridge, or has others, of which one is passthru"
+            ) from error
+        return
+    routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
+    if hairpin:
+        routes.set_port(index_of(item["host"]), bridge, hairpin=True)
+
+
 def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
     """In the container's network namespace: addresses and routes, and the links up."""
     routes = Routes()
@@ -165,6 +190,8 @@ def configure(interfaces: list, step: Step) -> None:  # type: ignore[type-arg]
             write(f"ipv6/conf/{item['name']}/accept_ra", "0")
         index = index_of(item["name"])
         routes.configure(index, addresses, gateways)
+        if "mode" in item:
+            announce_from(item["name"], addresses)
         if item.get("loopback6") and has_ipv6():
             routes.route_loopback(index)
     routes.close()

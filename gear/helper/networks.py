@@ -13,7 +13,7 @@ import sys
 from _socket import AF_INET, inet_pton
 from fcntl import LOCK_EX, flock
 
-from gear.helper import network, nft, ports, ruleset, sysctls
+from gear.helper import network, nft, ports, ruleset, sysctls, underlay
 from gear.helper.bundle import load_json, parse_json
 from gear.helper.failure import Failure, Step
 from gear.helper.nftables import Element, Maps, elements
@@ -60,6 +60,12 @@ def up(directory: str, step: Step) -> None:
     definition = _locked(directory, step)
     name = definition["interface"]
     routes = Routes()
+    if definition["driver"] == "macvlan":
+        # All else is made by the starts of containers; nobody else may see to its link.
+        step.doing = f"bring up {definition['parent']}"
+        routes.set_up(underlay.parent_of(definition))
+        routes.close()
+        return
     step.doing = f"make the bridge {name}"
     if not index_of(name):
         routes.add_bridge(name, _mac(definition))
@@ -74,20 +80,28 @@ def up(directory: str, step: Step) -> None:
         step.doing = f"route ::1 on the bridge {name}"
         routes.route_loopback(bridge)
     published = _reconnect(directory, definition, routes, bridge, step)
-    routes.close()
     step.doing = "load the rules of nftables"
     nft.load(ruleset.render(definition, published, loopback6=loopback6), step)
+    if definition["driver"] == "vxlan":
+        # Last of all, as the rules keep others than peers off.
+        underlay.lay(routes, definition, bridge, step)
+        underlay.require_own_gateways(definition, step)
+    routes.close()
 
 
 def down(directory: str, step: Step) -> None:
     """Remove the rules and the bridge of a network; its containers run on without it."""
     definition = _locked(directory, step)
+    routes = Routes()
+    if definition["driver"] == "vxlan":
+        # Before the rules, for the same reason as above.
+        step.doing = f"remove the VXLAN {underlay.tunnel_of(definition)}"
+        underlay.remove(routes, definition)
     step.doing = "remove the rules of nftables"
     maps = Maps()
     maps.delete_table(ruleset.table_of(definition["name"]))
     maps.close()
     step.doing = f"remove the bridge {definition['interface']}"
-    routes = Routes()
     routes.delete_link(definition["interface"])
     routes.close()
 

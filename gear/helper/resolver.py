@@ -63,7 +63,7 @@ def render(wanted: dict) -> str:  # type: ignore[type-arg]
     host = _of_host()
     servers, comment = wanted["servers"], ""
     if not servers:
-        servers, comment = _reachable(host.servers, wanted["gateways"])
+        servers, comment = _reachable(host.servers, wanted["gateways"], wanted["host"])
     search = wanted["search"] or host.search
     options = wanted["options"] or [word for word in host.options if word != "trust-ad"]
     lines = [comment] if comment else []
@@ -92,7 +92,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def _reachable(servers: list[str], gateways: list[str]) -> tuple[list[str], str]:
+def _reachable(servers: list[str], gateways: list[str], host: list[str]) -> tuple[list[str], str]:
     """The name servers that can be asked from inside, and a comment if there is none."""
     if not gateways:
         return [], "# The networks of this container lead nowhere."
@@ -105,17 +105,16 @@ def _reachable(servers: list[str], gateways: list[str]) -> tuple[list[str], str]
             found.append(server)
     if found:
         return found, ""
-    if not loopback:
+    if not loopback or not host:
         return [], "# This machine has no name server that can be asked from here."
-    gateway = gateways[0]
-    if not _is_answered(gateway):
+    if not _is_answered(host[0]):
         print(
             "gear: this machine's name server listens on a loopback address only, so the container can't ask it;"
-            f" let it listen on {gateway} too, or give the container another one (--dns)",
+            f" let it listen on {host[0]} too, or give the container another one (--dns)",
             file=sys.stderr,
             flush=True,
         )
-    return [gateway], "# The machine's own, at its address on this network."
+    return host[:1], "# The machine's own, at its address on this network."
 
 
 def _kind(server: str) -> tuple[int, bool]:

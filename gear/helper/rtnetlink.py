@@ -9,17 +9,37 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, if_nametoindex, inet_pton
 
 from gear.helper import netlink
-from gear.helper.netlink import CREATE, DUMP, EXCL, ORDER, REPLACE, Netlink, attribute, nest, text, u8, u32
+from gear.helper.netlink import (
+    APPEND,
+    CREATE,
+    DUMP,
+    EXCL,
+    ORDER,
+    REPLACE,
+    Netlink,
+    attribute,
+    nest,
+    text,
+    u8,
+    u32,
+)
 
 # linux/rtnetlink.h
 _NEWLINK = 16
 _DELLINK = 17
+_GETLINK = 18
 _NEWADDR = 20
 _DELADDR = 21
 _GETADDR = 22
 _NEWROUTE = 24
+_NEWNEIGH = 28
 _DELNEIGH = 29
-_NDA_DST = 1  # linux/neighbour.h
+# linux/neighbour.h
+_NDA_DST = 1
+_NDA_LLADDR = 2
+_NTF_SELF = 0x02
+_NUD_STATIC = 0xC0  # NUD_NOARP | NUD_PERMANENT
+_AF_BRIDGE = 7
 _RT_TABLE_MAIN = 254
 _RT_TABLE_LOCAL = 255
 _RTPROT_STATIC = 4
@@ -34,6 +54,7 @@ _RTA_PRIORITY = 6
 _IFLA_ADDRESS = 1
 _IFLA_IFNAME = 3
 _IFLA_MTU = 4
+_IFLA_LINK = 5
 _IFLA_MASTER = 10
 _IFLA_LINKINFO = 18
 _IFLA_NET_NS_PID = 19
@@ -48,6 +69,14 @@ _IFLA_BRPORT_MODE = 4  # hairpin
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _ADDR_GEN_MODE_NONE = 1
 _VETH_INFO_PEER = 1  # linux/veth.h
+# linux/if_link.h
+_IFLA_MACVLAN_MODE = 1
+_MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+_IFLA_VXLAN_ID = 1
+_IFLA_VXLAN_LINK = 3
+_IFLA_VXLAN_LOCAL = 4
+_IFLA_VXLAN_PORT = 15  # in network order
+_IFLA_VXLAN_LOCAL6 = 17
 # linux/if_addr.h
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
@@ -66,12 +95,12 @@ ENOENT = 2
 
 
 def of_process(pid: int) -> tuple[int, int]:
-    """The network namespace of the process *pid*, for add_veth()."""
+    """The network namespace of the process *pid*, for add_veth() and add_macvlan()."""
     return _IFLA_NET_NS_PID, pid
 
 
 def of_descriptor(descriptor: int) -> tuple[int, int]:
-    """The network namespace that *descriptor* stands for, for add_veth()."""
+    """The network namespace that *descriptor* stands for, for add_veth() and add_macvlan()."""
     return _IFLA_NET_NS_FD, descriptor
 
 
@@ -90,6 +119,11 @@ def _link(index: int = 0, *, up: bool = False) -> bytes:
     """struct ifinfomsg, linux/rtnetlink.h: family, type, index, flags and which of them to change."""
     flags = _IFF_UP if up else 0
     return bytes(4) + index.to_bytes(4, ORDER) + flags.to_bytes(4, ORDER) + flags.to_bytes(4, ORDER)
+
+
+def _port(name: str, bridge: int) -> tuple[int, int, bytes]:
+    """The request that makes the link *name* a port of *bridge*, and up."""
+    return _NEWLINK, 0, _link(up=True) + text(_IFLA_IFNAME, name) + _SILENT + u32(_IFLA_MASTER, bridge)
 
 
 class Routes:
@@ -112,10 +146,8 @@ class Routes:
         other.append(u32(*place))
         pair = nest(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER | netlink.NESTED, _link() + b"".join(other)))
         info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), pair)
-        name = text(_IFLA_IFNAME, host)
         self._netlink.send(
-            (_NEWLINK, CREATE | EXCL, _link() + name + size + info),
-            (_NEWLINK, 0, _link(up=True) + name + _SILENT + u32(_IFLA_MASTER, bridge)),
+            (_NEWLINK, CREATE | EXCL, _link() + text(_IFLA_IFNAME, host) + size + info), _port(host, bridge)
         )
 
     def add_ifb(self, name: str, alias: str) -> None:
@@ -124,6 +156,56 @@ class Routes:
         called = text(_IFLA_IFNAME, name)
         ready = _link(up=True) + called + _SILENT + attribute(_IFLA_IFALIAS, alias.encode())
         self._netlink.send((_NEWLINK, CREATE | EXCL, _link() + called + info), (_NEWLINK, 0, ready))
+
+    def add_macvlan(
+        self, parent: int, mode: str, name: str, place: tuple[int, int], *, mac: str, mtu: int | None
+    ) -> None:
+        """A macvlan of the link *parent*, called *name*, with *mac*, in the namespace *place*; down."""
+        kind = nest(_IFLA_INFO_DATA, u32(_IFLA_MACVLAN_MODE, _MACVLAN_MODES[mode]))
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "macvlan"), kind)
+        body = _link() + text(_IFLA_IFNAME, name) + u32(_IFLA_LINK, parent) + u32(*place)
+        body += attribute(_IFLA_ADDRESS, packed_mac(mac)) + (u32(_IFLA_MTU, mtu) if mtu else b"")
+        self._netlink.send((_NEWLINK, CREATE | EXCL, body + info))
+
+    def add_vxlan(
+        self, name: str, bridge: int, vni: int, *, port: int, local: str, parent: int, mtu: int | None
+    ) -> None:
+        """The VXLAN *vni*, up and a port of the link *bridge*.  *local* is the address that it sends from, `::` or
+        `0.0.0.0` if the kernel chooses one, and *parent* the link that it leaves by, or 0."""
+        family, own = _parse(local)
+        kind = [u32(_IFLA_VXLAN_ID, vni), attribute(_IFLA_VXLAN_PORT, port.to_bytes(2, "big"))]
+        kind.append(attribute(_IFLA_VXLAN_LOCAL6 if family == AF_INET6 else _IFLA_VXLAN_LOCAL, own))
+        kind += [u32(_IFLA_VXLAN_LINK, parent)] if parent else []
+        info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vxlan"), nest(_IFLA_INFO_DATA, *kind))
+        size, word = u32(_IFLA_MTU, mtu) if mtu else b"", text(_IFLA_IFNAME, name)
+        self._netlink.send(
+            (_NEWLINK, CREATE | EXCL, _link() + word + size + info),
+            (_NEWLINK, 0, _link() + word + _SILENT),  # it has a carrier as soon as it is up
+            _port(name, bridge),
+        )
+
+    def flood_to(self, index: int, hosts: list[str]) -> None:
+        """Have the VXLAN *index* send to each of *hosts* what is for everybody, or for who knows whom."""
+        # struct ndmsg as below, and all zeros for the address of the card.
+        head = bytes([_AF_BRIDGE, 0, 0, 0]) + index.to_bytes(4, ORDER)
+        head += _NUD_STATIC.to_bytes(2, ORDER) + bytes([_NTF_SELF, 0]) + attribute(_NDA_LLADDR, bytes(6))
+        requests = [
+            (_NEWNEIGH, CREATE | APPEND, head + attribute(_NDA_DST, _parse(host)[1])) for host in hosts
+        ]
+        if requests:
+            self._netlink.send(*requests)
+
+    def kind_and_mtu(self, name: str) -> tuple[str, int] | None:
+        """The kind of the link *name*, empty for a card, and its MTU; None when there is none."""
+        try:
+            (answer,) = self._netlink.ask(_GETLINK, 0, _link() + text(_IFLA_IFNAME, name))
+        except OSError as error:
+            if error.errno != ENODEV:
+                raise
+            return None
+        found = netlink.attributes(answer[16:])
+        kind = netlink.attributes(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b"")
+        return kind.rstrip(b"\0").decode(), int.from_bytes(found[_IFLA_MTU], ORDER)
 
     def add_bridge(self, name: str, mac: str) -> None:
         """A bridge with *mac*, which it keeps whatever its ports have; down."""

@@ -37,6 +37,8 @@ def render(network: dict, published: Iterable[Element], *, loopback6: bool) -> s
     subnets = [(("ip6" if ":" in item["subnet"] else "ip"), item["subnet"]) for item in network["subnets"]]
     chains = [_maps(published), *_translation(loopback6=loopback6)]
     chains += [_guard(bridge), _forward(network, subnets), _postrouting(network, subnets)]
+    if network.get("vni") is not None:
+        chains += _tunnel(network)
     # Declared first, so that there is one to delete.
     return f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{''.join(chains)}}}\n"
 
@@ -138,6 +140,32 @@ def _guard(bridge: str) -> str:
     rules = [f'iifname "{bridge}" ip {side} 127.0.0.0/8 drop' for side in ("daddr", "saddr")]
     # Before the translation of addresses, so that no answer has one of these yet.
     return _chain("guard", "type filter hook prerouting priority -300;", rules)
+
+
+def _tunnel(network: dict) -> list[str]:  # type: ignore[type-arg]
+    """VXLAN has no notion of who may send: what does not come from a peer is dropped before it is unpacked, and
+    containers are kept from sending to peers as if they were this host, whose address theirs is replaced by."""
+    peers = network["peers"]
+    families = []
+    for family, version in (("ip", "ipv4"), ("ip6", "ipv6")):
+        own = ", ".join([peer for peer in peers if (":" in peer) == (family == "ip6")])
+        families.append((family, own) if own else (f"meta nfproto {version}", ""))
+    # After the eight bytes of UDP and four of flags; another VXLAN on the same port has other peers.
+    mine = f"udp dport {network['port']} @th,96,24 {network['vni']}"
+    others = [f'iifname "{INTERFACES}" {mine} drop']
+    if network["parent"]:
+        others.append(f'iifname != "{network["parent"]}" {mine} drop')
+    leaving = []
+    for match, own in families:
+        if not own:
+            others.append(f"{match} {mine} drop")
+            continue
+        others.append(f"{match} saddr != {{ {own} }} {mine} drop")
+        leaving.append(f'iifname "{INTERFACES}" {match} daddr {{ {own} }} udp dport {network["port"]} drop')
+    return [
+        _chain("underlay", "type filter hook input priority 0;", others),
+        _chain("forged", "type filter hook forward priority 0;", leaving),
+    ]
 
 
 def _forward(network: dict, subnets: list[tuple[str, str]]) -> str:  # type: ignore[type-arg]

@@ -18,7 +18,7 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming definition spec oci reference settings claims"
+        "network naming underlay definition spec oci reference settings claims"
     ),
     "pure": (
         "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
@@ -33,10 +33,10 @@ LAYERS = {
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle networks live linking "
-        "exposure leftovers remove inside top attach copying transfer joining running debugging history pruning "
-        "saving verifying network_check container_check fsck switching contents pausing snapshots restoring cloning "
-        "committing unfinished"
+        "offering sending publishing replacing connecting neighbours install lifecycle defining networks live "
+        "linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
+        "pruning saving verifying network_check container_check fsck switching contents pausing snapshots restoring "
+        "cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "

@@ -343,7 +343,13 @@ def test_own_lines_and_added_ones_stand_before_those_of_others() -> None:
 # ---- resolv.conf
 
 GATEWAYS = ["10.89.0.1", "fd00:1::1"]
-NOTHING: dict[str, list[str]] = {"servers": [], "search": [], "options": [], "gateways": GATEWAYS}
+NOTHING: dict[str, list[str]] = {
+    "servers": [],
+    "search": [],
+    "options": [],
+    "gateways": GATEWAYS,
+    "host": GATEWAYS[:1],
+}
 
 
 def resolved(
@@ -356,6 +362,8 @@ def resolved(
     monkeypatch.setattr(resolver, "_HOST", str(tmp_path / "resolv.conf"))
     monkeypatch.setattr(resolver, "_BEHIND_STUB", str(tmp_path / "behind"))
     monkeypatch.setattr(resolver, "_is_answered", lambda address: address == "10.89.0.1")
+    if (own := wanted.pop("host_is", None)) is not None:
+        wanted["host"] = own
     return resolver.render(NOTHING | wanted).splitlines()
 
 
@@ -407,6 +415,9 @@ def test_name_servers_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 def test_name_servers_that_no_route_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
     assert resolved(tmp_path, monkeypatch, host, gateways=["fd00:1::1"]) == ["nameserver 2001:db8::1"]
+    # By a macvlan the container gets everywhere but to this host.
+    lines = resolved(tmp_path, monkeypatch, "nameserver 127.0.0.1\n", host_is=[])
+    assert lines == ["# This machine has no name server that can be asked from here."]
     lines = resolved(tmp_path, monkeypatch, host, gateways=[])
     assert lines == ["# The networks of this container lead nowhere."]
     lines = resolved(tmp_path, monkeypatch, host, gateways=[], servers=["10.1.0.9"])
@@ -416,7 +427,7 @@ def test_name_servers_that_no_route_leads_to(tmp_path: Path, monkeypatch: pytest
 def test_a_host_without_name_servers_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resolved(tmp_path, monkeypatch, "nameserver 127.0.0.1\n", gateways=["fd00:1::1"])
+    resolved(tmp_path, monkeypatch, "nameserver 127.0.0.1\n", host_is=["fd00:1::1"])
     assert "let it listen on fd00:1::1 too" in capsys.readouterr().err
     (tmp_path / "resolv.conf").unlink()
     assert resolver.render(NOTHING) == "# This machine has no name server that can be asked from here.\n"

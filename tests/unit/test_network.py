@@ -139,14 +139,14 @@ def test_definition_comes_back(wanted: Definition) -> None:
         ({"name": "../x"}, "N is damaged: /name: '../x' can't name a network."),
         ({"name": "host"}, "N is damaged: /name: 'host' can't name a network."),
         ({"driver": "ipvlan"}, "N is damaged: /driver: 'ipvlan' is no kind of network."),
-        ({"interface": "a/b"}, "N is damaged: /interface: not as expected ('a/b' can't name an interface)."),
+        ({"interface": "a/b"}, "N is damaged: /interface: 'a/b' can't name an interface."),
         (
             {"interface": "x" * 16},
-            f"N is damaged: /interface: not as expected ('{'x' * 16}' can't name an interface).",
+            f"N is damaged: /interface: '{'x' * 16}' can't name an interface.",
         ),
         ({"subnets": []}, "N is damaged: A network has one subnet of IPv4, or one of IPv6, or one of each."),
         ({"mtu": 1000}, "N is damaged: An MTU of 1000 can't work."),
-        ({"vni": 7}, "N is damaged: /vni: not as expected (7 means nothing for a bridge)."),
+        ({"vni": 7}, "N is damaged: A network of the driver bridge has no --vni."),
         ({"internal": "no"}, "N is damaged: /internal: not as expected (true or false is wanted, not 'no')."),
     ],
 )
@@ -295,6 +295,7 @@ def test_start_member() -> None:
     )
     assert found["resolver"] == {
         "servers": ["192.0.2.53"], "search": ["x"], "options": ["ndots:2"], "gateways": ["10.89.0.1", "fd00:1::1"],
+        "host": ["10.89.0.1"],
     }  # fmt: skip
     first, second = found["interfaces"]
     assert first == {
@@ -362,7 +363,7 @@ def test_unit_of_a_network() -> None:
     sections = unitsyntax.parse(text.decode())
     service = dict(sections["Service"])
     assert (service["Type"], service["RemainAfterExit"]) == ("oneshot", "yes")
-    for key, word in (("ExecStart", "up"), ("ExecReload", "up"), ("ExecStop", "down")):
+    for key, word in (("ExecStart", "up"), ("ExecReload", "up"), ("ExecStopPost", "down")):
         assert unitsyntax.command(service[key]) == [
             "/usr/bin/python3", "-I", "-S", "/srv/a b%/helper/current/network", word, "/srv/a b%/networks/a-b.c"
         ]  # fmt: skip
