@@ -16,18 +16,25 @@ from typing import Any
 ACCEPT, DROP = "accept", "drop"
 _VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto", "queue")
 _ENDLESS = 32  # NFT_JUMP_STACK_SIZE is 16
+# What passes: whether it comes in, the state of its connection, and whether that is to a published port.
+_WAYS = (
+    (False, "new", False),
+    (False, "established", False),
+    (True, "new", True),
+    (True, "established", False),
+)
 _UFW = "ufw-"
 _DOCKER = "DOCKER-USER"
 
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet that is forwarded: its IP version, and the network's bridge if it comes or goes that way.  *state* is
-    that of its connection, *translated* whether it came to a published port."""
+    """A packet that is forwarded: its IP version, and the links by which it comes and goes.  *state* is that of its
+    connection, *translated* whether it came to a published port."""
 
     version: int
-    incoming: str | None = None
-    outgoing: str | None = None
+    incoming: str
+    outgoing: str
     state: str = "new"
     translated: bool = False
 
@@ -144,10 +151,11 @@ def _known(left: Any, packet: Packet) -> list[str] | None:
     if not isinstance(left, dict):
         return None
     if "meta" in left:
-        name = {
+        names: dict[Any, str] = {
             "iifname": packet.incoming, "oifname": packet.outgoing, "iif": packet.incoming, "oif": packet.outgoing,
             "nfproto": f"ipv{packet.version}", "protocol": "ip" if packet.version == 4 else "ip6",
-        }.get(str(left["meta"].get("key")))  # fmt: skip
+        }  # fmt: skip
+        name = names.get(left["meta"].get("key"))
         return None if name is None else [name]
     if "ct" in left:
         if left["ct"].get("key") == "state":
@@ -172,8 +180,8 @@ def _otherwise(left: Any, packet: Packet) -> bool | None:
     payload = left.get("payload", {}) if isinstance(left, dict) else {}
     if str(payload.get("protocol")).startswith("icmp"):
         return False
-    foreign = {"ip": 6, "ip6": 4}.get(payload.get("protocol"))
-    return False if foreign == packet.version else None
+    other = "ip6" if packet.version == 4 else "ip"
+    return False if payload.get("protocol") == other else None
 
 
 def _is(right: Any, known: list[str]) -> bool | None:
@@ -221,16 +229,22 @@ def advice(dropper: Dropper, bridge: str, *, inward: bool) -> str:
 
 
 def obstacles(
-    filter_: Filter, bridge: str, versions: Iterable[int], *, published: bool
+    filter_: Filter, bridge: str, outside: Iterable[str], versions: Iterable[int], *, published: bool
 ) -> list[tuple[Dropper, bool]]:
-    """Who drops what is forwarded for the network of *bridge*, and whether on its way in."""
+    """Who drops what is forwarded between the network of *bridge* and every one of the links *outside*, and whether on
+    its way in."""
     found: dict[tuple[Dropper, bool], None] = {}
+    others = list(outside)
     for version in versions:
-        asked = Packet(version, incoming=bridge)
-        ways = [(asked, False), (Packet(version, incoming=bridge, state="established"), False)]
-        if published:
-            ways.append((Packet(version, outgoing=bridge, translated=True), True))
-        ways.append((Packet(version, outgoing=bridge, state="established"), True))
-        for packet, inward in ways:
-            found |= dict.fromkeys((dropper, inward) for dropper in filter_.dropping(packet))
+        for inward, state, translated in _WAYS:
+            if inward and translated and not published:
+                continue
+            dropping = []
+            for other in others:
+                ends = (other, bridge) if inward else (bridge, other)
+                dropping.append(filter_.dropping(Packet(version, *ends, state, translated)))
+            everywhere = (
+                [item for item in dropping[0] if all(item in more for more in dropping)] if others else []
+            )
+            found |= dict.fromkeys((dropper, inward) for dropper in everywhere)
     return list(found)

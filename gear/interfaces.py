@@ -11,6 +11,8 @@ from typing import Any
 
 from gear.errors import HostError
 
+# Where everything goes that no other route is for.
+DEFAULT = "default"
 _UP = 0x1  # IFF_UP, linux/if.h
 
 
@@ -41,8 +43,9 @@ def links() -> dict[str, Link]:
                 addresses.setdefault(item["index"], set()).add(f"{address}/{item['prefixlen']}")
         routes: dict[int, set[str]] = {}
         for item in asked.get_routes():
-            if destination := item.get_attr("RTA_DST"):
-                routes.setdefault(item.get_attr("RTA_OIF"), set()).add(f"{destination}/{item['dst_len']}")
+            destination = item.get_attr("RTA_DST")
+            text = f"{destination}/{item['dst_len']}" if destination else DEFAULT
+            routes.setdefault(item.get_attr("RTA_OIF"), set()).add(text)
         return {
             names[item["index"]]: Link(
                 names[item["index"]],
@@ -74,3 +77,11 @@ def _rtnetlink() -> Any:
             f"The Python module pyroute2 can't be loaded: {error}.", hint="apt-get install python3-pyroute2"
         ) from error
     return IPRoute()
+
+
+def outside(every: dict[str, Link]) -> list[str]:
+    """The links by which this host reaches others: those with default routes, or all that may be such."""
+    found = [name for name, link in every.items() if DEFAULT in link.routes and name != "lo"]
+    return found or [
+        name for name, link in every.items() if link.kind != "bridge" and not link.master and name != "lo"
+    ]

@@ -177,11 +177,11 @@ def _table(definition: Definition, kernel: Kernel) -> Iterator[Finding]:
     wanted = packetfilter.of_table(packetfilter.loaded(text), definition.table)
     for name in wanted:
         if name not in found:
-            yield Finding(where, f"has no {name or 'name'}")
+            yield Finding(where, f"has no {name}")
         elif found[name] != wanted[name]:
             missing = sum(item not in found[name] for item in wanted[name])
             more = sum(item not in wanted[name] for item in found[name])
-            yield Finding(where, f"has another {name} than it should: {_differing(missing, more)}")
+            yield Finding(where, f"has another {name or 'head'} than it should: {_differing(missing, more)}")
     for name in found:
         if name not in wanted:
             yield Finding(where, f"has {name}, which is not gear's")
@@ -311,7 +311,8 @@ def hindrances(layout: Layout, names: list[str]) -> Iterator[Finding]:
             for container in containers.names(layout)
             for port in live.network_member(layout, container).get("ports", ())
         )
-        for dropper, inward in obstacles(rules, definition.interface, versions, published=published):
+        others = interfaces.outside(links)
+        for dropper, inward in obstacles(rules, definition.interface, others, versions, published=published):
             what = f"comes in to {name}" if inward else f"leaves {name}"
             yield Finding(
                 str(dropper),
