@@ -13,6 +13,7 @@ from gear import (
     containers,
     definitions,
     files,
+    hindrances,
     leftovers,
     live,
     network_check,
@@ -52,8 +53,9 @@ def check(
         if not names:
             for finding in network_state.strays(manager, layout):
                 yield treat(finding, repair=repair)
-        for finding in network_state.hindrances(layout, chosen):
-            yield Outcome(finding, False)
+        for item in hindrances.of_networks(layout, chosen):
+            told = Finding(str(item.dropper), item.what, damage=False, hint=item.hint, foreign=True)
+            yield Outcome(told, False)
 
 
 def _mendable(finding: Finding, mend: Callable[[], None]) -> Finding:

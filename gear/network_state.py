@@ -18,7 +18,6 @@ from typing import Any
 from gear import containers, definitions, files, interfaces, live, packetfilter
 from gear.definition import Definition
 from gear.findings import Finding
-from gear.forwarding import Filter, advice, obstacles
 from gear.helper import networks as made
 from gear.helper import ruleset, sysctls
 from gear.helper.nftables import Maps, elements
@@ -293,31 +292,3 @@ def strays(manager: Manager, layout: Layout) -> Iterator[Finding]:
                 manager.reset_failed(unit)
 
             yield Finding(state.name, "is active, and its network is not defined", mend=stop)
-
-
-def hindrances(layout: Layout, names: list[str]) -> Iterator[Finding]:
-    """Rules of others that drop what networks forward: gear leaves them alone, and says what would let it through."""
-    rules = Filter(
-        packetfilter.ruleset(), [definitions.get(layout, name).table for name in definitions.names(layout)]
-    )
-    links = interfaces.links()
-    for name in names:
-        definition = definitions.get(layout, name)
-        if definition.internal or definition.interface not in links:
-            continue
-        versions = [item.version for item in definition.subnets]
-        published = any(
-            port["table"] == definition.table
-            for container in containers.names(layout)
-            for port in live.network_member(layout, container).get("ports", ())
-        )
-        others = interfaces.outside(links)
-        for dropper, inward in obstacles(rules, definition.interface, others, versions, published=published):
-            what = f"comes in to {name}" if inward else f"leaves {name}"
-            yield Finding(
-                str(dropper),
-                f"drops what {what}",
-                damage=False,
-                hint=advice(dropper, definition.interface, inward=inward),
-                foreign=True,
-            )

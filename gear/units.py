@@ -176,6 +176,8 @@ def render_network(name: str, layout: Layout) -> bytes:
         ("Description", unitfile.value(f"The network {name} of containers")),
         # What replaces all rules of the machine does so first.
         ("After", "network-pre.target nftables.service firewalld.service ufw.service"),
+        # Debian's nftables.conf begins with `flush ruleset`.
+        ("ReloadPropagatedFrom", "nftables.service"),
         ("RequiresMountsFor", unitfile.word(directory)),
     ]
     service = [

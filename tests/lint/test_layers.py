@@ -35,7 +35,7 @@ LAYERS = {
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
         "offering sending publishing connecting install lifecycle networks live linking exposure leftovers remove "
         "inside top attach copying transfer joining running debugging history pruning saving verifying "
-        "network_check network_state mending network_repair container_check fsck "
+        "network_check network_state mending hindrances network_repair container_check fsck "
         "switching contents pausing snapshots restoring cloning committing "
         "unfinished"
     ),
