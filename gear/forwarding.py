@@ -23,7 +23,8 @@ _WAYS = (
     (True, "new", True),
     (True, "established", False),
 )
-_UFW = "ufw-"
+_ICMP = ("icmp", "ipv6-icmp", "icmpv6", "icmp6", 1, 58)
+_UFW = ("ufw-", "ufw6-")
 _DOCKER = "DOCKER-USER"
 
 
@@ -72,6 +73,11 @@ class Filter:
                 place = (body["family"], body["table"], body["chain"])
                 self._rules.setdefault(place, []).append(body.get("expr", []))
 
+    @property
+    def forwards(self) -> bool:
+        """Whether anybody else filters what is forwarded."""
+        return bool(self._hooks)
+
     def dropping(self, packet: Packet) -> list[Dropper]:
         """The chains that surely drop *packet*; every chain of the hook has to let a packet through."""
         families = ("inet", "ip" if packet.version == 4 else "ip6")
@@ -88,7 +94,7 @@ class Filter:
         chains = [chain for where, of, chain in self._rules if (where, of) == (family, table)]
         if table == "firewalld":
             return "firewalld"
-        if any(chain.lstrip("6").startswith(_UFW) for chain in chains):
+        if any(chain.startswith(_UFW) for chain in chains):
             return "ufw"
         if _DOCKER in chains:
             return "docker"
@@ -170,15 +176,19 @@ def _matches(match: dict[str, Any], packet: Packet) -> bool | None:
     left, right = match.get("left"), match.get("right")
     known = _known(left, packet)
     if known is None:
-        return _otherwise(left, packet)
+        return _otherwise(left, packet, right)
     found = _is(right, known)
     return found if match.get("op") != "!=" or found is None else not found
 
 
-def _otherwise(left: Any, packet: Packet) -> bool | None:
-    """What is known of a packet of no particular kind: no interface but the bridge is gear's, and it is not ICMP."""
-    payload = left.get("payload", {}) if isinstance(left, dict) else {}
+def _otherwise(left: Any, packet: Packet, right: Any) -> bool | None:
+    """What is known of a packet of no particular kind: its version, and that it is not ICMP."""
+    found = left if isinstance(left, dict) else {}
+    payload = found.get("payload", {})
     if str(payload.get("protocol")).startswith("icmp"):
+        return False
+    number = found.get("meta", {}).get("key") == "l4proto" or payload.get("field") in ("protocol", "nexthdr")
+    if number and right in _ICMP:
         return False
     other = "ip6" if packet.version == 4 else "ip"
     return False if payload.get("protocol") == other else None
@@ -209,6 +219,8 @@ def _extension(body: dict[str, Any], packet: Packet) -> bool | None:
     if body.get("name") in ("conntrack", "state"):
         # Hardly ever for anything but the connections that there are.
         return packet.state != "new"
+    if body.get("name") in _ICMP:
+        return False
     return None
 
 

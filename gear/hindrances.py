@@ -42,6 +42,8 @@ def of_networks(layout: Layout, names: Sequence[str]) -> list[Hindrance]:
     if not wanted:
         return []
     rules = Filter(packetfilter.ruleset(), [item.table for item in defined.values() if item is not None])
+    if not rules.forwards:
+        return []
     links = interfaces.links()
     members = [live.network_member(layout, name) for name in containers.names(layout)]
     found = []
