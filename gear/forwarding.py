@@ -158,7 +158,7 @@ def _known(left: Any, packet: Packet) -> list[str] | None:
         return None
     if "meta" in left:
         names: dict[Any, str] = {
-            "iifname": packet.incoming, "oifname": packet.outgoing, "iif": packet.incoming, "oif": packet.outgoing,
+            "iifname": packet.incoming, "oifname": packet.outgoing,
             "nfproto": f"ipv{packet.version}", "protocol": "ip" if packet.version == 4 else "ip6",
         }  # fmt: skip
         name = names.get(left["meta"].get("key"))
