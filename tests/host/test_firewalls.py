@@ -22,6 +22,13 @@ systemd-run -q --unit peer ip netns exec out busybox httpd -f -p '[::]:80' -h /o
 """
 # Their own units at boot would be all at once.
 QUIET = "systemctl stop firewalld docker docker.socket containerd ufw; nft flush ruleset"
+# Overlays can't be stacked in a nested host.
+STORAGE = b"""
+[storage]
+driver = "vfs"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+"""
 IN, OUT = {"in4", "in6"}, {"out4", "out6"}
 OPEN = {"here", *IN, *OUT}
 
@@ -134,7 +141,7 @@ def test_docker(host: GearHost) -> None:
 
 
 def test_podman(host: GearHost, tmp_path: Path) -> None:
-    host.write("/etc/containers/storage.conf", b'[storage]\ndriver = "vfs"\n')
+    host.write("/etc/containers/storage.conf", STORAGE)
     host.sh("podman pull oci:/root/hello")
     # Without a limit of its own: nested hosts have no control groups to give it.
     host.sh("podman run -d --cgroups=disabled --name pweb -p 8081:8080 $(podman images -q | head -n 1)")

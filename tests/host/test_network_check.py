@@ -17,7 +17,7 @@ ip netns add chkout; ip link add chkout type veth peer name eth0 netns chkout
 ip addr add 192.0.2.1/24 dev chkout; ip addr add 2001:db8::1/64 dev chkout nodad; ip link set chkout up
 ip -n chkout addr add 192.0.2.9/24 dev eth0; ip -n chkout addr add 2001:db8::9/64 dev eth0 nodad
 ip -n chkout link set eth0 up
-systemd-run -q --unit chkpeer ip netns exec chkout busybox httpd -f -p '[::]:80' -h /opt/gear
+systemd-run -q --unit chkpeer ip netns exec chkout busybox httpd -f -p '[::]:80' -h /root/chkpeer
 """
 # What somebody does, and what is said of it.  Each line is done by itself, or with others that do not hide it.
 BROKEN = (
@@ -62,11 +62,14 @@ BROKEN = (
 @pytest.fixture
 def net(host: GearHost) -> Iterator[GearHost]:
     """The host with a network, a container on it, and another machine."""
+    host.write("/root/chkpeer/outside", PAGE.encode())
     host.sh(OUTSIDE)
     host.gear("network", "create", "chk1", "--subnet", "10.66.0.0/24", "--subnet", "fd66::/64")
     host.gear("install", "hello", "chkweb", "--net", "chk1", "-p", "8095:8080", "--start")
     yield host
-    host.sh("systemctl stop chkpeer; ip netns delete chkout; umount /run/netns 2>/dev/null || :")
+    host.sh(
+        "systemctl stop chkpeer; ip netns delete chkout; umount /run/netns 2>/dev/null || :; rm -r /root/chkpeer"
+    )
     host.gear("delete", "chkweb")
     host.gear("network", "rm", "chk1")
     assert host.sh("nft list tables; ls /sys/class/net; find /var/lib/gear/networks -mindepth 1") == "lo"
@@ -74,14 +77,14 @@ def net(host: GearHost) -> Iterator[GearHost]:
 
 def works(net: GearHost) -> None:
     """Wait until the published port is answered on the host and outside, and the container gets outside."""
-    inside = f"nsenter -t {net.pid('chkweb')} -n busybox wget -T 2 -q -O /dev/null"
+    inside = f"nsenter -t {net.pid('chkweb')} -n curl -s -g -m 2"
     script = f"""
-        curl -s -m 2 http://127.0.0.1:8095/
-        ip netns exec chkout curl -s -m 2 http://192.0.2.1:8095/
-        ip netns exec chkout curl -s -g -m 2 'http://[2001:db8::1]:8095/'
-        {inside} http://192.0.2.9/gear/cli.py && {inside} 'http://[2001:db8::9]/gear/cli.py' && echo "{PAGE}"
+        curl -s -m 2 http://127.0.0.1:8095/ &
+        ip netns exec chkout curl -s -m 2 http://192.0.2.1:8095/ &
+        ip netns exec chkout curl -s -g -m 2 'http://[2001:db8::1]:8095/' &
+        {inside} http://192.0.2.9/outside & {inside} 'http://[2001:db8::9]/outside' & wait
     """
-    net.wait(lambda: net.sh(script, check=False).count(PAGE) == 4, "traffic")
+    net.wait(lambda: net.sh(script, check=False).count(PAGE) == 5, "traffic")
 
 
 def found(net: GearHost, *arguments: str, status: int = 1) -> str:
@@ -178,28 +181,40 @@ def test_what_a_kill_leaves_is_mended(net: GearHost) -> None:
     """SIGKILL at messages to the kernel and to PID 1, and at changes of files, of everything that changes networks."""
     directory = "/var/lib/gear/networks/chk1"
     net.gear("network", "create", "chk2", "--subnet", "10.68.0.0/24")
-    pid, kills = net.pid("chkweb"), 0
-    for command, calls in (
-        (f"{HELPER} up {directory}", {"sendto": (2, 5), "sendmsg": (1,)}),
-        (f"{HELPER} down {directory}", {"sendto": (1, 2)}),
-        ("gear network connect chk2 chkweb", {"rename": (3,), "symlink": (2,), "sendto": (2, 5)}),
-        ("gear network disconnect chk2 chkweb", {"sendto": (1, 3), "unlink": (1,)}),
-        ("gear network rm chk2", {"unlink": (1,), "rmdir": (1,)}),
-        ("gear link -n 127.0.0.1:7:192.0.2.9:80 chkweb", {"sendto": (2,)}),
-        ("nft flush ruleset; gear network check --repair", {"sendmsg": (4, 8)}),
+    pid = net.pid("chkweb")
+    for before, command, call, number in (
+        (":", f"{HELPER} up {directory}", "sendto", 2),
+        ("nft flush ruleset", f"{HELPER} up {directory}", "sendmsg", 1),
+        (":", f"{HELPER} down {directory}", "sendto", 2),
+        ("nft flush ruleset", "gear network check --repair", "sendmsg", 8),
+        ("nft flush ruleset", "gear network check --repair", "sendto", 5),
     ):
-        *before, command = command.split("; ")
-        for call, number in ((call, number) for call, numbers in calls.items() for number in numbers):
-            net.sh("; ".join(before) or ":")
-            kills += struck(net, call, number, command)
-            text = found(net, "--repair", status=0)
-            assert "not mended" not in text, (command, call, number, text)
-        # Run again, it comes to its end, or has been there.
-        net.sh(command, check=False)
-        assert found(net, status=0) == "everything is as it should be\n", command
-        works(net)
-    assert kills > 12 and net.pid("chkweb") == pid
+        net.sh(before)
+        assert struck(net, call, number, command), (command, call)
+        text = found(net, "--repair", status=0)
+        assert "not mended" not in text, (command, call, text)
+    assert found(net, status=0) == "everything is as it should be\n"
+    works(net)
+    assert net.pid("chkweb") == pid
+    # Here the container may run with what was before until its next start.
+    connect, disconnect = (f"gear network {verb} chk2 chkweb" for verb in ("connect", "disconnect"))
+    for before, command, call, number in (
+        (":", connect, "rename", 3),
+        (":", connect, "sendto", 2),
+        (connect, disconnect, "sendto", 2),
+        (connect, disconnect, "unlink", 1),
+    ):
+        net.sh(before)
+        assert struck(net, call, number, command), (command, call)
+        found(net, "--repair", status=0)
+        net.sh(f"{disconnect} || :; gear restart chkweb", check=False)
+        found(net, "--repair", status=0)
+        left = "ls /sys/class/net/gear-chk2/brif /var/lib/gear/networks/chk2/addresses 2>&1 | grep -E '^(ve|10)' || :"
+        assert net.sh(left) == "", (command, call)
+    works(net)
+    assert struck(net, "unlink", 1, "gear network rm chk2")
+    found(net, "--repair", status=0)
+    net.gear("network", "rm", "chk2")
     assert "chk2" not in net.sh(
         "gear network list; nft list tables; ls /sys/class/net /var/lib/gear/networks"
     )
-    works(net)
