@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from gear import fsck, host
-from gear.command import Context, Verb, add_output_option, printable
+from gear.cli_findings import report
+from gear.command import Context, Verb, add_output_option
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,30 +17,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace, context: Context) -> int:
     host.require_root("check what gear keeps")
-    outcomes = []
-    for outcome in fsck.fsck(context.layout, quick=args.quick, repair=args.repair):
-        outcomes.append(outcome)
-        if args.output == "json":
-            continue
-        finding = outcome.finding
-        kind = "damaged" if finding.damage else "left over"
-        if outcome.mended:
-            kind = "removed" if finding.lost or not finding.damage else "mended"
-        context.report(f"{kind}: {printable(str(finding))}")
-        if outcome.problem:
-            context.report(f"  not mended: {printable(outcome.problem)}")
-        if outcome.is_wrong and finding.hint:
-            context.report(f"  to do: {printable(finding.hint)}")
-    wrong = sum(outcome.is_wrong for outcome in outcomes)
-    if args.output == "json":
-        context.report_json([outcome.document() for outcome in outcomes])
-    elif not outcomes:
-        context.report("everything is as it should be")
-    elif wrong:
-        context.report(f"{wrong} fault{' is' if wrong == 1 else 's are'} left")
-    else:
-        context.report("nothing is damaged" if not args.repair else "nothing is damaged any more")
-    return 1 if wrong else 0
+    found = fsck.fsck(context.layout, quick=args.quick, repair=args.repair)
+    return report(found, context, as_json=args.output == "json", repair=args.repair)
 
 
 VERBS = (

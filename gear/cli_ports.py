@@ -22,7 +22,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
     with Manager() as manager:
         names = args.names or containers.names(context.layout)
-        rows, failures = exposure.collect(manager, context.layout, names)
+        rows, failures, hindrances = exposure.collect(manager, context.layout, names)
     for error in failures:
         context.fail(error)
     if args.output == "json":
@@ -30,6 +30,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     else:
         header = ("NAME", "STATE", "MODE", "PROTOCOL", "HOST", "CONTAINER", "NETWORK", "REACHED BY")
         context.report(table(header, [_cells(row) for row in rows]))
+    for item in hindrances:
+        context.warn(f"{item.dropper} {item.what}, from other hosts; to let it through: {item.hint}")
     return max((error.exit_status for error in failures), default=0)
 
 
@@ -60,7 +62,8 @@ VERBS = (
         "ports",
         "show what of containers can be reached, and by whom",
         "List the published ports of containers, the networks on which all their ports can be reached, and those on "
-        "the host's network.  What a firewall of the host keeps out is not taken into account.",
+        "the host's network.  Where rules of others surely drop what comes to published ports, a warning says whose, "
+        "and what lets it through; that they let in some only is not taken into account.",
         _arguments,
         _run,
     ),

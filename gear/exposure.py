@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from gear import activation, attachment, containers, definitions, sockets
+from gear import activation, attachment, containers, definitions, hindrances, sockets
 from gear.definition import Definition
 from gear.errors import GearError
+from gear.hindrances import Hindrance
 from gear.model import Layout
 from gear.network import ANY4, ANY6, FD, HOST, NAT, SOCKET, Port
 from gear.spec import Spec
@@ -20,7 +21,7 @@ THIS_HOST = "this host"
 
 
 def reach(port: Port) -> str:
-    """Who gets to a published port, as far as gear knows: the host's firewall may let in fewer."""
+    """Who gets to a published port, unless the host's firewall keeps them out."""
     if port.address in ("", ANY4, ANY6):
         return EVERYBODY
     if ip_address(port.address).is_loopback:
@@ -89,6 +90,7 @@ def of_container(manager: Manager, layout: Layout, spec: Spec) -> list[dict[str,
             "active": active,
             "listening": listening and mode in (SOCKET, FD),
             "on_demand": spec.network.on_demand and external is not None,
+            "dropped_by": [],
         }
         for mode, protocol, address, external, internal, network, to, who in ways
     ]
@@ -110,12 +112,23 @@ def _destination(spec: Spec, port: Port, networks: Mapping[str, Definition]) -> 
 
 def collect(
     manager: Manager, layout: Layout, names: list[str]
-) -> tuple[list[dict[str, Any]], list[GearError]]:
-    """The ways to the containers *names*, and what kept gear from telling."""
-    found, failures = [], []
+) -> tuple[list[dict[str, Any]], list[GearError], list[Hindrance]]:
+    """The ways to the containers *names*, what kept gear from telling, and which rules of others drop what comes to
+    published ports."""
+    found: list[dict[str, Any]] = []
+    failures: list[GearError] = []
     for name in names:
         try:
             found += of_container(manager, layout, containers.get(layout, name))
         except GearError as error:
             failures.append(error)
-    return found, failures
+    forwarded = [row for row in found if row["mode"] == NAT and row["active"]]
+    if not forwarded:
+        return found, failures, []
+    met = [
+        item for item in hindrances.of_networks(layout, [row["network"] for row in forwarded]) if item.inward
+    ]
+    for row in forwarded:
+        if row["reach"] != THIS_HOST:  # which does not forward to itself
+            row["dropped_by"] = [str(item.dropper) for item in met if item.network == row["network"]]
+    return found, failures, met

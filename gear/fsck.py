@@ -7,42 +7,17 @@ it, and what becomes of each finding.  Data of volumes and of writable layers is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from gear import container_check, containers, files, imagemounts, leftovers, publishing, record_check
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
+from gear.mending import Outcome, treat
 from gear.model import Layout
 from gear.systemd import Manager, booted
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finding, whether it was mended, and why not."""
-
-    finding: Finding
-    mended: bool
-    problem: str = ""
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether something is still not as it should be: what is lost has to come again from somewhere."""
-        return self.finding.damage and (not self.mended or self.finding.lost)
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "path": str(self.finding.path),
-            "what": self.finding.what,
-            "damage": self.finding.damage,
-            "mended": self.mended,
-            "problem": self.problem,
-            "hint": self.finding.hint if self.is_wrong else "",
-        }
 
 
 def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterator[Outcome]:
@@ -56,29 +31,18 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
     if layout.images.is_dir():
         images = StoreCheck(layout, partial(_not_running, layout), quick=quick)
         for finding in chain(images.everything(), record_check.check(layout, images.again, quick=quick)):
-            yield _treat(finding, repair=repair)
+            yield treat(finding, repair=repair)
     changed = False
     with files.locked(layout.lock):
         for finding in container_check.check(layout):
-            outcome = _treat(finding, repair=repair)
+            outcome = treat(finding, repair=repair)
             changed = changed or outcome.mended
             yield outcome
         for finding in _leftovers(layout):
-            yield _treat(finding, repair=repair)
+            yield treat(finding, repair=repair)
     if changed and booted():
         with Manager() as manager:
             publishing.acquaint(manager, layout, containers.names(layout))
-
-
-def _treat(finding: Finding, *, repair: bool) -> Outcome:
-    if not repair or finding.mend is None:
-        return Outcome(finding, False)
-    try:
-        with files.explained(f"mend {finding.path}"):
-            finding.mend()
-    except GearError as error:
-        return Outcome(finding, False, error.message)
-    return Outcome(finding, True)
 
 
 def _leftovers(layout: Layout) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             # Whatever is left of the container has files of these ids.
             remains = (layout.containers / taken.name).exists()
             found.append(Leftover(f"the user id range of {taken.name}", taken.path, remove, remains))
-    found += _network_leftovers(layout, installed)
+    found += of_networks(layout, installed)
     current_helper = os.path.realpath(helper / "current")
     for path in entries(helper):
         if (
@@ -115,7 +115,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     return found
 
 
-def _network_leftovers(layout: Layout, installed: set[str]) -> list[Leftover]:
+def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
     """Addresses and ports that no container has, and networks that are only half there."""
     found = []
     for item in allocation.taken(layout):

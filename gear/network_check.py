@@ -1,13 +1,12 @@
 """Whether networks, addresses and published ports on disk are as the specifications of containers say.
 
-Not what the kernel has (`gear-network@NAME.service` makes that again), and not the rest of a container
-(gear/container_check.py).
+Not what the kernel has (gear/network_state.py), and not the rest of a container (gear/container_check.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gear import allocation, connecting, definitions, files
 from gear.definition import Definition
@@ -17,9 +16,9 @@ from gear.model import Layout
 from gear.spec import Spec
 
 
-def check(layout: Layout, specs: Mapping[str, Spec]) -> Iterator[Finding]:
-    """The faults of networks, and of what *specs* have of them.  The caller holds the lock."""
-    for name in definitions.names(layout):
+def check(layout: Layout, specs: Mapping[str, Spec], names: Sequence[str] = ()) -> Iterator[Finding]:
+    """The faults of networks, of *names* or of all, and of what *specs* have of them.  The caller holds the lock."""
+    for name in names or definitions.names(layout):
         try:
             definition = definitions.get(layout, name)
         except GearError as error:

@@ -121,6 +121,10 @@ class Manager:
         """Restart *units* at once and wait; the result of each job by unit."""
         return self._jobs("RestartUnit", self._thawed(units))
 
+    def reload_or_restart(self, units: Iterable[str]) -> dict[str, str]:
+        """Reload *units* at once, start those that are not active, and wait; the result of each job by unit."""
+        return self._jobs("ReloadOrRestartUnit", units)
+
     def _thawed(self, units: Iterable[str]) -> list[str]:
         """*units*, none of them frozen any more: systemd refuses to stop those (252 and 257)."""
         wanted = list(units)

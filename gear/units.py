@@ -180,6 +180,8 @@ def render_network(name: str, layout: Layout, parent: str | None = None) -> byte
         ("Description", unitfile.value(f"The network {name} of containers")),
         # What replaces all rules of the machine does so first.
         ("After", "network-pre.target nftables.service firewalld.service ufw.service"),
+        # Debian's nftables.conf begins with `flush ruleset`.
+        ("ReloadPropagatedFrom", "nftables.service"),
         ("RequiresMountsFor", unitfile.word(directory)),
     ]
     if parent is not None:

@@ -30,6 +30,10 @@ EXTRAS = {
         "podman", "buildah", "crun", "conmon", "netavark", "aardvark-dns", "catatonit", "uidmap",
         "apparmor", "iptables",
     ),
+    # What else makes rules for packets on a host.
+    "firewalls": (
+        "firewalld", "ufw", "docker.io", "iptables", "podman", "crun", "conmon", "netavark", "aardvark-dns",
+    ),
     # A real registry and a real proxy, what makes images, puts them there and looks at them, and what pulls are timed
     # against.
     "registry": (

@@ -72,10 +72,9 @@ def up(directory: str, step: Step) -> None:
     bridge = index_of(name)
     routes.set_up(bridge, mtu=definition["mtu"], alias=f"gear network {definition['name']}")
     step.doing = f"give the bridge {name} its addresses"
-    gateways = [_gateway(item) for item in definition["subnets"]]
-    routes.set_addresses(bridge, sysctls.usable(gateways))
+    routes.set_addresses(bridge, addresses(definition))
     _settings(definition, step)
-    loopback6 = sysctls.translates_loopback6() and any(":" in item for item in sysctls.usable(gateways))
+    loopback6 = has_loopback6(definition)
     if loopback6:
         step.doing = f"route ::1 on the bridge {name}"
         routes.route_loopback(bridge)
@@ -114,8 +113,30 @@ def _locked(directory: str, step: Step) -> dict:  # type: ignore[type-arg]
     return load_json(f"{directory}/network.json")
 
 
-def _gateway(subnet: dict) -> str:  # type: ignore[type-arg]
-    return f"{subnet['gateway']}/{subnet['subnet'].partition('/')[2]}"
+def addresses(definition: dict) -> list[str]:  # type: ignore[type-arg]
+    """Those of the bridge, as ADDRESS/LENGTH: the host's own in each subnet."""
+    return sysctls.usable(
+        [f"{item['gateway']}/{item['subnet'].partition('/')[2]}" for item in definition["subnets"]]
+    )
+
+
+def has_loopback6(definition: dict) -> bool:  # type: ignore[type-arg]
+    """Whether its ports are published on ::1, too."""
+    return sysctls.translates_loopback6() and any(":" in item for item in addresses(definition))
+
+
+def variables(definition: dict) -> list[tuple[str, str]]:  # type: ignore[type-arg]
+    """The kernel's variables and their values: forwarding for the host, and answers to 127.0.0.1 for the bridge."""
+    name = definition["interface"]
+    found = [(f"ipv4/conf/{name}/route_localnet", "1")]
+    if sysctls.has_ipv6():
+        found.append((f"ipv6/conf/{name}/accept_ra", "0"))
+    if not definition["internal"]:
+        # The first sets those of all interfaces, unless it has the value.
+        found += [("ipv4/ip_forward", "1"), (f"ipv4/conf/{name}/forwarding", "1")]
+        if sysctls.has_ipv6():
+            found += [("ipv6/conf/all/forwarding", "1"), (f"ipv6/conf/{name}/forwarding", "1")]
+    return found
 
 
 def _mac(definition: dict) -> str:  # type: ignore[type-arg]
@@ -127,21 +148,16 @@ def _mac(definition: dict) -> str:  # type: ignore[type-arg]
 
 
 def _settings(definition: dict, step: Step) -> None:  # type: ignore[type-arg]
-    """The kernel's variables: forwarding for the host, and answers to 127.0.0.1 for the bridge."""
     name = definition["interface"]
     step.doing = f"set the kernel's variables for {name}"
-    if sysctls.read("ipv6/conf/all/forwarding"):
-        sysctls.write(f"ipv6/conf/{name}/accept_ra", "0")
-    if not definition["internal"]:
-        sysctls.write("ipv4/ip_forward", "1")
-        if sysctls.read("ipv6/conf/all/forwarding") == "0":
-            for interface in os.listdir("/proc/sys/net/ipv6/conf"):
-                # A router takes no advertisements of others unless told so: the host would lose its default route.
-                variable = f"ipv6/conf/{interface}/accept_ra"
-                if interface not in ("all", "default", name) and sysctls.read(variable) == "1":
-                    sysctls.write(variable, "2")
-            sysctls.write("ipv6/conf/all/forwarding", "1")
-    sysctls.write(f"ipv4/conf/{name}/route_localnet", "1")
+    if not definition["internal"] and sysctls.read("ipv6/conf/all/forwarding") == "0":
+        for interface in os.listdir("/proc/sys/net/ipv6/conf"):
+            # A router takes no advertisements of others unless told so: the host would lose its default route.
+            variable = f"ipv6/conf/{interface}/accept_ra"
+            if interface not in ("all", "default", name) and sysctls.read(variable) == "1":
+                sysctls.write(variable, "2")
+    for variable, value in variables(definition):
+        sysctls.write(variable, value)
 
 
 def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, step: Step) -> list[Element]:  # type: ignore

@@ -96,6 +96,13 @@ def _comment(owner: str) -> bytes:
     return bytes([_COMMENT, len(words)]) + words
 
 
+def _owner(data: bytes) -> str:
+    """The comment in what _comment() makes; empty where there is none."""
+    if len(data) < 2 or data[0] != _COMMENT:
+        return ""
+    return data[2 : 2 + data[1]].rstrip(b"\0").decode(errors="replace")
+
+
 def _of_map(table: str, name: str) -> bytes:
     """How a message about elements begins."""
     return _family(_INET) + text(_TABLE, table) + text(_SET, name)
@@ -153,6 +160,15 @@ class Maps:
             return []
         lists = [netlink.attributes(answer[4:]).get(_ELEMENTS, b"") for answer in answers]
         return [netlink.attributes(found) for listed in lists for _, found in netlink.each(listed)]
+
+    def published(self, table: str) -> dict[tuple[str, bytes], tuple[bytes, str]]:
+        """Every element of a network's table: where it leads and whose it is, by map and key."""
+        found = {}
+        for name in MAPS:
+            for parts in self._elements(table, name):
+                key, to = [netlink.attributes(parts[part])[_VALUE] for part in (_KEY, _DATA)]
+                found[name, key] = to, _owner(parts.get(_USERDATA, b""))
+        return found
 
     def content(self, table: str, name: str) -> dict[bytes, bytes]:
         """Keys and values of a map as Element has them; empty if there is no such table."""

@@ -39,6 +39,8 @@ _EVERY_PROTOCOL = bytes([0, 3])  # ETH_P_ALL in network order
 
 # What the names of the devices begin with (gear/attachment.py).
 BEGINNING = "gi"
+# What they say of themselves, before the container's name.
+ALIAS = "gear container "
 
 _EINVAL = 22
 _EOPNOTSUPP = 95
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 def alias(container: str) -> str:
     """What the devices of a container's rates say of themselves."""
-    return f"gear container {container}"
+    return f"{ALIAS}{container}"
 
 
 def shape(item: dict, container: str, step: Step) -> None:  # type: ignore[type-arg]

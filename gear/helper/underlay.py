@@ -49,6 +49,8 @@ def lay(routes: Routes, definition: dict, bridge: int, step: Step) -> None:  # t
                 " see ip -d link show type vxlan"
             ) from error
         raise
+    # By this `gear network check` knows it from others' links.
+    routes.set_up(index_of(name), alias=f"gear network {definition['name']}")
     _, mtu = routes.kind_and_mtu(name) or ("", 0)
     if mtu < (definition["mtu"] or 0):
         routes.delete_link(name)

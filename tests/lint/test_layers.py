@@ -21,27 +21,28 @@ LAYERS = {
         "network naming underlay definition spec oci reference settings claims"
     ),
     "pure": (
-        "unitfile device_rules resources confinement attachment activation units bundle bpf seccomp_profile "
-        "seccomp_form"
+        "forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
+        "seccomp_profile seccomp_form"
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
         "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
         "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
-        "stacking groups terminal definitions allocation hostsfile"
+        "stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
         "offering sending publishing replacing connecting neighbours install lifecycle defining networks live "
         "linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
-        "pruning saving verifying network_check container_check fsck switching contents pausing snapshots restoring "
-        "cloning committing unfinished"
+        "pruning saving verifying network_check network_state mending hindrances network_repair container_check "
+        "fsck switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_link cli_fsck cli_plan "
-        "cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec cli_store __main__"
+        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
+        "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
+        "cli_store __main__"
     ),
 }
 # What points up all the same, and why.
@@ -61,6 +62,7 @@ HELPER_USERS = {
     "running": "the engine that makes a container, for those in the caller's terminal",
     "debugging": "the calls that put together a root of tools in a container's namespaces",
     "imagemounts": "mount(2), which the standard library has no wrapper for",
+    "network_state": "what the helper makes of a network is worked out as it does it",
     "linking": "where links lead to is found as it is found when they are made",
     "copying": "setns(2) into the container's user namespace",
 }
@@ -68,7 +70,7 @@ HELPER_USERS = {
 DOORS = {
     "pystemd": {"systemd"},
     "dbus_next": set(),
-    "pyroute2": {"runtime.netdevices"},
+    "pyroute2": {"runtime.netdevices", "interfaces"},
     "yaml": {"yamlfile"},
     "cryptography": {"cosign"},
     "nacl": {"cosign"},

@@ -224,7 +224,7 @@ JSON = {
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
     "clean": ("cli_remove", "_run_clean"),
-    "fsck": ("fsck", "document"),
+    "fsck": ("mending", "document"),
     "image history": ("history", "document"),
     "image prune": ("pruning", "document"),
     "image mount": ("cli_store", "_mounts"),

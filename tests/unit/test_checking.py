@@ -16,6 +16,7 @@ from archives import OciLayout, directory, entry, hard_link, snapshot, symlink, 
 from gear import checking, files, fsck, indexes, leases, loading, signature_record, store, verifying
 from gear.claims import Signature
 from gear.errors import GearError
+from gear.mending import Outcome
 from gear.model import Layout
 from gear.oci import OCI_INDEX, OCI_MANIFEST, Descriptor
 
@@ -42,7 +43,7 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def check(layout: Layout, *, repair: bool = False, quick: bool = False) -> list[fsck.Outcome]:
+def check(layout: Layout, *, repair: bool = False, quick: bool = False) -> list[Outcome]:
     return list(fsck.fsck(layout, repair=repair, quick=quick))
 
 
@@ -414,7 +415,11 @@ def test_records_of_images_that_are_gone_are_left_over(kept: Layout) -> None:
     for name in ("two:2", "all:1"):
         store.remove_reference(kept, name)
     found = check(kept)
-    assert {one.finding.path.parent.parent.name for one in found} >= {"signatures", "indexes", "manifests"}
+    assert {Path(one.finding.path).parent.parent.name for one in found} >= {
+        "signatures",
+        "indexes",
+        "manifests",
+    }
     assert not any(one.is_wrong for one in found)
     check(kept, repair=True)
     assert check(kept) == [] and not list((kept.images / "signatures/sha256").iterdir())
