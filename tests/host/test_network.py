@@ -11,6 +11,26 @@ from gearhost import GearHost
 PAGE = "It works"
 LINKS = "cd /var/lib/gear && find networks ports -type l -printf '%p %l\\n' | sort"
 
+# Asks each port that is named for a page, all at once, until it answers; prints the pages in this order.
+FETCH = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import ProxyHandler, build_opener
+
+def fetch(port):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return opener.open(f"http://127.0.0.1:{port}/", timeout=30).read().decode().strip()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return repr(error)
+
+opener = build_opener(ProxyHandler({}))
+with ThreadPoolExecutor(50) as pool:
+    print("\\n".join(pool.map(fetch, sys.argv[1:])))
+"""
+
 
 @pytest.fixture
 def net(host: GearHost) -> Iterator[GearHost]:
@@ -133,6 +153,33 @@ def test_installing_many_at_once(net: GearHost) -> None:
     ports = [state["ports"][0].partition(":")[0] for state in states]
     for port in ports:
         net.wait(lambda port=port: page(net, f"http://127.0.0.1:{port}/"), f"port {port}")  # type: ignore[misc]
+
+
+def test_two_hundred_started_at_once_all_answer(net: GearHost) -> None:
+    names = [f"xmany{number}" for number in range(200)]
+    units = [f"ctr-{name}.service" for name in names]
+    serve = ("--tmpfs", "/tmp", "--", "sh", "-c", "hostname > /tmp/index.html; exec httpd -f -p 8080 -h /tmp")
+    for begin in range(0, 200, 50):
+        net.gear("install", "hello", *names[begin : begin + 50], "-p", "8080", *serve)
+    # One transaction of PID 1: none waits for another.
+    net.run("systemctl", "start", *units)
+    states = net.json("status", *names)
+    assert {state["active_state"] for state in states} == {"active"}
+    assert len({address for state in states for address in state["addresses"]}) == 400
+    published = [state["ports"][0].partition(":")[0] for state in states]
+    assert len(set(published)) == 200
+    net.write("/root/fetch.py", FETCH.encode())
+    assert net.out("python3", "/root/fetch.py", *published).splitlines() == names
+    assert {state["restarts"] for state in net.json("status", *names)} == {0}
+    net.run("systemctl", "stop", *units)
+    assert "elements" not in net.sh("nft list table inet gear-default")
+    assert net.sh("ip -br link show type veth") == ""
+    # Nobody holds their ports.
+    assert set(net.sh("ss -Hatun | awk '{print $5}' | sed 's/.*://'").split()).isdisjoint(published)
+    failed = net.sh("systemctl list-units --failed --plain --no-legend 'ctr-xmany*'")
+    assert failed == "" and "gear:" not in net.sh("journalctl -b -u 'ctr-xmany*' -o cat")
+    for begin in range(0, 200, 50):
+        net.gear("delete", *names[begin : begin + 50])
 
 
 def test_install_on_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
