@@ -78,7 +78,9 @@ def test_nginx_and_a_database_on_a_network(served: GearHost) -> None:
     host.sh("systemctl restart gear-network@default")
     works()
     # The database moves: the link leads to where it is, without a restart of anybody.
-    assert "links made anew: svweb" in host.gear("network", "connect", "default", "svdb", "--ip", "10.89.0.77")
+    assert "links made anew: svweb" in host.gear(
+        "network", "connect", "default", "svdb", "--ip", "10.89.0.77"
+    )
     assert host.json("status", "svdb")[0]["address"] == "10.89.0.77"
     works()
     assert [host.pid(name) for name in ("svweb", "svdb", "svapp")] == pids

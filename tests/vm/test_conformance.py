@@ -1,7 +1,7 @@
 """crun's test suite, by contrib/conformance, where control groups are of version 2 and systemd makes the scopes.
 
-On the machine that runs the tests itself contrib/test runs all of it; what differs there is waived by its facts.  So here
-are the files of it that control groups, systemd, devices and the kernel's filters make different.
+On the machine that runs the tests itself contrib/test runs all of it; what differs there is waived by its facts.  So
+here are the files of it that control groups, systemd, devices and the kernel's filters make different.
 """
 
 from __future__ import annotations
