@@ -180,15 +180,14 @@ class GearHost:
         """The host's own mounts: device, place and type."""
         return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
 
-    def killed(self, step: int | tuple[str, int], *arguments: str) -> bool:
+    def killed(self, step: tuple[str, int], *arguments: str) -> bool:
         """Run gear and kill it at the N-th call of one kind; tells whether it got that far.
 
-        strace counts each kind of call, and each thread, for itself.  *step* is N, for whichever of the calls that
-        change anything is the first to be made so often, or that call and N.
+        strace counts each kind of call, and each thread, for itself.
         """
-        calls, number = (_CHANGES, step) if isinstance(step, int) else step
-        inject = f"inject={calls}:signal=SIGKILL:when={number}"
-        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", inject,
+        call, number = step
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
                         "/usr/local/bin/gear", *arguments, check=False, env=_NO_CACHE)  # fmt: skip
         assert done.returncode in (0, 137), done.stderr.decode()
         return done.returncode == 137
