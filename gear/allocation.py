@@ -64,7 +64,9 @@ def _links(directory: Path) -> list[tuple[Path, str]]:
             entries = sorted(os.listdir(directory))
         except FileNotFoundError:
             return []
-        return [(directory / entry, os.readlink(directory / entry)) for entry in entries if entry[:1] != "."]
+        return [
+            (directory / entry, os.readlink(f"{directory}/{entry}")) for entry in entries if entry[:1] != "."
+        ]
 
 
 def taken(layout: Layout) -> list[Taken]:

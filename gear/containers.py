@@ -5,6 +5,8 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -244,8 +246,15 @@ def _filter(spec: Spec) -> bytes | None:
     wanted = spec.isolation.seccomp
     if wanted == "unconfined" or (spec.isolation.privileged and wanted is None):
         return None
-    profile = wanted if isinstance(wanted, dict) else seccomp.default_profile()
-    return seccomp.compile(profile, frozenset(confinement.bounding_set(spec)))
+    profile = json.dumps(wanted) if isinstance(wanted, dict) else None
+    return _compiled(profile, frozenset(confinement.bounding_set(spec)))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(profile: str | None, capabilities: frozenset[str]) -> bytes:
+    """The filter of a profile in JSON, or of the default one; each install asks twice, and of many it is the same."""
+    document = json.loads(profile) if profile is not None else seccomp.default_profile()
+    return seccomp.compile(document, capabilities)
 
 
 def modified(spec: Spec, layout: Layout) -> float:

@@ -23,6 +23,8 @@ sys.path.insert(0, str(TOP / "contrib"))
 from testhostlib import Host, boot  # noqa: E402 (its directory is put on the path above)
 
 RELEASE = os.environ.get("GEAR_TEST_RELEASE", "bookworm")
+# Kill at every change that a command makes, not at some: takes hours.
+EVERY = os.environ.get("GEAR_TEST_EVERY") == "1"
 
 # As pip makes one of an entry point.
 _PROGRAM = b"""#!/usr/bin/python3
@@ -71,7 +73,9 @@ print(f"status {os.waitstatus_to_exitcode(status)}, steps left {len(steps)}")
 
 # What changes files, and what talks to systemd.
 _CHANGES = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
-            "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,sendmsg")  # fmt: skip
+            "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,pwrite64,sendmsg")  # fmt: skip
+# What Python caches on a first run would be counted among the calls.
+_NO_CACHE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class GearHost:
@@ -176,42 +180,38 @@ class GearHost:
         """The host's own mounts: device, place and type."""
         return [" ".join(line.split()[:3]) for line in self.read("/proc/1/mounts").decode().splitlines()]
 
-    def killed(self, step: int | tuple[str, int], *arguments: str) -> bool:
+    def killed(self, step: tuple[str, int], *arguments: str) -> bool:
         """Run gear and kill it at the N-th call of one kind; tells whether it got that far.
 
-        strace counts each kind of call, and each thread, for itself.  *step* is N, for whichever of the calls that
-        change anything is the first to be made so often, or that call and N.
+        strace counts each kind of call, and each thread, for itself.
         """
-        calls, number = (_CHANGES, step) if isinstance(step, int) else step
-        inject = f"inject={calls}:signal=SIGKILL:when={number}"
-        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", inject,
-                        "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
+        call, number = step
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        done = self.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject,
+                        "/usr/local/bin/gear", *arguments, check=False, env=_NO_CACHE)  # fmt: skip
         assert done.returncode in (0, 137), done.stderr.decode()
         return done.returncode == 137
 
-    def steps(self, *arguments: str) -> list[tuple[str, int]]:
-        """Run gear and choose some of the changes that it makes, for killed(): some of the beginning and the middle
-        of each thread, and all of its end."""
-        traced = ("strace", "-qq", "-f", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
-        self.run(*traced, "/usr/local/bin/gear", *arguments)
-        threads: dict[str, list[tuple[str, int]]] = {}
-        for thread, call in re.findall(r"(?m)^([0-9]+) +([a-z0-9]+)\(", self.read("/root/changes").decode()):
-            made = threads.setdefault(thread, [])
-            made.append((call, 1 + sum(other == call for other, _ in made)))
-        chosen: dict[tuple[str, int], None] = {}
-        for made in threads.values():
-            begin, middle = made[: max(0, len(made) - 8)][:20], made[20 : max(20, len(made) - 8)]
-            chosen |= dict.fromkeys([*begin[::7], *middle[:: max(1, len(middle) // 2)], *made[-8:]])
-        return list(chosen)
+    def steps(self, *arguments: str, most: int = 16) -> list[tuple[str, int]]:
+        """Run gear and choose some of the changes that it makes, for killed(): *most* of each thread's, or a few more.
+
+        A call that fails changes nothing, and a kill loses nothing that is written, so a kill at either shows what one
+        at the next call shows.  Of calls of one kind in one directory the first two and the last are among those to
+        choose from.  With GEAR_TEST_EVERY=1 in the environment all are chosen.
+        """
+        traced = ("strace", "-qq", "-f", "-y", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
+        self.run(*traced, "/usr/local/bin/gear", *arguments, env=_NO_CACHE)
+        return chosen_steps(self.read("/root/changes").decode(errors="replace"), most)
 
     @contextmanager
     def tidy(self) -> Iterator[None]:
         """Delete all containers in the end, and see that nothing is left then: no mount, and nothing to clean."""
         before = sorted(self.mount_table())
         yield
-        names = self.gear("list-units", "--all", "--quiet").split()
-        if names:
-            self.gear("delete", "--volumes", *names)
+        # Without gear, whose start would be most of what a small test takes.
+        found = self.sh("ls -d /var/lib/gear/containers/*/spec.json 2>/dev/null || :")
+        if found:
+            self.gear("delete", "--volumes", *(Path(path).parent.name for path in found.split()))
         assert sorted(self.mount_table()) == before
         assert self.leftovers() == []
 
@@ -226,18 +226,27 @@ def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
     return GearHost(boot(RELEASE, vm=vm, extra=extra))
 
 
-# What changes files, and what talks to systemd.
-CALLS = ("mkdir,mkdirat,symlink,symlinkat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,"
-         "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat,fsync,pwrite64,sendmsg")  # fmt: skip
-
-
-def killed(host: GearHost, step: int, *arguments: str) -> bool:
-    """Run gear and kill it at its *step*-th change; tells whether it got that far."""
-    inject = f"inject={CALLS}:signal=SIGKILL:when={step}"
-    done = host.run("strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject,
-                    "/usr/local/bin/gear", *arguments, check=False)  # fmt: skip
-    assert done.returncode in (0, 137), done.stderr.decode()
-    return done.returncode == 137
+def chosen_steps(trace: str, most: int, every: bool = EVERY) -> list[tuple[str, int]]:
+    """What GearHost.steps() chooses, as call and number, of what strace wrote of all changing calls of some threads."""
+    numbers: dict[tuple[str, str], int] = {}
+    threads: dict[str, dict[tuple[str, int], str]] = {}
+    for thread, call, rest in re.findall(r"(?m)^([0-9]+) +([a-z0-9]+)\((.*)$", trace):
+        number = numbers[thread, call] = numbers.get((thread, call), 0) + 1
+        if every or (") = -1 E" not in rest and call != "fsync"):
+            where = re.sub(r"\.partial-[^/\">]*|[0-9a-f]{8,}|[0-9]+", "#", rest)
+            threads.setdefault(thread, {})[call, number] = call + re.sub(r'[^/"<>]*[">]', "", where)
+    chosen: dict[tuple[str, int], None] = {}
+    for made in threads.values():
+        kinds: dict[str, list[tuple[str, int]]] = {}
+        for step, kind in made.items():
+            kinds.setdefault(kind, []).append(step)
+        telling = {step for alike in kinds.values() for step in (*alike[:2], alike[-1])}
+        steps = [step for step in made if every or step in telling]
+        # What was made is put in its place at the end.
+        last = most // 4
+        begin, end = steps[:-last], steps[-last:]
+        chosen |= dict.fromkeys(steps if every else begin[:: -(-len(begin) // (most - last)) or 1] + end)
+    return list(chosen)
 
 
 def demo_image(directory: Path, name: str = "hello") -> Path:

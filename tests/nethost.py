@@ -175,13 +175,8 @@ class NetHost:
         return self.host.out("nsenter", "-t", pid, "-n", "python3", "/root/ask.py", *questions).splitlines()
 
     def outside(self, name: str) -> None:
-        """Another machine, as a network namespace: 192.0.2.9 and 2001:db8::9 on a wire to this host's .1."""
-        self.host.sh(
-            f"ip netns add {name}; ip link add {name} type veth peer name eth0 netns {name};"
-            f" ip addr add 192.0.2.1/24 dev {name}; ip addr add 2001:db8::1/64 dev {name} nodad; ip link set {name} up;"
-            f" ip -n {name} addr add 192.0.2.9/24 dev eth0; ip -n {name} addr add 2001:db8::9/64 dev eth0 nodad;"
-            f" ip -n {name} link set eth0 up; ip -n {name} link set lo up"
-        )
+        """Another machine on a wire to this host."""
+        outside(self.host, name)
 
     def listens(self, protocol: str, address: str, port: int) -> str:
         """What a program of the host hears that wants a port: `ready`, or the error."""
@@ -195,9 +190,7 @@ class NetHost:
 
     def bridged_frames_pass(self, how: int) -> None:
         """Whether the kernel shows bridged frames to the rules for IP (br_netfilter), where it can."""
-        self.host.sh(
-            f"for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $f ] || echo {how} >$f; done"
-        )
+        bridged_frames_pass(self.host, how)
 
     def forget(self) -> None:
         """Remove all of it."""
@@ -210,3 +203,18 @@ class NetHost:
             " /run/systemd/system/ctr-*.service.d; ip -all netns delete; umount /run/netns 2>/dev/null || :;"
             " systemctl daemon-reload; systemctl reset-failed"
         )
+
+
+def outside(host: GearHost, name: str) -> None:
+    """Another machine, as a network namespace: 192.0.2.9 and 2001:db8::9 on a wire to *host*'s .1."""
+    host.sh(
+        f"ip netns add {name}; ip link add {name} type veth peer name eth0 netns {name};"
+        f" ip addr add 192.0.2.1/24 dev {name}; ip addr add 2001:db8::1/64 dev {name} nodad; ip link set {name} up;"
+        f" ip -n {name} addr add 192.0.2.9/24 dev eth0; ip -n {name} addr add 2001:db8::9/64 dev eth0 nodad;"
+        f" ip -n {name} link set eth0 up; ip -n {name} link set lo up"
+    )
+
+
+def bridged_frames_pass(host: GearHost, how: int) -> None:
+    """Whether the kernel shows bridged frames to the rules for IP (br_netfilter), where it can."""
+    host.sh(f"for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $f ] || echo {how} >$f; done")

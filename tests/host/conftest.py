@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from attacking import Attacker, programs  # noqa: E402
-from gearhost import TOP, GearHost, demo_image, start_host  # noqa: E402
+from gearhost import RELEASE, TOP, GearHost, demo_image, start_host  # noqa: E402
 from registryhost import registry_host  # noqa: E402
+from testhostlib import build_image  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,26 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GearHost]:
     """Another host, with registries; each test uses repositories of its own."""
     with registry_host(tmp_path_factory.mktemp("image")) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def services(registry: GearHost, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """What puts the image of a Debian service, one of testhostlib's trees, into the registry and names it there."""
+
+    @functools.cache
+    def put(service: str) -> str:
+        name = f"localhost:5000/debian/{service}:1"
+        archive = tmp_path_factory.mktemp("service") / f"{service}.tar.zst"
+        subprocess.run(["zstd", "-q", "-1", build_image(service, release=RELEASE), "-o", archive], check=True)
+        registry.host.copy([archive], "/root")
+        registry.gear("image", "import", f"/root/{archive.name}", name)
+        registry.gear("image", "push", "-q", name)
+        registry.gear("image", "rm", name)
+        registry.sh(f"rm /root/{archive.name}; gear clean >/dev/null")
+        archive.unlink()
+        return name
+
+    return put
 
 
 @pytest.fixture

@@ -39,38 +39,40 @@ def data_is_there(host: GearHost) -> None:
     assert host.sh(f"cat {DIR}/layer-*/upper/mine") == "mine"
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (f"echo >> {DIR}/config.json", "is not what spec.json renders to"),
-        (f"rm {DIR}/start.json", "is missing"),
-        (f"truncate -s 10 {DIR}/seccomp.bpf", "is not what spec.json renders to"),
-        (f"echo '# mine' >> {UNIT}", "is not what spec.json renders to"),
-        (f"rm {UNIT}", "is missing"),
-        (f"chmod 644 {DIR}/spec.json", "can be read by others"),
-        (f"chmod 755 {DIR}", "has the mode 0755 instead of 0700"),
-        ("chmod 755 /var/lib/gear/volumes", "has the mode 0755 instead of 0700"),
-        ("chown 5 /var/lib/gear/containers", "belongs to 5:0 instead of root"),
-        ("rm /var/lib/gear/uids/*", "is missing: the user ids of fscked are not taken"),
-        ("cd /var/lib/gear/uids; for i in *; do ln -sfn gone $i; done", "belongs to gone"),
-        ("rm /var/lib/gear/helper/current", "leads to no version of the start helper"),
-        ("ln -sfn /etc /var/lib/gear/helper/current", "leads to no version of the start helper"),
-        ("echo >> /var/lib/gear/helper/current/gear/helper/payload.py", "is damaged"),
-        ("rm /var/lib/gear/helper/current/start", "is damaged"),
-        ("echo >> /usr/local/lib/systemd/system/container.slice", "is not as it came"),
-    ],
+# What is done to the files of a container, and what fsck says of it.
+DAMAGES = (
+    (f"echo >> {DIR}/config.json", "is not what spec.json renders to"),
+    (f"rm {DIR}/start.json", "is missing"),
+    (f"truncate -s 10 {DIR}/seccomp.bpf", "is not what spec.json renders to"),
+    (f"echo '# mine' >> {UNIT}", "is not what spec.json renders to"),
+    (f"rm {UNIT}", "is missing"),
+    (f"chmod 644 {DIR}/spec.json", "can be read by others"),
+    (f"chmod 755 {DIR}", "has the mode 0755 instead of 0700"),
+    ("chmod 755 /var/lib/gear/volumes", "has the mode 0755 instead of 0700"),
+    ("chown 5 /var/lib/gear/containers", "belongs to 5:0 instead of root"),
+    ("rm /var/lib/gear/uids/*", "is missing: the user ids of fscked are not taken"),
+    ("cd /var/lib/gear/uids; for i in *; do ln -sfn gone $i; done", "belongs to gone"),
+    ("rm /var/lib/gear/helper/current", "leads to no version of the start helper"),
+    ("ln -sfn /etc /var/lib/gear/helper/current", "leads to no version of the start helper"),
+    ("echo >> /var/lib/gear/helper/current/gear/helper/payload.py", "is damaged"),
+    ("rm /var/lib/gear/helper/current/start", "is damaged"),
+    ("echo >> /usr/local/lib/systemd/system/container.slice", "is not as it came"),
 )
-def test_damage_to_what_is_rendered_is_mended(container: GearHost, damage: str, sentence: str) -> None:
-    container.sh(damage)
-    found = faults(container)
-    assert any(sentence in str(item["what"]) and item["damage"] for item in found), found
-    assert faults(container) == found
-    mended = faults(container, "--repair", status=0)
-    assert all(item["mended"] for item in mended), mended
-    sound(container)
-    data_is_there(container)
-    container.gear("start", "fscked")
-    assert container.show("ctr-fscked", "NeedDaemonReload") == "no"
+
+
+def test_damage_to_what_is_rendered_is_mended(container: GearHost) -> None:
+    for damage, sentence in DAMAGES:
+        container.sh(damage)
+        found = faults(container)
+        assert any(sentence in str(item["what"]) and item["damage"] for item in found), (damage, found)
+        assert faults(container) == found
+        mended = faults(container, "--repair", status=0)
+        assert all(item["mended"] for item in mended), (damage, mended)
+        sound(container)
+        data_is_there(container)
+        container.gear("start", "fscked")
+        assert container.show("ctr-fscked", "NeedDaemonReload") == "no", damage
+        container.gear("stop", "fscked")
 
 
 def test_what_only_a_person_can_mend(container: GearHost) -> None:

@@ -6,10 +6,30 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from gearhost import GearHost, killed
+from gearhost import GearHost
 
 PAGE = "It works"
 LINKS = "cd /var/lib/gear && find networks ports -type l -printf '%p %l\\n' | sort"
+
+# Asks each port that is named for a page, all at once, until it answers; prints the pages in this order.
+FETCH = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import ProxyHandler, build_opener
+
+def fetch(port):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return opener.open(f"http://127.0.0.1:{port}/", timeout=30).read().decode().strip()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return repr(error)
+
+opener = build_opener(ProxyHandler({}))
+with ThreadPoolExecutor(50) as pool:
+    print("\\n".join(pool.map(fetch, sys.argv[1:])))
+"""
 
 
 @pytest.fixture
@@ -135,38 +155,56 @@ def test_installing_many_at_once(net: GearHost) -> None:
         net.wait(lambda port=port: page(net, f"http://127.0.0.1:{port}/"), f"port {port}")  # type: ignore[misc]
 
 
+def test_two_hundred_started_at_once_all_answer(net: GearHost) -> None:
+    names = [f"xmany{number}" for number in range(200)]
+    units = [f"ctr-{name}.service" for name in names]
+    serve = ("--tmpfs", "/tmp", "--", "sh", "-c", "hostname > /tmp/index.html; exec httpd -f -p 8080 -h /tmp")
+    for begin in range(0, 200, 50):
+        net.gear("install", "hello", *names[begin : begin + 50], "-p", "8080", *serve)
+    # One transaction of PID 1: none waits for another.
+    net.run("systemctl", "start", *units)
+    states = net.json("status", *names)
+    assert {state["active_state"] for state in states} == {"active"}
+    assert len({address for state in states for address in state["addresses"]}) == 400
+    published = [state["ports"][0].partition(":")[0] for state in states]
+    assert len(set(published)) == 200
+    net.write("/root/fetch.py", FETCH.encode())
+    assert net.out("python3", "/root/fetch.py", *published).splitlines() == names
+    assert {state["restarts"] for state in net.json("status", *names)} == {0}
+    net.run("systemctl", "stop", *units)
+    assert "elements" not in net.sh("nft list table inet gear-default")
+    assert net.sh("ip -br link show type veth") == ""
+    # Nobody holds their ports.
+    assert set(net.sh("ss -Hatun | awk '{print $5}' | sed 's/.*://'").split()).isdisjoint(published)
+    failed = net.sh("systemctl list-units --failed --plain --no-legend 'ctr-xmany*'")
+    assert failed == "" and "gear:" not in net.sh("journalctl -b -u 'ctr-xmany*' -o cat")
+    for begin in range(0, 200, 50):
+        net.gear("delete", *names[begin : begin + 50])
+
+
 def test_install_on_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
+    """The same command finishes it; and where nobody runs it again, clean frees everything."""
     command = ("install", "hello", "nvictim", "-p", "8080", "-p", "127.0.0.1:8081:8080")
-    net.gear(*command)
+    steps, kills = net.steps(*command, most=24), 0
     expected = net.sh(LINKS)
     files = "cat /var/lib/gear/containers/nvictim/*.json /var/lib/gear/networks/*/network.json"
     content = net.sh(files)
-    step = 1
-    while True:
+    for number, step in enumerate(steps):
         net.gear("delete", "nvictim")
         net.gear("network", "rm", "default")
-        if not killed(net, step, *command):
-            break
+        kills += net.killed(step, *command)
+        if number % 2:
+            if not net.gear("list-units", "--all", "--quiet"):
+                net.gear("clean")
+                assert "nvictim" not in net.sh(f"{LINKS}; ls uids")
+            net.gear("delete", "nvictim")
+            assert "nvictim" not in net.sh(LINKS)
         net.gear(*command)
         assert net.sh(LINKS) == expected, f"after a kill at step {step}"
         assert net.sh(files) == content
-        net.gear("clean")
-        assert net.sh(LINKS) == expected, f"after cleaning up step {step}"
-        step += 3
-    assert step > 50, "the kills did not reach install"
-
-
-def test_what_a_kill_leaves_is_cleaned(net: GearHost) -> None:
-    """Nobody runs the command again: clean frees everything, whatever the step."""
-    step = 1
-    while killed(net, step, "install", "hello", "gvictim", "-p", "8080", "--net", "default"):
-        if not net.gear("list-units", "--all", "--quiet"):
-            net.gear("clean")
-            assert "gvictim" not in net.sh(f"{LINKS}; ls uids")
-        net.gear("delete", "gvictim")
-        assert "gvictim" not in net.sh(LINKS)
-        step += 5
-    assert step > 50
+    net.gear("clean")
+    assert net.sh(LINKS) == expected
+    assert kills > 15 and kills >= len(steps) - 3, "the kills did not reach install"
 
 
 def test_plan_and_change_of_a_network(net: GearHost) -> None:
@@ -202,21 +240,21 @@ def test_plan_and_change_of_a_network(net: GearHost) -> None:
 def test_change_of_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
     net.gear("network", "create", "kill1", "--subnet", "10.63.0.0/24")
     net.gear("install", "hello", "kvictim", "--net", "kill1", "--start")
-    step, subnets = 1, ("10.64.0.0/24", "10.63.0.0/24")
-    while killed(net, step, "network", "create", "kill1", "--subnet", subnets[step % 2]):
-        net.gear("network", "create", "kill1", "--subnet", subnets[step % 2])
-        assert (
-            net.gear("network", "plan", "kill1", "--subnet", subnets[step % 2])
-            == "kill1: nothing would change\n"
-        )
-        prefix = subnets[step % 2].removesuffix("0/24")
+    subnets, kills = ("10.64.0.0/24", "10.63.0.0/24"), 0
+    steps = net.steps("network", "create", "kill1", "--subnet", "10.64.0.0/24")
+    for number, step in enumerate(steps, 1):
+        subnet = subnets[number % 2]
+        kills += net.killed(step, "network", "create", "kill1", "--subnet", subnet)
+        net.gear("network", "create", "kill1", "--subnet", subnet)
+        plan = net.gear("network", "plan", "kill1", "--subnet", subnet)
+        assert plan == "kill1: nothing would change\n"
+        prefix = subnet.removesuffix("0/24")
         assert net.json("status", "kvictim")[0]["address"] == f"{prefix}2"
         assert f"{prefix}1/24" in net.sh("ip -o address show gear-kill1")
         (document,) = json.loads(net.gear("network", "inspect", "kill1"))
         assert (document["up"], document["changed"], document["altered"]) == (True, False, [])
-        net.gear("clean")
-        step += 3
-    assert step > 10
+    net.gear("clean")
+    assert kills > 8 and kills >= len(steps) - 3
 
 
 def test_connecting_and_disconnecting(net: GearHost) -> None:

@@ -312,17 +312,3 @@ def test_what_even_the_end_has_left_is_replaced(net: NetHost) -> None:
     net.host.wait(lambda: "v0-nweb" not in net.host.sh("ip -br link"), "the kernel to remove the namespace")
     start(net, "nnew")
     assert net.ask("tcp/127.0.0.1/8080") == ["nnew 10.89.0.1"]
-
-
-def test_fifty_at_once_all_answer(net: NetHost) -> None:
-    names = [f"nmany{number}" for number in range(50)]
-    net.install(*names)
-    for number, name in enumerate(names):
-        net.give(name, ("nd", 0, 10 + number), ports=(f"tcp/{9000 + number}/80",))
-    net.host.sh(f"systemctl start {' '.join(f'ctr-{name}' for name in names)}")
-    asked = [f"tcp/127.0.0.1/{9000 + number}" for number in range(50)]
-    expected = [f"{name} 10.89.0.1" for name in names]
-    net.host.wait(lambda: net.ask(*asked) == expected, "all to answer")
-    net.host.sh(f"systemctl stop {' '.join(f'ctr-{name}' for name in names)}")
-    assert "elements" not in net.host.sh("nft list table inet gear-nd")
-    assert net.host.sh("ip -br link show type veth") == ""

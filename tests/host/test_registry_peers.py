@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gearhost import RELEASE, TOP, GearHost  # noqa: E402
+from gearhost import GearHost  # noqa: E402
 from registryhost import copy, digest_of, raw  # noqa: E402
-
-sys.path.insert(0, str(TOP / "contrib"))
-
-from testhostlib.images import build_image  # noqa: E402
 
 BUILDAH = "buildah --root /var/lib/built --runroot /run/built"
 # buildah of Debian 13 raises these otherwise, which a nested host may not.
@@ -140,17 +136,10 @@ SERVICES = {
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_debian_service_comes_from_the_registry_and_answers(
-    registry: GearHost, service: str, tmp_path: Path
+    registry: GearHost, service: str, services: Callable[[str], str]
 ) -> None:
     options, query, answer = SERVICES[service]
-    name = f"localhost:5000/debian/{service}:1"
-    archive = tmp_path / f"{service}.tar.zst"
-    subprocess.run(["zstd", "-q", "-1", build_image(service, release=RELEASE), "-o", archive], check=True)
-    registry.host.copy([archive], "/root")
-    registry.gear("image", "import", f"/root/{archive.name}", name)
-    registry.gear("image", "push", "-q", name)
-    registry.gear("image", "rm", name)
-    registry.sh(f"rm /root/{archive.name}; gear clean >/dev/null")
+    name = services(service)
     registry.gear("install", "--pull", "always", name, service, "--start", *options)
 
     def answers() -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from gearhost import GearHost, demo_image, start_host
+from gearhost import EVERY, RELEASE, GearHost, demo_image, start_host
 
 STATE = "/var/lib/gear"
 MIB = 1 << 20
@@ -150,10 +150,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "images.tar"
 
 
-@pytest.fixture(
-    scope="module",
-    params=["overlay-ext4", "vfs-ext4", "vfs-xfs", "btrfs-btrfs"],
-)
+# Nested hosts have one kernel, whatever their release, and it is what shares files on xfs: once is enough.
+KINDS = ["overlay-ext4", "vfs-ext4", "btrfs-btrfs", *(["vfs-xfs"] if RELEASE == "trixie" or EVERY else [])]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def machine(
     request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Storage]:
