@@ -68,11 +68,16 @@ def optional(reader: Reader) -> Reader:
     return lambda value: None if value is None else reader(value)
 
 
+def shown(member: str) -> str:
+    """The name of a member as it may stand in a sentence."""
+    return member[:80] if member.isprintable() else repr(member[:80])
+
+
 def read(
     document: dict[str, Any], readers: dict[str, Reader], where: str, required: Container[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """The members of *document*, read, and a sentence for each fault; *where* is the JSON pointer of the document."""
-    faults = [f"{where}/{member}: no such member" for member in sorted(set(document) - set(readers))]
+    faults = [f"{where}/{shown(member)}: no such member" for member in sorted(set(document) - set(readers))]
     values = {}
     for member, reader in readers.items():
         if member in document:

@@ -48,7 +48,7 @@ class Naming:
         """What *document* says; raises UsageError, TypeError, ValueError or KeyError for what is wrong with it."""
         found = members.mapping(document)
         if unknown := sorted(set(found) - {"hosts", "servers", "search", "options"}):
-            raise ValueError(f"no such member: {unknown[0]}")
+            raise ValueError(f"no such member: {members.shown(unknown[0])}")
         return checked(
             cls(
                 tuple(_host(item) for item in members.array(found.get("hosts", []))),

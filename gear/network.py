@@ -178,7 +178,7 @@ class Network:
         found = members.mapping(document)
         known = {"mode", "interfaces", "ports", "on_demand", "idle_stop", "links", "limits"}
         if unknown := sorted(set(found) - known):
-            raise ValueError(f"no such member: {unknown[0]}")
+            raise ValueError(f"no such member: {members.shown(unknown[0])}")
         interfaces = tuple(_interface(item) for item in members.array(found.get("interfaces", [])))
         ports = tuple(_port(item) for item in members.array(found.get("ports", [])))
         on_demand = members.boolean(found.get("on_demand", False))

@@ -150,6 +150,7 @@ def test_spec_holds_only_what_differs() -> None:
     [
         ({"isolation": []}, "/isolation: not as expected (an object is wanted, not [])"),
         ({"isolation": {"x": 1}}, "/isolation/x: no such member"),
+        ({"isolation": {"\0x": 1}}, "/isolation/'\\x00x': no such member"),
         ({"isolation": {"cap_add": ["X"]}}, "/isolation/cap_add: 'X' is no capability"),
         ({"isolation": {"privileged": 1}}, "/isolation/privileged: not as expected (true or false is wanted, not 1)"),
         ({"isolation": {"devices": [{}]}}, "/isolation/devices: not as expected ('kind')"),
