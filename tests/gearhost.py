@@ -203,6 +203,15 @@ class GearHost:
         self.run(*traced, "/usr/local/bin/gear", *arguments, env=_NO_CACHE)
         return chosen_steps(self.read("/root/changes").decode(errors="replace"), most)
 
+    def forget(self) -> None:
+        """Delete all containers and networks."""
+        names = self.gear("list-units", "--all", "--quiet").split()
+        if names:
+            self.gear("delete", "--volumes", *names)
+        networks = self.gear("network", "list", "--quiet").split()
+        if networks:
+            self.gear("network", "rm", *networks)
+
     @contextmanager
     def tidy(self) -> Iterator[None]:
         """Delete all containers in the end, and see that nothing is left then: no mount, and nothing to clean."""

@@ -47,12 +47,7 @@ def net(host: GearHost) -> Iterator[NetHost]:
     host.write(f"{ROOT}/hold.py", HOLD.encode())
     yield made
     host.sh("systemctl stop klistener 2>/dev/null || :")
-    names = host.gear("list-units", "--all", "--quiet").split()
-    if names:
-        host.gear("delete", "--volumes", *names)
-    networks = host.gear("network", "list", "--quiet").split()
-    if networks:
-        host.gear("network", "rm", *networks)
+    host.forget()
     left = host.sh("nft list tables | grep gear || :; ip -o link show | grep -E 'gear-|ve[0-9a-f]{12}' || :")
     assert left == ""
 

@@ -44,15 +44,6 @@ def prepare(host: GearHost) -> None:
     host.write(f"{ROOT}/watch.py", WATCH.encode())
 
 
-def forget(host: GearHost) -> None:
-    names = host.gear("list-units", "--all", "--quiet").split()
-    if names:
-        host.gear("delete", "--volumes", *names)
-    networks = host.gear("network", "list", "--quiet").split()
-    if networks:
-        host.gear("network", "rm", *networks)
-
-
 @pytest.fixture
 def net(host: GearHost) -> Iterator[GearHost]:
     prepare(host)
@@ -61,7 +52,7 @@ def net(host: GearHost) -> Iterator[GearHost]:
     yield host
     host.sh(f"rm {ROOT}/etc/nsswitch.conf")
     assert host.leftovers() == []
-    forget(host)
+    host.forget()
 
 
 def put(host: GearHost, name: str, *options: str) -> None:
@@ -320,7 +311,7 @@ def _dnsmasq(host: GearHost, unit: str, options: str, *, inside: str = "") -> No
 @pytest.fixture
 def dns(resolving: GearHost) -> Iterator[GearHost]:
     yield resolving
-    forget(resolving)
+    resolving.forget()
     resolving.sh(
         "systemctl stop dns-local 2>/dev/null || :; systemctl disable -q --now systemd-resolved; rm -f"
         " /etc/systemd/resolved.conf.d/test.conf /etc/resolv.conf; echo nameserver 192.0.2.9 >/etc/resolv.conf"

@@ -36,12 +36,7 @@ with ThreadPoolExecutor(50) as pool:
 def net(host: GearHost) -> Iterator[GearHost]:
     """The host; containers and networks go with the test's end, and with them everything on the host."""
     yield host
-    names = host.gear("list-units", "--all", "--quiet").split()
-    if names:
-        host.gear("delete", "--volumes", *names)
-    networks = host.gear("network", "list", "--quiet").split()
-    if networks:
-        host.gear("network", "rm", *networks)
+    host.forget()
     assert (
         host.sh("nft list tables | grep gear || :; ip -o link show | grep -E 'gear-|ve[0-9a-f]{12}' || :")
         == ""

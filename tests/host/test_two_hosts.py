@@ -116,12 +116,7 @@ class Pair:
     def forget(self) -> None:
         def one(place: int) -> None:
             host = self.hosts[place]
-            names = host.gear("list-units", "--all", "--quiet").split()
-            if names:
-                host.gear("delete", "--volumes", *names)
-            networks = host.gear("network", "list", "--quiet").split()
-            if networks:
-                host.gear("network", "rm", *networks)
+            host.forget()
             host.sh("systemctl reset-failed")
             assert host.sh("nft list tables; ip -br link | grep -Ev '^(lo|wire0)' || :") == ""
 
