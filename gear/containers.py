@@ -5,6 +5,7 @@ Changing them is in gear/install.py and gear/remove.py, starting and stopping in
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -112,9 +113,25 @@ def run_of(layout: Layout, name: str) -> Run | None:
 def unit_of(layout: Layout, name: str) -> str:
     """The unit of *name*: a service, or a scope for what was run in a terminal."""
     run = run_of(layout, name)
-    return (
-        unit_name(name).removesuffix("service") + "scope" if run and run.kind == "scope" else unit_name(name)
-    )
+    return scope_name(name) if run and run.kind == "scope" else unit_name(name)
+
+
+def scope_name(name: str) -> str:
+    """The unit of the container *name* when it was run in a terminal."""
+    return unit_name(name).removesuffix("service") + "scope"
+
+
+def has_owner(layout: Layout, name: str) -> bool:
+    """Whether the gear that runs it is there still; it holds a lock on the container's directory."""
+    with files.explained(f"read {layout.containers / name}"):
+        descriptor = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def unit_path(layout: Layout, name: str) -> Path:
@@ -197,9 +214,18 @@ def names_on(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
 
 
 def names_asked_for(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
-    """The same by all specifications, whatever has been told."""
-    specs = [existing(layout, name) for name in names(layout)]
-    return {address: each for spec in specs if spec for address, each in called(spec, network).items()}
+    """The same by all specifications, whatever has been told.  A container whose specification is damaged, which may
+    run all the same, is called as the network's file says."""
+    found: dict[str, tuple[str, ...]] = {}
+    unreadable = set()
+    for name in names(layout):
+        spec = existing(layout, name)
+        if spec is None:
+            unreadable.add(name)
+        else:
+            found |= called(spec, network)
+    said = hostsfile.said(layout, network) if unreadable else {}
+    return {address: each for address, each in said.items() if each[0] in unreadable} | found
 
 
 def hosts(layout: Layout, spec: Spec, known: Mapping[str, hostsfile.Names]) -> bytes:

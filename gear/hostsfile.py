@@ -46,11 +46,24 @@ def find(layout: Layout, network: str) -> dict[str, tuple[str, ...]] | None:
     content = None if _mark(layout, network).exists() else files.read_bytes(path(layout, network))
     if content is None:
         return None
+    found = _named(content)
+    return found if all(found.values()) else None
+
+
+def said(layout: Layout, network: str) -> dict[str, tuple[str, ...]]:
+    """Who is on *network* as far as its file says now, whether or not a change has come to its end."""
+    return {
+        address: each
+        for address, each in _named(files.read_bytes(path(layout, network)) or b"").items()
+        if each
+    }
+
+
+def _named(content: bytes) -> dict[str, tuple[str, ...]]:
+    """Names by address; none in a damaged line."""
     found = {}
     for line in sorted(active(content).difference(LOOPBACK_LINES.encode().splitlines())):
         address, *names = line.decode("ascii", "replace").split()
-        if not names:
-            return None
         found[address] = tuple(names)
     return found
 

@@ -5,7 +5,6 @@ Not garbage inside the image store (gear/garbage.py), and not the removal of wha
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +36,9 @@ from gear.model import NAME, Layout
 from gear.network import unit_name as network_unit
 from gear.spec import unit_name
 from gear.systemd import Manager, booted
+
+# What unit files of gear begin with, before the directory of what they are made from.
+_RENDERED = "# Rendered by gear from "
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     for path in entries(layout.units):
         name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
         known = unit_name(name) == path.name or activation.owner(path.name) is not None
-        if known and name not in installed and _rendered_by_gear(path, layout):
+        if known and name not in installed and rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
     for taken in uids.ranges(layout):
         if taken.name not in installed:
@@ -136,7 +138,7 @@ def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
             found.append(_tree("a network without a definition", path))
     for path in entries(layout.units):
         name = path.name.removeprefix("gear-network@").removesuffix(".service")
-        if network_unit(name) == path.name and name not in defined and _rendered_by_gear(path, layout):
+        if network_unit(name) == path.name and name not in defined and rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
     return found
 
@@ -148,19 +150,7 @@ def _is_left_over(layout: Layout, name: str) -> bool:
         return False
     with Manager() as manager:
         state = manager.get(containers.unit_of(layout, name), "ActiveState", "s")
-    return state in ("inactive", "failed") and not _has_owner(layout, name)
-
-
-def _has_owner(layout: Layout, name: str) -> bool:
-    """Whether the gear that runs it is there still; it holds a lock on the container's directory."""
-    descriptor = os.open(layout.containers / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return state in ("inactive", "failed") and not containers.has_owner(layout, name)
 
 
 def _remove_run(layout: Layout, name: str) -> None:
@@ -256,10 +246,17 @@ def _is_ours_partial(layout: Layout, path: Path) -> bool:
     return path.parent != layout.units or name.startswith(("ctr-", "container", "gear-network@"))
 
 
-def _rendered_by_gear(path: Path, layout: Layout) -> bool:
+def rendered_by_gear(path: Path, layout: Layout) -> bool:
+    """Whether the unit file *path* is of this installation of gear."""
     content = files.read_bytes(path) or b""
     directories = [unitfile.value(str(directory)) for directory in (layout.containers, layout.networks)]
-    return content.startswith(tuple(f"# Rendered by gear from {place}/".encode() for place in directories))
+    return content.startswith(tuple(f"{_RENDERED}{place}/".encode() for place in directories))
+
+
+def rendered_elsewhere(path: Path, layout: Layout) -> bool:
+    """Whether the unit file *path* is of another installation of gear, with other directories."""
+    content = files.read_bytes(path) or b""
+    return content.startswith(_RENDERED.encode()) and not rendered_by_gear(path, layout)
 
 
 def _current_layer(layout: Layout, name: str) -> Path | None:

@@ -18,6 +18,7 @@ from gear import (
     live,
     network_check,
     network_state,
+    network_strays,
     process,
     publishing,
     units,
@@ -51,7 +52,7 @@ def check(
             for finding in network_state.check(manager, layout, definition):
                 yield treat(_mendable(finding, mend), repair=repair)
         if not names:
-            for finding in network_state.strays(manager, layout):
+            for finding in network_strays.strays(manager, layout):
                 yield treat(finding, repair=repair)
         for item in hindrances.of_networks(layout, chosen):
             told = Finding(str(item.dropper), item.what, damage=False, hint=item.hint, foreign=True)
@@ -119,7 +120,9 @@ def _mend(manager: Manager, layout: Layout, definition: Definition) -> None:
         return
     # What this version of gear compares with is what the same version makes.
     publishing.publish_helper(layout)
-    for work in (manager.reload_or_restart, manager.restart):
+    # From the beginning only those come back whose start.json says what they run with.
+    doubtful = sorted(name for name, member in every.items() if member.runs and not member.settled)
+    for work in (manager.reload_or_restart,) if doubtful else (manager.reload_or_restart, manager.restart):
         _make(manager, definition, work)
         for name in on:
             pid = live.payload(manager, layout, name) if every[name].settled and every[name].runs else None
@@ -130,6 +133,12 @@ def _mend(manager: Manager, layout: Layout, definition: Definition) -> None:
         left = [item for item in network_state.check(manager, layout, definition) if not item.hint]
         if not left:
             return
+    if doubtful:
+        raise GearError(
+            f"{definition.unit} was reloaded, and still {left[0]}; it is not restarted, as {', '.join(doubtful)} may "
+            "lose their network by that.",
+            hint=f"gear restart {' '.join(doubtful)}",
+        )
     raise GearError(
         f"{definition.unit} was restarted, and still {left[0]}.", hint=f"journalctl -u {definition.unit}"
     )

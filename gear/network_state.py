@@ -1,33 +1,33 @@
-"""Whether the kernel has of networks what their definitions and the containers that run say, and nothing of networks
-that are not there.
+"""Whether the kernel has of networks what their definitions and the containers that run say.
 
-Not what is on disk (gear/network_check.py), and not when it is mended (gear/network_repair.py).
+Not what is on disk (gear/network_check.py), not what there is of others (gear/network_strays.py), and not when it is
+mended (gear/network_repair.py).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gear import containers, definitions, files, interfaces, live, packetfilter
+from gear import containers, files, interfaces, live, packetfilter
 from gear.definition import Definition
+from gear.errors import GearError
 from gear.findings import Finding
 from gear.helper import networks as made
-from gear.helper import ruleset, shaping, sysctls
+from gear.helper import ruleset, sysctls
 from gear.helper.nftables import Maps, elements
-from gear.model import Layout
-from gear.spec import Spec
+from gear.model import NAME, Layout
+from gear.spec import unit_name
 from gear.systemd import Manager
 from gear.underlay import MACVLAN
 
-_VETH = re.compile(r"ve[0-9a-f]{12}", re.ASCII)
-_ALIAS = "gear network "
+# States of units of which nothing is left.
+ENDED = ("inactive", "failed")
 
 
 class Kernel:
@@ -45,7 +45,8 @@ class Kernel:
 @dataclass(frozen=True)
 class Member:
     """A container that is on a network, or was: its state as PID 1 has it, and `network` of its start.json.  *settled*
-    is false while it starts or ends, or runs with earlier files: what there is of it can't be compared then."""
+    is false while it starts or ends, runs with earlier files, or its own can't be read: what there is of it can't be
+    compared then, and what nobody is known to have may be its own."""
 
     name: str
     runs: bool
@@ -55,29 +56,43 @@ class Member:
 
 
 def members(manager: Manager, layout: Layout) -> dict[str, Member]:
-    """Every container, by name."""
-    found = {}
-    for name in containers.names(layout):
-        spec = containers.existing(layout, name)
-        if spec is not None:
-            found[name] = _member(manager, layout, spec)
+    """Every container, by name: with those whose specification is damaged, and those that run without having any."""
+    found = {name: _member(manager, layout, name) for name in containers.names(layout)}
+    for state in manager.list_units([unit_name("*"), containers.scope_name("*")]):
+        name = state.name.removeprefix("ctr-").rpartition(".")[0]
+        if NAME.fullmatch(name) and name not in found and state.active not in ENDED:
+            found[name] = _unknown(name, runs=state.active == "active")
     return found
 
 
-def _member(manager: Manager, layout: Layout, spec: Spec) -> Member:
-    unit = containers.unit_of(layout, spec.name)
+def _member(manager: Manager, layout: Layout, name: str) -> Member:
+    try:
+        spec, run = containers.get(layout, name), containers.run_of(layout, name)
+        unit = containers.unit_of(layout, name)
+    except GearError:
+        return _unknown(name, runs=str(manager.get(unit_name(name), "ActiveState", "s")) == "active")
     state = str(manager.get(unit, "ActiveState", "s"))
     service = manager.properties(unit, "Service") if unit.endswith(".service") else {}
-    run = containers.run_of(layout, spec.name)
-    # What ran in a terminal is cleaned up by gear itself, a moment later than PID 1 hears of its end.
-    settled = state == "active" or (state in ("inactive", "failed") and (run is None or run.kind != "scope"))
+    try:
+        wanted = live.network_member(layout, name)
+    except GearError:
+        wanted = {}
+    if state in ENDED:
+        # What ran in a terminal is cleaned up by gear itself, a moment later than PID 1 hears of its end.
+        settled = run is None or run.kind != "scope" or not containers.has_owner(layout, name)
+    else:
+        settled = state == "active" and bool(wanted or not spec.network.interfaces)
     return Member(
-        spec.name,
+        name,
         state == "active",
         settled and not containers.is_stale(spec, layout, service),
-        live.network_member(layout, spec.name),
+        wanted,
         service.get("NFileDescriptorStore"),
     )
+
+
+def _unknown(name: str, *, runs: bool) -> Member:
+    return Member(name, runs, settled=False, wanted={}, sockets=None)
 
 
 @contextmanager
@@ -300,70 +315,3 @@ def _sockets(definition: Definition, every: Mapping[str, Member]) -> Iterator[Fi
                     "them",
                     hint=f"gear restart {member.name}",
                 )
-
-
-def strays(manager: Manager, layout: Layout) -> Iterator[Finding]:
-    """What there is of networks and containers that are not there."""
-    kernel, defined = Kernel(), [definitions.find(layout, name) for name in definitions.names(layout)]
-    bridges = {item.interface for item in defined if item is not None}
-    bridges |= {item.tunnel for item in defined if item is not None and item.tunnel is not None}
-    tables = {item.table for item in defined if item is not None}
-    for table in packetfilter.tables(kernel.rules):
-        if table.startswith("gear-") and table not in tables:
-
-            def delete_table(table: str = table) -> None:
-                packetfilter.delete_table(table)
-
-            yield Finding(f"the table inet {table}", "is of no network that is defined", mend=delete_table)
-    every = members(manager, layout)
-    yield from _stray_limits(every, kernel)
-    wanted = [item for member in every.values() for item in member.wanted.get("interfaces", ())]
-    ends = {item["host"] for item in wanted}
-    for name, link in kernel.links.items():
-        bridge = link.kind in ("bridge", "vxlan") and link.alias.startswith(_ALIAS) and name not in bridges
-        if bridge or (link.kind == "veth" and _VETH.fullmatch(name) and name not in ends):
-
-            def delete_link(name: str = name) -> None:
-                interfaces.delete(name)
-
-            what = "network that is defined" if bridge else "container that is installed"
-            yield Finding(f"the link {name}", f"is of no {what}", mend=delete_link)
-    yield from _stray_units(manager, {item.unit for item in defined if item is not None})
-
-
-def _stray_limits(every: Mapping[str, Member], kernel: Kernel) -> Iterator[Finding]:
-    """Of containers that do not run, or have no such limits."""
-    limited, devices = set(), set()
-    for member in every.values():
-        if member.runs or not member.settled:
-            if "priority" in member.wanted or "connections" in member.wanted or not member.settled:
-                limited.add(ruleset.table_of_limits(member.name))
-            found = [item.get("limits", {}).get("device") for item in member.wanted.get("interfaces", ())]
-            devices |= {device for device in found if device is not None}
-    for table in packetfilter.tables(kernel.rules):
-        if table.startswith(ruleset.LIMITS) and table not in limited:
-
-            def delete_table(table: str = table) -> None:
-                packetfilter.delete_table(table)
-
-            whose = f"{table.removeprefix(ruleset.LIMITS)}, which does not run with any"
-            yield Finding(f"the table inet {table}", f"has limits of {whose}", mend=delete_table)
-    for name, link in kernel.links.items():
-        if link.kind == "ifb" and link.alias.startswith(shaping.ALIAS) and name not in devices:
-
-            def delete_link(name: str = name) -> None:
-                interfaces.delete(name)
-
-            whose = f"{link.alias.removeprefix(shaping.ALIAS)}, which does not run with any"
-            yield Finding(f"the link {name}", f"has a rate of {whose}", mend=delete_link)
-
-
-def _stray_units(manager: Manager, units: Collection[str]) -> Iterator[Finding]:
-    for state in manager.list_units(["gear-network@*.service"]):
-        if state.name not in units and state.active not in ("inactive", "failed"):
-
-            def stop(unit: str = state.name) -> None:
-                manager.stop([unit])
-                manager.reset_failed(unit)
-
-            yield Finding(state.name, "is active, and its network is not defined", mend=stop)

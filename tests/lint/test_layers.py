@@ -35,8 +35,8 @@ LAYERS = {
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
         "offering sending publishing replacing connecting neighbours install lifecycle defining networks live "
         "linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
-        "pruning saving verifying network_check network_state mending hindrances network_repair container_check "
-        "fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
+        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
@@ -63,6 +63,7 @@ HELPER_USERS = {
     "debugging": "the calls that put together a root of tools in a container's namespaces",
     "imagemounts": "mount(2), which the standard library has no wrapper for",
     "network_state": "what the helper makes of a network is worked out as it does it",
+    "network_strays": "what is the helper's is known by the names and shapes that it gives",
     "linking": "where links lead to is found as it is found when they are made",
     "copying": "setns(2) into the container's user namespace",
 }

@@ -418,9 +418,9 @@ def test_unit_is_only_gears_when_it_says_so_of_this_state(layout: Layout) -> Non
     odd = layout.moved("state", layout.state.parent / "100% mine")
     make_container(odd, make_image(odd, Cmd=["/x"]))
     shutil.rmtree(odd.containers / "web")
-    assert leftovers._rendered_by_gear(odd.units / "ctr-web.service", odd)
-    assert not leftovers._rendered_by_gear(odd.units / "ctr-web.service", layout)
-    assert not leftovers._rendered_by_gear(odd.units / "none.service", odd)
+    assert leftovers.rendered_by_gear(odd.units / "ctr-web.service", odd)
+    assert not leftovers.rendered_by_gear(odd.units / "ctr-web.service", layout)
+    assert not leftovers.rendered_by_gear(odd.units / "none.service", odd)
 
 
 @pytest.mark.usefixtures("no_systemd")
