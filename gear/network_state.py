@@ -198,6 +198,8 @@ def _tunnel(definition: Definition, kernel: Kernel) -> Iterator[Finding]:
         yield Finding(where, f"is no port of {definition.interface}")
     elif not link.up:
         yield Finding(where, "is down")
+    elif definition.mtu is not None and link.mtu != definition.mtu:
+        yield Finding(where, f"has an MTU of {link.mtu} and not of {definition.mtu}")
 
 
 def _variables(definition: Definition) -> Iterator[Finding]:
@@ -217,16 +219,24 @@ def _table(definition: Definition, kernel: Kernel) -> Iterator[Finding]:
     document = definition.to_mapping()
     text = ruleset.render(document, [], loopback6=made.has_loopback6(document))
     wanted = packetfilter.of_table(packetfilter.loaded(text), definition.table)
+    yield from _differences(where, found, wanted)
+
+
+def _differences(
+    where: str, found: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]], hint: str = ""
+) -> Iterator[Finding]:
+    """How a table, as packetfilter.of_table() has it, is another than it should be."""
     for name in wanted:
         if name not in found:
-            yield Finding(where, f"has no {name}")
+            yield Finding(where, f"has no {name}", hint=hint)
         elif found[name] != wanted[name]:
             missing = sum(item not in found[name] for item in wanted[name])
             more = sum(item not in wanted[name] for item in found[name])
-            yield Finding(where, f"has another {name or 'head'} than it should: {_differing(missing, more)}")
+            what = f"has another {name or 'head'} than it should: {_differing(missing, more)}"
+            yield Finding(where, what, hint=hint)
     for name in found:
         if name not in wanted:
-            yield Finding(where, f"has {name}, which is not gear's")
+            yield Finding(where, f"has {name}, which is not gear's", hint=hint)
 
 
 def _differing(missing: int, more: int) -> str:
@@ -288,17 +298,29 @@ def _ports_of_bridge(
 
 def _limits(definition: Definition, every: Mapping[str, Member], kernel: Kernel) -> Iterator[Finding]:
     """What holds containers that run to their limits."""
-    tables = packetfilter.tables(kernel.rules)
-    for member, item in _on(definition, every):
-        if not (member.runs and member.settled):
-            continue
-        table, device = ruleset.table_of_limits(member.name), item.get("limits", {}).get("device")
-        if ("priority" in member.wanted or "connections" in member.wanted) and table not in tables:
-            yield Finding(f"the table inet {table}", f"is not there, so {member.name} has no limits")
+    on = [(member, item) for member, item in _on(definition, every) if member.runs and member.settled]
+    limited = {
+        member.name: member
+        for member, _ in on
+        if "priority" in member.wanted or "connections" in member.wanted
+    }
+    text = "".join(ruleset.render_limits(name, dict(member.wanted)) for name, member in limited.items())
+    rules = packetfilter.loaded(text) if text else []
+    for name in limited:
+        table = ruleset.table_of_limits(name)
+        where, found = f"the table inet {table}", packetfilter.of_table(kernel.rules, table)
+        if found:
+            wanted = packetfilter.of_table(rules, table)
+            yield from _differences(where, found, wanted, hint=f"gear restart {name}")
+        else:
+            yield Finding(where, f"is not there, so {name} has no limits")
+    for member, item in on:
+        device = item.get("limits", {}).get("device")
         if device is not None and device not in kernel.links:
-            hint = f"gear restart {member.name}"
             yield Finding(
-                f"the link {device}", f"is not there, so {member.name} sends at any rate", hint=hint
+                f"the link {device}",
+                f"is not there, so {member.name} sends at any rate",
+                hint=f"gear restart {member.name}",
             )
 
 

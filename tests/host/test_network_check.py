@@ -31,7 +31,7 @@ BROKEN = (
         sysctl -qw net.ipv4.ip_forward=0
         ip link set $(ls /sys/class/net/gear-chk1/brif) down""",
         "another forward than it should: of its lines 1 missing",
-        "does not lead the port :8095/tcp to chkweb",
+        "does not lead the port 8095/tcp to chkweb",
         "does not have the address 10.66.0.1/24",
         "has the address 10.67.0.1/24, which is not the network's",
         "/proc/sys/net/ipv4/ip_forward is 0 and not 1",
@@ -138,7 +138,10 @@ def test_what_is_left_of_others_is_removed(net: GearHost) -> None:
         "systemctl daemon-reload; systemctl stop ctr-chkgone; rm -r /run/systemd/system/ctr-chkgone.service.d;"
         " systemctl daemon-reload; ip link add ve0123456789ab type veth peer name chkleft;"
         " ip link add gear-lost type bridge; ip link set gear-lost alias 'gear network lost';"
-        " nft add table inet gear-lost; systemd-run -q --remain-after-exit --unit gear-network@lost true;"
+        " nft add table inet gear-lost; nft add chain inet gear-lost guard; nft add chain inet gear-lost published;"
+        " for map in any4 any6 one4 one6; do"
+        " nft add map inet gear-lost $map '{ type inet_service : inet_service; }'; done;"
+        " systemd-run -q --remain-after-exit --unit gear-network@lost true;"
         " ln -s chknobody /var/lib/gear/networks/chk1/addresses/10.66.0.99"
     )
     text = found(net)
@@ -165,6 +168,80 @@ def test_what_is_left_of_others_is_removed(net: GearHost) -> None:
     assert "the link gear-chk1 is there, but gear-network@chk1.service is inactive" in found(net)
     found(net, "--repair", status=0)
     assert "gear-chk1" not in net.sh("ip -br link; nft list tables")
+
+
+def test_what_runs_is_left_alone(net: GearHost) -> None:
+    """Whatever is done to the files of a container that runs, and whatever others call like gear's own."""
+    limited = ("--net-rate", "out=50mbit", "--net-connections", "9")
+    install = ("install", "hello", "chkrun", "--net", "chk1", "-p", "8097:8080")
+    net.gear(*install, *limited, "--start")
+    net.sh("nft add table inet gear-mine; nft add table inet gearlimits-mine; mkdir /root/chkother")
+    directory, other = "/var/lib/gear/containers/chkrun", {"GEAR_STATE_DIR": "/root/chkother"}
+
+    def has() -> str:
+        script = """ls /sys/class/net; nft list tables; grep chkrun /var/lib/gear/networks/chk1/hosts
+            for port in 8095 8097; do curl -s -m 2 http://127.0.0.1:$port/; done; systemctl show -P \
+            ActiveEnterTimestampMonotonic gear-network@chk1"""
+        return net.sh(script, check=False)
+
+    net.wait(lambda: has().count(PAGE) == 2, "both ports")
+    before = has()
+    assert all(word in before for word in ("gear-mine", "gearlimits-chkrun", "\tchkrun", "\ngi"))
+    for env in (other, None):
+        assert net.gear("network", "check", "--repair", env=env) == "everything is as it should be\n"
+        assert has() == before
+    net.sh("nft flush chain inet gearlimits-chkrun counted")
+    text = found(net, "--repair")
+    assert "gearlimits-chkrun has another counted than it should: of its lines 1 missing" in text, text
+    net.gear("restart", "chkrun")
+    before = has()
+    net.sh(f"cp -a {directory} /root/chkother/")
+    for script in (
+        f"echo '{{' >{directory}/spec.json",
+        f"rm {directory}/start.json",
+        "gear install hello chkrun --net chk1 -p 8097:8080",
+    ):
+        net.sh(script)
+        text = net.run("gear", "network", "check", "--repair", check=False).stdout.decode()
+        assert has() == before, (script, text)
+        net.sh(f"rm -rf {directory}; cp -a /root/chkother/chkrun {directory}")
+    # Without its directory it has neither name nor address, and runs on.
+    net.sh(f"rm -r {directory}")
+    net.gear("network", "check", "--repair")
+    assert {line for line in before.splitlines() if "\tchkrun" not in line} <= set(has().splitlines())
+    net.sh(f"cp -a /root/chkother/chkrun {directory}; gear network check --repair")
+    # Who has left a network is not called there any more; the rest is gone with the next start.
+    net.gear("install", "hello", "chkrun", "--net", "none")
+    before = has()
+    found(net, "--repair", status=0)
+    assert has() == before and "\ngi" in before and before.count(PAGE) == 2
+    # A link that may be its own is told, and stays.
+    net.sh("ip link add ve0123456789ab type veth peer name chkleft")
+    assert "may be of chkrun" in found(net, "--repair")
+    net.gear("restart", "chkrun")
+    found(net, "--repair", status=0)
+    assert "\ngi" not in has() and "ve0123456789ab" not in has()
+    net.gear("delete", "chkrun")
+    net.sh("nft delete table inet gear-mine; nft delete table inet gearlimits-mine; rm -r /root/chkother")
+
+
+def test_what_a_killed_run_leaves_is_mended(net: GearHost) -> None:
+    net.sh(
+        "systemd-run -q --unit chkadhoc gear run --name chkscope --net chk1 -p 8098:8080"
+        " --net-rate out=50mbit --net-connections 9 hello"
+    )
+    curl = "curl -s -m 2 http://127.0.0.1:8098/"
+    net.wait(lambda: PAGE in net.sh(curl, check=False), "the port")
+    assert found(net, status=0) == "everything is as it should be\n"
+    net.sh("systemctl kill -s KILL chkadhoc; systemctl stop ctr-chkscope.scope")
+    net.wait(lambda: net.show("ctr-chkscope.scope", "ActiveState") == "inactive", "the end")
+    text = found(net, "--repair", status=0)
+    assert "leads the port 8098/tcp to chkscope, which does not have it" in text, text
+    assert found(net, status=0) == "everything is as it should be\n"
+    left = "nft list tables; nft list map inet gear-chk1 any4; ls /sys/class/net"
+    assert not any(word in net.sh(left) for word in ("chkscope", "8098", "\ngi"))
+    net.sh("systemctl reset-failed chkadhoc || :")
+    net.gear("delete", "chkscope")
 
 
 def struck(net: GearHost, call: str, number: int, command: str) -> bool:

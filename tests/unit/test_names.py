@@ -165,6 +165,22 @@ def test_containers_know_those_on_their_networks_only(host: Machine) -> None:
     assert neighbours.untold(host.layout) == []
 
 
+def test_who_can_not_be_read_keeps_the_names_that_were_told(host: Machine) -> None:
+    """A container runs on when its specification is damaged, and is called by its name."""
+    host.put("a", one(2, "db"))
+    host.put("b", one(3), two(3))
+    containers.spec_path(host.layout, "a").write_bytes(b"{")
+    assert neighbours.untold(host.layout) == []
+    (hostsfile.path(host.layout, "one").parent / "telling").touch()
+    assert neighbours.untold(host.layout) == ["one"]
+    neighbours.tell(host.layout, "one")
+    assert neighbours.untold(host.layout) == [] and "10.89.0.2\ta db" in host.known("b")
+    # But an address that somebody else has is his.
+    allocation.give_back(allocation.held(host.layout, "a"))
+    host.put("c", one(2))
+    assert containers.names_asked_for(host.layout, "one")["10.89.0.2"] == ("c",)
+
+
 def test_aliases_may_be_shared_and_names_not(host: Machine) -> None:
     host.put("a", one(2, "web"))
     host.put("b", one(3, "web"))

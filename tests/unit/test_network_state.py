@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gear import interfaces, packetfilter
+from gear import attachment, interfaces, network_strays, packetfilter
 from gear.findings import Finding
 from gear.interfaces import DEFAULT, Link
 from gear.mending import treat
+from gear.network_state import Member
 
 
 def listed(*rules: int, handle: int = 1, elements: bool = False) -> list[dict[str, Any]]:
@@ -63,3 +64,60 @@ def test_what_others_do_is_told_with_its_hint_and_is_no_fault() -> None:
         "problem": "",
         "hint": "do this",
     }
+
+
+def test_what_may_be_a_running_containers_is_not_taken_away() -> None:
+    """What start.json does not name may be of a container that runs with an earlier one."""
+
+    def link(name: str, kind: str, alias: str = "") -> Link:
+        return Link(name, kind, True, 1500, alias, "")
+
+    device, end, other = attachment.rate_device("a", 0), attachment.host_end("a", "eth1"), "ve0123456789ab"
+    every = [
+        link(end, "veth"),
+        link(other, "veth"),
+        link("vexed", "veth"),
+        link(device, "ifb", "gear container a"),
+    ]
+    every += [
+        link("gi0", "ifb", "gear container a"),
+        link(attachment.rate_device("b", 0), "ifb", "an intern's"),
+    ]
+    links = {item.name: item for item in every}
+    tables = ["gearlimits-a", "gear-a", "other"]
+
+    def told(**members: Member) -> list[tuple[str, bool]]:
+        found = [*network_strays._veths(members, links), *network_strays._rates(members, links)]
+        found += network_strays._limits(members, tables)
+        return [(str(item.path).split()[-1], item.mend is not None) for item in found]
+
+    gone = [(end, True), (other, True), (device, True), ("gearlimits-a", True)]
+    assert told() == gone
+    # Installed again and not started again, damaged, or on its way: its own are not told, and what may be is not mended.
+    assert told(a=Member("a", True, False, {}, None)) == [(other, False)]
+    # Settled on no network, and on one without limits; what does not run holds no rate.
+    assert told(a=Member("a", True, True, {}, 0)) == gone
+    wanted = {"interfaces": [{"host": end, "limits": {"device": device}}], "connections": 3}
+    assert told(a=Member("a", True, True, wanted, 0)) == [(other, True)]
+    assert told(a=Member("a", False, True, wanted, 0)) == [
+        (other, True),
+        (device, True),
+        ("gearlimits-a", True),
+    ]
+
+
+def test_only_tables_of_gears_shape_are_gears() -> None:
+    kernel = network_strays.Kernel()
+    place = {"family": "inet", "table": "gear-x"}
+    maps = [{"map": {**place, "name": name}} for name in ("any4", "any6", "one4", "one6")]
+    chains = [{"chain": {**place, "name": name}} for name in ("guard", "published", "forward")]
+    for parts, is_gears in (
+        ([*maps, *chains], True),
+        (maps, False),
+        (chains, False),
+        ([*maps[1:], *chains], False),
+        ([*maps, *({"chain": {**place, "name": item["map"]["name"]}} for item in maps)], False),
+        ([], False),
+    ):
+        kernel.__dict__["rules"] = [{"table": {"family": "inet", "name": "gear-x"}}, *parts]
+        assert (network_strays._shape(kernel, "gear-x") >= network_strays._NETWORK) is is_gears, parts
