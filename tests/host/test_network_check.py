@@ -209,18 +209,19 @@ def test_what_runs_is_left_alone(net: GearHost) -> None:
     net.sh(f"rm -r {directory}")
     net.gear("network", "check", "--repair")
     assert {line for line in before.splitlines() if "\tchkrun" not in line} <= set(has().splitlines())
-    net.sh(f"cp -a /root/chkother/chkrun {directory}; gear network check --repair")
-    # Who has left a network is not called there any more; the rest is gone with the next start.
+    net.sh(f"cp -a /root/chkother/chkrun {directory}")
+    net.gear("network", "check", "--repair")
+    # What is installed without a network runs with the one it had until its next start; install has closed its port.
     net.gear("install", "hello", "chkrun", "--net", "none")
     before = has()
     found(net, "--repair", status=0)
-    assert has() == before and "\ngi" in before and before.count(PAGE) == 2
+    assert has() == before and before.count("\nve") == 2
     # A link that may be its own is told, and stays.
     net.sh("ip link add ve0123456789ab type veth peer name chkleft")
     assert "may be of chkrun" in found(net, "--repair")
     net.gear("restart", "chkrun")
     found(net, "--repair", status=0)
-    assert "\ngi" not in has() and "ve0123456789ab" not in has()
+    assert has().count("\nve") == 1 and "ve0123456789ab" not in has()
     net.gear("delete", "chkrun")
     net.sh("nft delete table inet gear-mine; nft delete table inet gearlimits-mine; rm -r /root/chkother")
 
@@ -233,8 +234,8 @@ def test_what_a_killed_run_leaves_is_mended(net: GearHost) -> None:
     curl = "curl -s -m 2 http://127.0.0.1:8098/"
     net.wait(lambda: PAGE in net.sh(curl, check=False), "the port")
     assert found(net, status=0) == "everything is as it should be\n"
-    net.sh("systemctl kill -s KILL chkadhoc; systemctl stop ctr-chkscope.scope")
-    net.wait(lambda: net.show("ctr-chkscope.scope", "ActiveState") == "inactive", "the end")
+    net.sh("systemctl kill -s KILL chkadhoc; systemctl kill -s KILL ctr-chkscope.scope || :")
+    net.wait(lambda: net.show("ctr-chkscope.scope", "ActiveState") in ("inactive", "failed"), "the end")
     text = found(net, "--repair", status=0)
     assert "leads the port 8098/tcp to chkscope, which does not have it" in text, text
     assert found(net, status=0) == "everything is as it should be\n"
