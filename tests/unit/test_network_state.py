@@ -8,7 +8,7 @@ from gear import attachment, interfaces, network_strays, packetfilter
 from gear.findings import Finding
 from gear.interfaces import DEFAULT, Link
 from gear.mending import treat
-from gear.network_state import Member
+from gear.network_state import Kernel, Member
 
 
 def listed(*rules: int, handle: int = 1, elements: bool = False) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_what_may_be_a_running_containers_is_not_taken_away() -> None:
 
     gone = [(end, True), (other, True), (device, True), ("gearlimits-a", True)]
     assert told() == gone
-    # Installed again and not started again, damaged, or on its way: its own are not told, and what may be is not mended.
+    # Installed again, damaged, or on its way: its own are not told, and what may be its own is not mended.
     assert told(a=Member("a", True, False, {}, None)) == [(other, False)]
     # Settled on no network, and on one without limits; what does not run holds no rate.
     assert told(a=Member("a", True, True, {}, 0)) == gone
@@ -107,7 +107,7 @@ def test_what_may_be_a_running_containers_is_not_taken_away() -> None:
 
 
 def test_only_tables_of_gears_shape_are_gears() -> None:
-    kernel = network_strays.Kernel()
+    kernel = Kernel()
     place = {"family": "inet", "table": "gear-x"}
     maps = [{"map": {**place, "name": name}} for name in ("any4", "any6", "one4", "one6")]
     chains = [{"chain": {**place, "name": name}} for name in ("guard", "published", "forward")]
