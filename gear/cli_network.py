@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gear import defining, definition, definitions, host, inet, networks, publishing, underlay
+from gear import defining, definition, definitions, host, inet, network_plan, networks, publishing, underlay
 from gear.cli_net import interface_of, interface_options
 from gear.cli_plan import diff
 from gear.command import Context, Verb, add_output_option, for_each, table, write_output
@@ -143,7 +143,7 @@ def _created(done: networks.Created) -> dict[str, object]:
 
 def _run_plan(args: argparse.Namespace, context: Context) -> int:
     host.require_root("read the specifications of containers")
-    planned = networks.plan(context.layout, _definition(args, context))
+    planned = network_plan.plan(context.layout, _definition(args, context))
     if args.output == "json":
         context.report_json(_planned(planned))
         return 0
@@ -156,7 +156,7 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _planned(planned: networks.Plan) -> dict[str, object]:
+def _planned(planned: network_plan.Plan) -> dict[str, object]:
     def change(path: Path, found: bytes | None, new: bytes) -> tuple[str, str, str]:
         return str(path), "create" if found is None else "replace", diff(path, found, new)
 
