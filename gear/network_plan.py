@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from gear import allocation, attachment, connecting, containers, definitions, files
+from gear import allocation, attachment, connecting, containers, definitions, files, host, install
 from gear.definition import Definition, IPNetwork
 from gear.errors import HostError, UsageError
 from gear.model import Layout
@@ -46,16 +46,31 @@ def plan(layout: Layout, definition: Definition) -> Plan:
     _require_own_interface(layout, definition, new=old is None)
     definitions.require_own_vni(layout, definition)
     changed = containers.compare(connecting.rendered(layout, definition))
-    affected = []
-    busy = set(allocation.addresses(layout, definition.name))
-    for spec in users(layout, definition.name):
+    return Plan(definition, changed, tuple(_affected(layout, old, definition)))
+
+
+def _affected(layout: Layout, old: Definition | None, new: Definition) -> list[Spec]:
+    """The containers that get other files, settled; raises GearError for what one of them can't have."""
+    change = connecting.Change(new)
+    asked = []
+    # First those that keep an address or its number, then whoever needs a free one.
+    for spec in users(layout, new.name):
+        busy = {*allocation.addresses(layout, new.name), *change.given}
         network = dataclasses.replace(
             spec.network,
-            interfaces=tuple(_refit(item, old, definition, busy) for item in spec.network.interfaces),
+            interfaces=tuple(_refit(item, old, new, busy) for item in spec.network.interfaces),
         )
-        if network != spec.network or _is_older(layout, spec, definition):
-            affected.append(dataclasses.replace(spec, network=network))
-    return Plan(definition, changed, tuple(affected))
+        change.give(spec.name, network)
+        if network != spec.network or _is_older(layout, spec, change):
+            asked.append((spec, network))
+    found = []
+    for spec, refitted in asked:
+        network = connecting.settle(layout, spec.name, refitted, spec.network, change)
+        change.give(spec.name, network)
+        found.append(dataclasses.replace(spec, network=network))
+        host.require_controllers(spec)
+        install.check_host(layout, spec, containers.image_of(layout, spec))
+    return found
 
 
 def _require_free(layout: Layout, definition: Definition, subnet: IPNetwork) -> None:
@@ -108,10 +123,10 @@ def _refit(interface: Interface, old: Definition | None, new: Definition, busy: 
     return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
 
 
-def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:
+def _is_older(layout: Layout, spec: Spec, change: connecting.Change) -> bool:
     """Whether the container's files do not say of this network what they should."""
-    others = [name for name in spec.network.networks if name != definition.name]
-    networks = definitions.wanted(layout, others) | {definition.name: definition}
+    definition = change.definition
+    networks = change.among(layout, spec.network.networks)
     for item in spec.network.interfaces:
         if item.network == definition.name:
             have = {version for version, address in ((4, item.ip), (6, item.ip6)) if address is not None}
