@@ -20,6 +20,7 @@ from gear import (
     files,
     hostsfile,
     install,
+    journal,
     lifecycle,
     live,
     neighbours,
@@ -38,10 +39,13 @@ from gear.systemd import Manager
 
 @dataclass(frozen=True)
 class Created:
-    """What was done: *action* is created, changed or unchanged."""
+    """What was done: *action* is created, changed or unchanged; *changes* are members of the definition, and *started*
+    whether it had failed and containers that run needed it."""
 
     definition: Definition
     action: str
+    changes: tuple[str, ...]
+    started: bool
     containers: tuple[str, ...]
     restart_needed: tuple[str, ...]
 
@@ -49,8 +53,8 @@ class Created:
 def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
     """Make the network *definition*, or what there is of that name into it.
 
-    One that is up is made anew; containers that run stay connected to it, and those with other addresses need a
-    restart.
+    One that is up, or failed while containers on it run, is made anew; they stay connected to it, and those with other
+    addresses need a restart.
     """
     with files.locked(layout.lock), store.lease(layout):
         planned = plan(layout, definition)
@@ -61,17 +65,36 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
             install.apply(layout, spec, containers.image_of(layout, spec))
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
-    if is_up(manager, definition.name) and _is_stale(manager, layout, definition.name):
+    failed = _has_failed(manager, layout, definition)
+    if failed or (is_up(manager, definition.name) and _is_stale(manager, layout, definition.name)):
         # Somebody asks for it, so how often it was made before does not count.
         manager.reset_failed(definition.unit)
         result = manager.restart([definition.unit])[definition.unit]
         if result != "done":
             raise GearError(
-                f"The network {definition.name} is defined, and could not be made anew: {result.rstrip('.')}.",
+                f"The network {definition.name} is defined, and could not be made anew: "
+                f"{_why(manager, definition.unit, result)}.",
                 hint=f"journalctl -u {definition.unit}",
             )
     action = "created" if old is None else "changed" if planned.files or names else "unchanged"
-    return Created(definition, action, tuple(names), tuple(_stale(manager, layout, names)))
+    before, after = {} if old is None else old.to_mapping(), definition.to_mapping()
+    changes = tuple(member for member in after if member in before and before[member] != after[member])
+    return Created(definition, action, changes, failed, tuple(names), tuple(_stale(manager, layout, names)))
+
+
+def _has_failed(manager: Manager, layout: Layout, definition: Definition) -> bool:
+    """Whether containers run on the network though it could not be made."""
+    return manager.get(definition.unit, "ActiveState", "s") == "failed" and any(
+        manager.get(spec.unit, "ActiveState", "s") == "active" for spec in users(layout, definition.name)
+    )
+
+
+def _why(manager: Manager, unit: str, job: str) -> str:
+    """What a network's unit said last when it failed, or systemd's word for it: the result *job*."""
+    journal.synchronize()
+    invocation = bytes(manager.properties(unit).get("InvocationID") or b"").hex() or None
+    said = journal.last_line(unit, invocation)
+    return (said or job).removeprefix("gear: ").rstrip(".")
 
 
 def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:
@@ -220,7 +243,7 @@ def _bring_up(manager: Manager, spec: Spec) -> None:
     for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
         if result != "done":
             raise GearError(
-                f"{unit} could not be started: {result.rstrip('.')}.", hint=f"journalctl -u {unit}"
+                f"{unit} could not be started: {_why(manager, unit, result)}.", hint=f"journalctl -u {unit}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Changes of networks that containers are on: settled for all of them, or refused, before anything is written."""
+"""Changes of networks: what is kept, and what containers on them get; or it is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 from nets import define, machine, write
 from published import make_container, make_image
 
-from gear import allocation, connecting, files, network_plan, process
-from gear.definition import Definition
+from gear import allocation, connecting, defining, files, network_plan, process
+from gear.definition import Definition, checked, make_subnets
 from gear.errors import GearError, HostError, UsageError
 from gear.limits import Limits
 from gear.model import Layout
 from gear.network import Interface, Network, Port
+from gear.underlay import Underlay
 
 
 @pytest.fixture
@@ -107,3 +108,42 @@ def test_other_networks_are_as_they_are(layout: Layout) -> None:
     found = json.loads((layout.containers / "web" / "spec.json").read_text())
     assert spec.network.to_mapping() == found["network"]
     assert not network_plan.plan(layout, define("a", "10.1.0.0/24")).containers
+
+
+def test_what_is_not_given_is_kept(layout: Layout) -> None:
+    write(layout, define("n", "10.1.0.0/24", "fd01::/64", internal=True, isolate=False, mtu=1400))
+    assert defining.define(layout, "n", ()) == define(
+        "n", "10.1.0.0/24", "fd01::/64", internal=True, isolate=False, mtu=1400
+    )
+    found = defining.define(layout, "n", make_subnets(["fd02::/64"], [], []), mtu="auto", internal=False)
+    assert found == define("n", "10.1.0.0/24", "fd02::/64", isolate=False)
+    found = defining.define(layout, "n", (), without=[6], isolate=True)
+    assert found == define("n", "10.1.0.0/24", internal=True, mtu=1400)
+    with pytest.raises(UsageError, match="--subnet fd02::/64 and --no-ipv6 exclude each other"):
+        defining.define(layout, "n", make_subnets(["fd02::/64"], [], []), without=[6])
+    with pytest.raises(UsageError, match="A network has one subnet"):
+        defining.define(layout, "n", (), without=[4, 6])
+    # A new one has what is given alone, or free ones.
+    assert [str(item.subnet) for item in defining.define(layout, "m", (), without=[6]).subnets] == [
+        "10.89.0.0/24"
+    ]
+    assert defining.define(layout, "m", make_subnets(["fd02::/64"], [], [])) == define("m", "fd02::/64")
+
+
+def test_mtu_of_a_vxlan_follows_its_peers_unless_it_was_given(layout: Layout) -> None:
+    subnets = make_subnets(["10.1.0.0/24"], [], ["10.1.0.128/25"], own=True)
+    write(layout, defining.define(layout, "vx", subnets, driver="vxlan", underlay=Underlay(vni=7, port=4790)))
+    kept = defining.define(layout, "vx", (), underlay=Underlay(peers=("2001:db8::1",)))
+    assert (kept.mtu, kept.underlay.port) == (1430, 4790)
+    write(layout, defining.define(layout, "vy", subnets, driver="vxlan", underlay=Underlay(vni=8), mtu=1300))
+    assert defining.define(layout, "vy", (), underlay=Underlay(peers=("2001:db8::1",))).mtu == 1300
+    assert defining.define(layout, "vy", (), mtu="auto").mtu == 1450
+
+
+@pytest.mark.parametrize("subnet", ["10.1.0.0/24", "fd01::/64"])
+def test_least_mtu(subnet: str) -> None:
+    """Below it the kernel has no IPv6 on the bridge, and so not its variables either."""
+    assert checked(define("n", subnet, mtu=1280)).mtu == 1280
+    with pytest.raises(UsageError, match="An MTU of 1279 can't work") as caught:
+        checked(define("n", subnet, mtu=1279))
+    assert caught.value.hint == "Give 1280 to 65535."
