@@ -63,6 +63,8 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
         connecting.publish(layout, definition)
         for spec in planned.containers:
             install.apply(layout, spec, containers.image_of(layout, spec))
+        if neighbours.is_altered(layout, definition.name):  # by a run that was killed when all else was done
+            neighbours.tell(layout, definition.name)
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
     failed = _has_failed(manager, layout, definition)
