@@ -164,6 +164,9 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
         connecting.publish(layout, definition)
         for spec in planned.containers:
             install.apply(layout, spec, containers.image_of(layout, spec))
+        if neighbours.is_altered(layout, definition.name):
+            # Of an earlier run that was cut off.
+            neighbours.tell(layout, definition.name)
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
     if is_up(manager, definition.name) and _is_stale(manager, layout, definition.name):
