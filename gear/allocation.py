@@ -146,6 +146,8 @@ def choose(
             continue
         if subnet is None or not subnet.fits(address):
             there = "has none of that family" if subnet is None else f"gives those of {subnet.subnet}"
+            if subnet is not None and ip_address(address) in subnet.subnet:
+                there = f"has it itself, as {'its gateway' if address == str(subnet.gateway) else 'its first or last'}"
             raise UsageError(
                 f"{name} can't have the address {address} ({option}): {definition.name} {there}."
             )
@@ -171,7 +173,8 @@ def _free_address(subnet: Subnet, number: int | None, busy: set[str], network: s
         if twin in part and str(twin) not in busy and subnet.fits(str(twin)):
             return str(twin)
     # As many are tried as are taken, and a few more: those that no container may have.
-    for step in range(min(part.num_addresses, len(busy) + 8)):
+    first = 2 if part.num_addresses > 2 and part[1] == subnet.gateway else 0
+    for step in range(first, min(part.num_addresses, first + len(busy) + 8)):
         address = str(part[step])
         if address not in busy and subnet.fits(address):
             return address

@@ -153,7 +153,8 @@ def run(arguments: Sequence[str]) -> int:
                 width = max(map(len, verbs))
                 print("\n".join(f"  {name} {verb.name:<{width}}  {verb.summary}" for verb in verbs.values()))
                 return 0
-            raise UsageError(f"gear {name} needs one of: {', '.join(verbs)}.", hint="gear --help")
+            wrong = f"has no verb {rest[0]!r}; there are" if rest else "needs one of"
+            raise UsageError(f"gear {name} {wrong}: {', '.join(verbs)}.", hint=f"gear {name} --help")
         verb, prog, rest = verbs[rest[0]], f"gear {name} {rest[0]}", rest[1:]
     elif name in TABLE:
         verb, prog = verbs_of(TABLE[name])[name], f"gear {name}"

@@ -40,7 +40,7 @@ def running(manager: Manager, layout: Layout, name: str) -> Running:
         pid = groups.payload(str(service["ControlGroup"])) or 0
     # While a service starts, its main process is the helper, which is not in the container yet.
     if active not in ("active", "reloading", "refreshing", "deactivating") or not pid:
-        raise not_running(name, str(active))
+        raise not_running(name, str(state.get("SubState") if active == "activating" else active))
     frozen = state.get("FreezerState", "running") in ("frozen", "freezing")
     return Running(name, unit, pid, str(service.get("ControlGroup") or ""), frozen)
 
@@ -80,7 +80,12 @@ def claim(layout: Layout, name: str) -> int:
 
 def not_running(name: str, state: str = "") -> GearError:
     """The error for a container that is installed and has no payload now."""
-    if state in ("activating", "reloading"):
+    if state == "auto-restart":
+        return GearError(
+            f"{name} is not running: it has ended, and is going to be started again.",
+            hint=f"gear status {name}",
+        )
+    if state in ("start", "start-post", "start-pre", "condition", "reloading"):
         return GearError(f"{name} is not running yet: it is being started.", hint="Try again in a moment.")
     return GearError(f"{name} is not running.", hint=f"gear start {name}")
 

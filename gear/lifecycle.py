@@ -185,7 +185,7 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     if "can't map the ids of" in said and spec.image.reference.startswith("host:"):
         hint = "--userns host needs no mapping; root of the container is then root of this machine."
     return StartError(
-        f"{spec.name} did not start: {reason} (result {result or job}).",
+        f"{spec.name} did not start: {reason} (result {job if result in ('', 'success') else result}).",
         details=lines,
         hint=hint,
     )

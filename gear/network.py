@@ -359,7 +359,7 @@ def parse_publish(text: str) -> tuple[Port, ...]:
     if not match:
         raise UsageError(
             f"{text[:80]!r} publishes no port.",
-            hint="Write [ADDRESS:]EXTERNAL:INTERNAL[/tcp|udp], for example 8080:80; an IPv6 address in brackets.",
+            hint="Write [ADDRESS:][EXTERNAL:]INTERNAL[/tcp|udp][,nat|socket|fd], as 8080:80 or [::1]:8080:80.",
         )
     address = ip_address(match["address"].strip("[]")) if match["address"] else ""
     protocol = one_of((match["protocol"] or "tcp").lower(), PROTOCOLS, "protocol of a published port")
@@ -372,7 +372,9 @@ def parse_publish(text: str) -> tuple[Port, ...]:
     if low == high and first < last:  # Docker's way to say: any of these
         return (Port(address, 0, low, protocol, how, (first, last)),)
     if last - first != high - low:
-        raise UsageError(f"{text[:80]!r} does not fit: {external} and {match['internal']} are not as long.")
+        raise UsageError(
+            f"{text[:80]!r} does not fit: {external} and {match['internal']} are not of one length."
+        )
     return tuple(Port(address, first + step, low + step, protocol, how) for step in range(high - low + 1))
 
 

@@ -238,7 +238,8 @@ def _elements(definition: Definition, every: Mapping[str, Member]) -> Iterator[F
     }
     where = f"the table inet {definition.table}"
     for place, (item, name) in wanted.items():
-        port = f"{f'[{item.address}]' if ':' in item.address else item.address}:{item.port}/{item.protocol}"
+        host = f"{f'[{item.address}]' if ':' in item.address else item.address}:" if item.address else ""
+        port = f"{host}{item.port}/{item.protocol}"
         if place not in found:
             yield Finding(where, f"does not lead the port {port} to {name} at {item.to}")
         elif found[place] != (item.value(), name):

@@ -63,7 +63,8 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
         connecting.publish(layout, definition)
         for spec in planned.containers:
             install.apply(layout, spec, containers.image_of(layout, spec))
-        if neighbours.is_altered(layout, definition.name):  # by a run that was killed when all else was done
+        if neighbours.is_altered(layout, definition.name):
+            # Of an earlier run that was cut off.
             neighbours.tell(layout, definition.name)
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
@@ -138,7 +139,9 @@ def remove(manager: Manager, layout: Layout, name: str) -> bool:
             names = sorted(found)
             raise GearError(
                 f"The network {name} is in use by {', '.join(names)}.",
-                hint=f"gear network disconnect {name} {names[0]}",
+                hint=f"gear delete {names[0]}"
+                if containers.run_of(layout, names[0]) is not None
+                else f"gear network disconnect {name} {names[0]}",
             )
         if not directory.exists() and not unit.exists():
             return False
@@ -224,7 +227,10 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
     with files.locked(layout.lock), store.lease(layout):
         spec = containers.get(layout, name)
         if containers.run_of(layout, name) is not None:
-            raise GearError(f"{name} was run once and is not installed, so its networks can't be changed.")
+            raise GearError(
+                f"{name} was run once and is not installed, so its networks can't be changed.",
+                hint=f"gear delete {name}, and gear run with another --net",
+            )
         # What runs with other files than there are gets this with the rest, by a restart.
         pid = None if live.is_stale(manager, layout, name) else live.payload(manager, layout, name)
         before, had = live.network_member(layout, name), allocation.held(layout, name)

@@ -70,7 +70,10 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
         for volume in doomed:
             removal.remove_tree(layout.volumes / volume)
         leftovers.release(layout, name)
-        return known
+    if known and manager.get(unit, "NeedDaemonReload", "b"):
+        # Another unit names it, so PID 1 keeps what it has read, and would start that.
+        manager.reload()
+    return known
 
 
 def _volumes_of(layout: Layout, spec: Spec) -> list[str]:

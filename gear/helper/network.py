@@ -162,7 +162,9 @@ def add_link(
     bridge = index_of(item["bridge"])
     if not bridge:
         unit = f"gear-network@{item['network']}.service"
-        raise Failure(f"can't {step.doing}: there is no link {item['bridge']}; see systemctl status {unit}")
+        raise Failure(
+            f"can't {step.doing}: this host has no link {item['bridge']}; see systemctl status {unit}"
+        )
     if "mode" in item:
         try:
             routes.add_macvlan(bridge, item["mode"], item["name"], place, mac=item["mac"], mtu=item["mtu"])

@@ -155,7 +155,7 @@ def test_a_unit_directory_that_systemd_does_not_search_is_refused(host: GearHost
 
 
 def test_a_volume_on_etc_keeps_the_containers_own_files(host: GearHost) -> None:
-    script = "cat /etc/hostname; grep -c etc1 /etc/hosts; echo the-end; sleep 1000"
+    script = "cat /etc/hostname; grep -cw etc1 /etc/hosts; echo the-end; sleep 1000"
     host.gear(
         "install",
         "hello",
@@ -170,7 +170,7 @@ def test_a_volume_on_etc_keeps_the_containers_own_files(host: GearHost) -> None:
         script,
     )
     host.wait(lambda: "the-end" in host.gear("logs", "etc1"), "the script")
-    assert host.gear("logs", "etc1").split() == ["etc1", "1", "the-end"]
+    assert host.gear("logs", "etc1").split() == ["etc1", "2", "the-end"]
 
 
 def test_recursive_binds_are_mapped_as_a_whole(host: GearHost) -> None:

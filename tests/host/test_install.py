@@ -218,7 +218,7 @@ def test_read_only_root_and_hostname(host: GearHost) -> None:
     assert host.gear("logs", "ro").splitlines() == [
         "h1",
         "h1",
-        "1",
+        "2",  # with its address of IPv4, and of IPv6
         "touch: /x: Read-only file system",
         "tmp",
     ]

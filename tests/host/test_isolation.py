@@ -195,7 +195,8 @@ def test_links_in_an_image_do_not_lead_mounts_out(host: GearHost) -> None:
     host.gear("start", "out")
     assert host.sh("find /srv /etc -not -path '/etc/systemd*' -printf '%p %i %T@\\n' | sort") == before
     upper = "/var/lib/gear/containers/out/layer-*/upper"
-    assert host.sh(f"cd {upper} && find srv etc | sort").split() == ["etc", "etc/hostname", "etc/hosts", "etc/shadow",
-                                                                     "srv", "srv/inner"]  # fmt: skip
+    assert host.sh(f"cd {upper} && find srv etc | sort").split() == [
+        "etc", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/shadow", "srv", "srv/inner"
+    ]  # fmt: skip
     host.gear("delete", "--volumes", "out")
     host.gear("image", "rm", "out")

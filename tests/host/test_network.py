@@ -305,7 +305,7 @@ def test_connecting_and_disconnecting(net: GearHost) -> None:
 def test_exposure(net: GearHost) -> None:
     net.gear("install", "hello", "eweb", "-p", "8072:8080", "-p", "[::1]:8073:8080/udp", "--start")
     net.gear("install", "hello", "ehost", "--net", "host")
-    net.gear("install", "hello", "enone")
+    net.gear("install", "hello", "enone", "--net", "none")
     rows = net.json("ports")
     assert [(row["name"], row["mode"], row["external"], row["reach"], row["active"]) for row in rows] == [
         ("ehost", "host", None, "who reaches what it listens on", False),

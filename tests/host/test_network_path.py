@@ -259,7 +259,7 @@ def test_without_its_network_a_container_says_so(net: NetHost) -> None:
     )
     journal = net.host.out("journalctl", "-u", "ctr-nweb", "-o", "cat")
     assert (
-        "can't connect eth0 to the network nd: there is no link gear-nd;"
+        "can't connect eth0 to the network nd: this host has no link gear-nd;"
         " see systemctl status gear-network@nd.service" in journal
     )
 

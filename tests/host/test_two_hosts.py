@@ -256,7 +256,7 @@ def test_macvlans_are_on_the_wire_themselves(pair: Pair) -> None:
     one.gear("network", "create", "far", "--driver", "macvlan", "--parent", "nowire", *subnets(7, 0))
     one.gear("install", f"host:{ROOT}", "twofar", "--net", "far", *command)
     error = one.fails(1, "start", "twofar")
-    assert "there is no link nowire; see systemctl status gear-network@far.service" in error
+    assert "this host has no link nowire; see systemctl status gear-network@far.service" in error
     journal = one.out("journalctl", "-u", "gear-network@far", "-o", "cat")
     assert "the network far has the parent nowire, and there is no such link" in journal
     one.gear("stop", "twofar")

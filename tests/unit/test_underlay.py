@@ -185,7 +185,7 @@ def test_ports_of_a_macvlan_are_its_own(layout: Layout, mode: str) -> None:
     for names in (("lan",), ("lan", "a")):
         with pytest.raises(UsageError, match=f"in the mode {mode}: this host can't reach it on lan"):
             settle(*names)
-    assert [item.ip for item in settle("a", "lan").interfaces] == ["10.89.0.2", "10.1.0.128"]
+    assert [item.ip for item in settle("a", "lan").interfaces] == ["10.89.0.2", "10.1.0.130"]
     free = connecting.settle(
         layout, "web", Network("bridge", (Interface("lan"),), (Port("", 1, 80, "tcp", "fd"),))
     )
