@@ -194,6 +194,27 @@ def test_only_a_network_that_a_container_has_of_its_own_is_shared(layout: Layout
         connecting.settle(layout, "db", Network("container:db"))
 
 
+def test_more_ports_than_a_start_can_hold_are_refused(layout: Layout) -> None:
+    def ports(count: int, mode: str) -> tuple[Port, ...]:
+        return tuple(Port("", 1000 + number, 80, "tcp", mode) for number in range(count))
+
+    assert len(connecting.settle(layout, "x", on("default", ports=ports(900, "nat"))).ports) == 900
+    with pytest.raises(UsageError, match="x can't publish 901 ports") as caught:
+        connecting.settle(layout, "x", on("default", ports=ports(901, "nat")))
+    assert "Publish 900 at most" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="x can't publish 451 ports") as caught:
+        connecting.settle(layout, "x", on("default", ports=ports(451, "fd")))
+    assert "Publish 450 at most" in str(caught.value.hint)
+
+
+def test_ports_of_others_are_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    ports = allocation.ports
+    monkeypatch.setattr(allocation, "ports", lambda of: calls.append(of) or ports(of))  # type: ignore[func-returns-value]
+    connect(layout, "x", on("default", ports=tuple(Port("", number, 80) for number in range(100, 130))))
+    assert len(calls) == 3  # to settle, to take, and for what it had
+
+
 def test_free_ports_without_a_network(layout: Layout) -> None:
     asked = Network("none", (), (Port("", 0, 80, "tcp", "fd"), Port("", 0, 81, "tcp", "socket")))
     settled = connecting.settle(layout, "x", asked)
