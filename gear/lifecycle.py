@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
 from gear.model import Layout
+from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
@@ -121,6 +122,10 @@ def _kill_if_deaf(manager: Manager, unit: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def _is_up(manager: Manager, unit: str) -> bool:
+    return manager.get(unit, "ActiveState", "s") in ("active", "reloading")
+
+
 def _is_over(manager: Manager, unit: str) -> bool:
     return manager.get(unit, "ActiveState", "s") in ("inactive", "failed")
 
@@ -166,6 +171,13 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "it was started too often in a short time, and systemd gave up"
     elif said:
         reason = said
+    elif down := [unit for unit in map(network_unit, spec.network.networks) if not _is_up(manager, unit)]:
+        # What it failed with itself is forgotten already, as systemd tries again.
+        told = journal.last_words(down[0])
+        return StartError(
+            f"{spec.name} did not start: the unit {down[0]} of its network failed{f': {told}' if told else ''}.",
+            hint=f"The whole story: journalctl -u {down[0].removesuffix('.service')}",
+        )
     elif result == "timeout":
         reason = "it was not ready within the start timeout"
     elif result == "oom-kill":
