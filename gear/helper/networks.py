@@ -76,7 +76,8 @@ def up(directory: str, step: Step) -> None:
     if not index_of(name):
         routes.add_bridge(name, _mac(definition))
     bridge = index_of(name)
-    # Always: else it would follow the least of its ports, and below 1280 bytes there is no IPv6.
+    # Always: until it is told another than it has, it follows the least of its ports, and below 1280 bytes it has lost
+    # IPv6 and can't be given its addresses.
     routes.set_up(bridge, mtu=definition["mtu"] or ETHERNET_MTU, alias=f"gear network {definition['name']}")
     step.doing = f"give the bridge {name} its addresses"
     routes.set_addresses(bridge, addresses(definition))

@@ -274,7 +274,7 @@ def test_sockets_are_handed_to_pid_1_under_one_name(
 def test_the_bridge_has_an_mtu_of_its_own(
     mtu: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one it would follow the least of its ports, and lose IPv6 below 1280 bytes."""
+    """It may have followed the least of its ports, and lost IPv6 below 1280 bytes."""
     definition = {**NETWORK, "driver": "bridge", "mtu": mtu}
     for name in ("networks/default", "containers/web"):
         (tmp_path / name).mkdir(parents=True)
