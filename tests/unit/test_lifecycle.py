@@ -45,16 +45,20 @@ def test_a_network_that_failed_is_named(state: str) -> None:
     error = why(Told({A: "active", B: state}, Result="success"))
     assert error.message == (
         "web did not start: the unit gear-network@b.service of its network failed:"
-        " can't make the bridge gear-b: File exists."
+        " can't make the bridge gear-b: File exists (result failed)."
     )
     assert error.hint == "The whole story: journalctl -u gear-network@b"
     silent = why(Told({A: state, B: "active"}, Result="success"))
-    assert silent.message == "web did not start: the unit gear-network@a.service of its network failed."
+    assert (
+        silent.message
+        == "web did not start: the unit gear-network@a.service of its network failed (result failed)."
+    )
 
 
 def test_what_the_helper_says_comes_first() -> None:
     error = why(Told({A: "failed", B: "failed"}, Result="exit-code", StatusText="no such program: /x"))
     assert error.message == "web did not start: no such program: /x (result exit-code)."
+    assert error.hint == "The whole story: journalctl -u gear-network@a"
 
 
 def test_networks_that_are_up_are_not_blamed() -> None:
