@@ -97,13 +97,19 @@ def test_addresses_that_are_asked_for(layout: Layout) -> None:
     ("addresses", "message"),
     [
         ({"ip": "10.89.1.2"}, "y can't have the address 10.89.1.2 (--ip): a gives those of 10.89.0.0/24."),
-        ({"ip": "10.89.0.1"}, "y can't have the address 10.89.0.1 (--ip): a gives those of 10.89.0.0/24."),
-        ({"ip": "10.89.0.0"}, "y can't have the address 10.89.0.0 (--ip): a gives those of 10.89.0.0/24."),
+        ({"ip": "10.89.0.1"}, "y can't have the address 10.89.0.1 (--ip): a has it itself, as its gateway."),
+        (
+            {"ip": "10.89.0.0"},
+            "y can't have the address 10.89.0.0 (--ip): a has it itself, as its first or last.",
+        ),
         (
             {"ip": "10.89.0.255"},
-            "y can't have the address 10.89.0.255 (--ip): a gives those of 10.89.0.0/24.",
+            "y can't have the address 10.89.0.255 (--ip): a has it itself, as its first or last.",
         ),
-        ({"ip6": "fd00:1::"}, "y can't have the address fd00:1:: (--ip6): a gives those of fd00:1::/64."),
+        (
+            {"ip6": "fd00:1::"},
+            "y can't have the address fd00:1:: (--ip6): a has it itself, as its first or last.",
+        ),
         ({"ip": "10.89.0.2"}, "y can't have the address 10.89.0.2 of a: x has it."),
     ],
 )
