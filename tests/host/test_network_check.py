@@ -31,7 +31,7 @@ BROKEN = (
         sysctl -qw net.ipv4.ip_forward=0
         ip link set $(ls /sys/class/net/gear-chk1/brif) down""",
         "another forward than it should: of its lines 1 missing",
-        "does not lead the port :8095/tcp to chkweb",
+        "does not lead the port 8095/tcp to chkweb",
         "does not have the address 10.66.0.1/24",
         "has the address 10.67.0.1/24, which is not the network's",
         "/proc/sys/net/ipv4/ip_forward is 0 and not 1",
