@@ -135,10 +135,14 @@ def give_back(links: Iterable[Path]) -> None:
         remove_file(link)
 
 
-def choose(layout: Layout, name: str, asked: Interface, definition: Definition) -> Interface:
+def choose(
+    layout: Layout, name: str, asked: Interface, definition: Definition, given: dict[str, str]
+) -> Interface:
     """*asked* with an address of each family of the network: those it asks for, or the lowest free ones, with the same
-    number in both subnets where that can be.  Nothing is taken yet; raises UsageError and HostError."""
-    busy = {address for address, owner in addresses(layout, definition.name).items() if owner.name != name}
+    number in both subnets where that can be.  *given* are owners by address of those that are not taken yet and not
+    free either.  Nothing is taken yet; raises UsageError and HostError."""
+    owners = {address: owner.name for address, owner in addresses(layout, definition.name).items()} | given
+    busy = {address for address, owner in owners.items() if owner != name}
     chosen: dict[int, str | None] = {4: asked.ip, 6: asked.ip6}
     for version, option in ((4, "--ip"), (6, "--ip6")):
         subnet, address = definition.subnet(version), chosen[version]
@@ -152,8 +156,9 @@ def choose(layout: Layout, name: str, asked: Interface, definition: Definition) 
                 f"{name} can't have the address {address} ({option}): {definition.name} {there}."
             )
         if address in busy:
-            owner = addresses(layout, definition.name)[address].name
-            raise UsageError(f"{name} can't have the address {address} of {definition.name}: {owner} has it.")
+            raise UsageError(
+                f"{name} can't have the address {address} of {definition.name}: {owners[address]} has it."
+            )
     for version, other in ((4, 6), (6, 4)):
         subnet, twin, beside = definition.subnet(version), chosen[other], definition.subnet(other)
         if chosen[version] is None and subnet is not None:

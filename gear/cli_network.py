@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
-from gear import defining, definition, definitions, host, inet, networks, publishing, underlay
+from gear import defining, definition, definitions, host, inet, network_plan, networks, publishing, underlay
 from gear.cli_net import interface_of, interface_options
 from gear.cli_plan import diff
 from gear.command import Context, Verb, add_output_option, for_each, table, write_output
@@ -23,7 +24,7 @@ def _definition_options(parser: argparse.ArgumentParser) -> None:
         (
             "--subnet",
             "ADDRESS/LENGTH",
-            "its addresses, once for IPv4 and once for IPv6; free ones if not given",
+            "its addresses, once for IPv4 and once for IPv6; what it has, or free ones for a new one, if not given",
         ),
         (
             "--gateway",
@@ -33,16 +34,30 @@ def _definition_options(parser: argparse.ArgumentParser) -> None:
         ("--ip-range", "ADDRESS/LENGTH", "the part of a subnet that containers get addresses from"),
     ):
         parser.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+    for version in (4, 6):
+        parser.add_argument(
+            f"--no-ipv{version}",
+            dest="without",
+            action="append_const",
+            const=version,
+            default=[],
+            help=f"no addresses of IPv{version}, also if it has some",
+        )
     _underlay_options(parser)
-    parser.add_argument("--internal", action="store_true", help="no way out of it but to the host")
     parser.add_argument(
-        "--mtu", metavar="BYTES", help="the largest packet; 1500 if not given, less what a vxlan needs"
+        "--internal",
+        action=argparse.BooleanOptionalAction,
+        help="no way out of it but to the host; what it is, or --no-internal, if not given",
+    )
+    parser.add_argument(
+        "--mtu",
+        metavar="BYTES|auto",
+        help="the largest packet; what it has if not given; auto is 1500, less what a vxlan needs",
     )
     parser.add_argument(
         "--isolate",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep it apart from other networks of gear, which is so if nothing is said",
+        help="keep it apart from other networks of gear; what it is, or --isolate, if not given",
     )
     add_output_option(parser)
 
@@ -74,7 +89,11 @@ def _underlay_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="the address that this host has for the others; by its routes if not given",
     )
-    add("--port", metavar="PORT", help="the UDP port of the vxlan on all hosts, 4789 if not given")
+    add(
+        "--port",
+        metavar="PORT",
+        help="the UDP port of the vxlan on all hosts; what it is, or 4789, if not given",
+    )
 
 
 def _underlay(args: argparse.Namespace) -> Underlay:
@@ -94,17 +113,28 @@ def _underlay(args: argparse.Namespace) -> Underlay:
     )
 
 
+def _mtu(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise UsageError(
+            f"{text[:40]!r} is no MTU.", hint="Give a number of bytes, for example 1400, or auto."
+        )
+    return int(text)
+
+
 def _definition(args: argparse.Namespace, context: Context) -> Definition:
-    if args.mtu is not None and not (args.mtu.isascii() and args.mtu.isdigit() and len(args.mtu) < 7):
-        raise UsageError(f"{args.mtu[:40]!r} is no MTU.", hint="Give a number of bytes, for example 1400.")
     driver = args.driver or defining.driver_of(context.layout, args.name)
     return defining.define(
         context.layout,
         args.name,
         definition.make_subnets(args.subnet, args.gateway, args.ip_range, own=driver == underlay.VXLAN),
+        without=args.without,
         internal=args.internal,
         isolate=args.isolate,
-        mtu=None if args.mtu is None else int(args.mtu),
+        mtu=_mtu(args.mtu),
         driver=driver,
         underlay=_underlay(args),
     )
@@ -119,11 +149,18 @@ def _run_create(args: argparse.Namespace, context: Context) -> int:
         context.report_json(_created(done))
         return 0
     subnets = ", ".join(str(item.subnet) for item in done.definition.subnets)
-    what = {
-        "created": f"{args.name} is defined with {subnets}; it is made when a container on it starts",
-        "changed": f"{args.name} is changed, with {subnets}",
-        "unchanged": f"{args.name} is as it was",
-    }[done.action]
+    if done.action == "created":
+        what = f"{args.name} is defined with {subnets}; it is made when a container on it starts"
+    elif done.changes:
+        what = f"{args.name} is changed: {', '.join(done.changes)}"
+    elif done.action == "changed" and not done.containers:
+        what = f"{args.name} is as it was; its files were not, and are written anew"
+    else:
+        what = f"{args.name} is as it was"
+    if "subnets" in done.changes:
+        what += f"; it has {subnets} now"
+    if done.started:
+        what += "; it had failed, and is up again"
     if done.containers:
         what += f"; written anew: {', '.join(done.containers)}"
     if done.restart_needed:
@@ -136,6 +173,8 @@ def _created(done: networks.Created) -> dict[str, object]:
     return {
         "name": done.definition.name,
         "action": done.action,
+        "changes": list(done.changes),
+        "started": done.started,
         "containers": list(done.containers),
         "restart_needed": list(done.restart_needed),
     }
@@ -143,7 +182,7 @@ def _created(done: networks.Created) -> dict[str, object]:
 
 def _run_plan(args: argparse.Namespace, context: Context) -> int:
     host.require_root("read the specifications of containers")
-    planned = networks.plan(context.layout, _definition(args, context))
+    planned = network_plan.plan(context.layout, _definition(args, context))
     if args.output == "json":
         context.report_json(_planned(planned))
         return 0
@@ -156,7 +195,7 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _planned(planned: networks.Plan) -> dict[str, object]:
+def _planned(planned: network_plan.Plan) -> dict[str, object]:
     def change(path: Path, found: bytes | None, new: bytes) -> tuple[str, str, str]:
         return str(path), "create" if found is None else "replace", diff(path, found, new)
 
@@ -282,7 +321,7 @@ VERBS = (
         "that is connected with those of other hosts; with --driver macvlan none, and containers are beside this host "
         "on the network of --parent.  Running it again with "
         "the same arguments changes nothing; with others the network is changed, and the answer names the containers "
-        "that have to be restarted.  Without --subnet it keeps the subnets it has.",
+        "that have to be restarted.  What is not given stays as it is, but for --peer and --local.",
         _definition_options,
         _run_create,
     ),

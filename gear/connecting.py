@@ -9,7 +9,8 @@ so.  The caller of take() holds the lock.  What an administrator may configure i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gear import allocation, attachment, definitions, files, process, units, yamlfile
@@ -46,8 +47,30 @@ def configured_range(layout: Layout) -> tuple[int, int]:
     return port_range(text)
 
 
-def settle(layout: Layout, name: str, asked: Network, old: Network | None = None) -> Network:
-    """*asked* with all gaps filled: what *old*, the network it has, says about the same, or what is free.
+@dataclass(frozen=True)
+class Change:
+    """A change of a network that is planned: its new definition, and owners by address of what the plan gives."""
+
+    definition: Definition
+    given: dict[str, str] = field(default_factory=dict)
+
+    def give(self, name: str, network: Network) -> None:
+        """Note the addresses of the container *name*."""
+        for item in network.interfaces:
+            if item.network == self.definition.name:
+                self.given.update(dict.fromkeys(item.addresses(), name))
+
+    def among(self, layout: Layout, networks: Sequence[str]) -> dict[str, Definition]:
+        """The definitions of *networks*, this one's as it is to be."""
+        others = [name for name in networks if name != self.definition.name]
+        return definitions.wanted(layout, others) | {self.definition.name: self.definition}
+
+
+def settle(
+    layout: Layout, name: str, asked: Network, old: Network | None = None, change: Change | None = None
+) -> Network:
+    """*asked* with all gaps filled: what *old*, the network it has, says about the same, or what is free; with *change*
+    as if that were made.
 
     Raises GearError for what can't be had.  Nothing is taken.
     """
@@ -56,14 +79,15 @@ def settle(layout: Layout, name: str, asked: Network, old: Network | None = None
         _require_shareable(layout, name, asked.shared)
     if asked.mode != BRIDGE:
         return checked(dataclasses.replace(asked, ports=_ports(layout, name, asked, old)))
-    networks = definitions.wanted(layout, asked.networks)
+    networks = change.among(layout, asked.networks) if change else definitions.wanted(layout, asked.networks)
     used = {item.interface for item in asked.interfaces}
     names = (f"eth{number}" for number in range(len(asked.interfaces) * 2))
     spare = (word for word in names if word not in used)
     interfaces = []
     for item in asked.interfaces:
         kept = _kept(item, old, networks[item.network])
-        kept = allocation.choose(layout, name, kept, networks[item.network])
+        given = change.given if change and item.network == change.definition.name else {}
+        kept = allocation.choose(layout, name, kept, networks[item.network], given)
         mac = kept.mac or attachment.mac_address(name, item.network)
         interfaces.append(dataclasses.replace(kept, interface=kept.interface or next(spare), mac=mac))
     network = dataclasses.replace(asked, interfaces=tuple(interfaces))

@@ -22,8 +22,9 @@ IPNetwork = IPv4Network | IPv6Network
 IPAddress = IPv4Address | IPv6Address
 
 _PREFIX = "gear-"
-# The least that IPv4 (RFC 791) and IPv6 (RFC 8200) need of a link.
-_LEAST_MTU = {4: 68, 6: 1280}
+# Also of a network without subnets of IPv6: what that needs of a link (RFC 8200), as below it the kernel takes IPv6 off
+# the bridge, with the variables by which a network is made (addrconf_notify in the kernel).
+_LEAST_MTU = 1280
 _LONGEST = {4: 30, 6: 126}
 _SHORTEST = {4: 8, 6: 16}
 
@@ -143,9 +144,8 @@ def checked(definition: Definition) -> Definition:
     versions = [item.version for item in definition.subnets]
     if not versions or len(set(versions)) != len(versions):
         raise UsageError("A network has one subnet of IPv4, or one of IPv6, or one of each.")
-    least = max(_LEAST_MTU[version] for version in versions)
-    if definition.mtu is not None and not least <= definition.mtu <= 65535:
-        raise UsageError(f"An MTU of {definition.mtu} can't work.", hint=f"Give {least} to 65535.")
+    if definition.mtu is not None and not _LEAST_MTU <= definition.mtu <= 65535:
+        raise UsageError(f"An MTU of {definition.mtu} can't work.", hint=f"Give {_LEAST_MTU} to 65535.")
     underlay.checked(definition.driver, definition.underlay)
     if definition.driver != BRIDGE and definition.interface != interface_name(definition.name):
         raise UsageError(f"The interface of {definition.name} is called {interface_name(definition.name)}.")

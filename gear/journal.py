@@ -76,6 +76,15 @@ def synchronize() -> None:
     process.output(["journalctl", "--sync"])
 
 
+def last_line(unit: str, invocation: str | None) -> str | None:
+    """What processes of *unit*, which is no container's, wrote last; None when they said nothing."""
+    command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"_SYSTEMD_UNIT={unit}"]
+    command.append("_TRANSPORT=stdout")
+    if invocation is not None:
+        command.append(f"_SYSTEMD_INVOCATION_ID={invocation}")
+    return process.output(command, accept=(0, 1)).strip() or None
+
+
 def tail(name: str, lines: int, invocation: str | None) -> list[str]:
     """The last *lines* of the journal of *name*, of one invocation if it is known."""
     query = Query(lines=lines, invocation=invocation, whole=True, output="cat")

@@ -120,16 +120,24 @@ def _mend(manager: Manager, layout: Layout, definition: Definition) -> None:
     # What this version of gear compares with is what the same version makes.
     publishing.publish_helper(layout)
     for work in (manager.reload_or_restart, manager.restart):
+        refused: list[GearError] = []
         _make(manager, definition, work)
         for name in on:
             pid = live.payload(manager, layout, name) if every[name].settled and every[name].runs else None
             if pid is not None:
                 # Interfaces that somebody has deleted; there is nothing to change for the others.
-                live.adjust(layout, name, pid, live.network_member(layout, name))
+                try:
+                    live.adjust(layout, name, pid, live.network_member(layout, name))
+                except GearError as error:  # by what is inside, which is no reason to leave out others
+                    refused.append(error)
         _make(manager, definition, manager.reload_or_restart)
         left = [item for item in network_state.check(manager, layout, definition) if not item.hint]
         if not left:
-            return
+            break
+    if refused:
+        raise refused[0]
+    if not left:
+        return
     raise GearError(
         f"{definition.unit} was restarted, and still {left[0]}.", hint=f"journalctl -u {definition.unit}"
     )

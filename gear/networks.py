@@ -10,152 +10,51 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 from gear import (
     allocation,
-    attachment,
     connecting,
     containers,
     definitions,
     files,
     hostsfile,
     install,
+    journal,
     lifecycle,
     live,
     neighbours,
     publishing,
     store,
 )
-from gear.definition import Definition, IPNetwork
-from gear.errors import GearError, HostError, UsageError
+from gear.definition import Definition
+from gear.errors import GearError, UsageError
 from gear.inet import unique_aliases
 from gear.model import Layout
 from gear.network import BRIDGE, NONE, Interface, Network, network_name, unit_name
+from gear.network_plan import plan, users
 from gear.spec import Spec
 from gear.systemd import Manager
-
-_DEVICES = Path("/sys/class/net")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `network create` is going to do: the definition, its files that change (found, new), and the containers
-    that get other files, with what they ask for then."""
-
-    definition: Definition
-    files: dict[Path, tuple[bytes | None, bytes]]
-    containers: tuple[Spec, ...]
 
 
 @dataclass(frozen=True)
 class Created:
-    """What was done: *action* is created, changed or unchanged."""
+    """What was done: *action* is created, changed or unchanged; *changes* are members of the definition, and *started*
+    whether it had failed and containers that run needed it."""
 
     definition: Definition
     action: str
+    changes: tuple[str, ...]
+    started: bool
     containers: tuple[str, ...]
     restart_needed: tuple[str, ...]
-
-
-def users(layout: Layout, name: str) -> list[Spec]:
-    """The specs of the containers on the network *name*."""
-    specs = [containers.get(layout, container) for container in containers.names(layout)]
-    return [spec for spec in specs if name in spec.network.networks]
-
-
-def plan(layout: Layout, definition: Definition) -> Plan:
-    """What it takes to have *definition*; raises UsageError and HostError for what can't be."""
-    old = definitions.find(layout, definition.name)
-    for subnet in definition.subnets:
-        if old is None or subnet.subnet not in [item.subnet for item in old.subnets]:
-            _require_free(layout, definition, subnet.subnet)
-    _require_own_interface(layout, definition, new=old is None)
-    definitions.require_own_vni(layout, definition)
-    changed = containers.compare(connecting.rendered(layout, definition))
-    affected = []
-    busy = set(allocation.addresses(layout, definition.name))
-    for spec in users(layout, definition.name):
-        network = dataclasses.replace(
-            spec.network,
-            interfaces=tuple(_refit(item, old, definition, busy) for item in spec.network.interfaces),
-        )
-        if network != spec.network or _is_older(layout, spec, definition):
-            affected.append(dataclasses.replace(spec, network=network))
-    return Plan(definition, changed, tuple(affected))
-
-
-def _require_free(layout: Layout, definition: Definition, subnet: IPNetwork) -> None:
-    """Raise an error if anything else on this machine has addresses of *subnet*."""
-    for name in definitions.names(layout):
-        other = definitions.get(layout, name)
-        for item in other.subnets if name != definition.name else ():
-            if definitions.overlap(item.subnet, subnet):
-                raise UsageError(f"The subnet {subnet} overlaps with {item.subnet} of the network {name}.")
-    for route, interface in definitions.routes():
-        # A route to more than the subnet, as into a company's network, is one that a part may be taken out of.
-        if (
-            interface not in (definition.interface, definition.device)
-            and route.prefixlen >= subnet.prefixlen
-            and definitions.overlap(route, subnet)
-        ):
-            raise HostError(f"The subnet {subnet} is in use: this machine has {route} on {interface}.")
-
-
-def _require_own_interface(layout: Layout, definition: Definition, *, new: bool) -> None:
-    """Raise an error if the name of the bridge is not this network's alone."""
-    for name in definitions.names(layout):
-        if name != definition.name and definitions.get(layout, name).interface == definition.interface:
-            raise UsageError(f"{definition.name} would have the same interface as the network {name}.")
-    for interface in filter(None, (definition.interface, definition.tunnel)):
-        if new and (_DEVICES / interface).exists():
-            raise HostError(
-                f"There is an interface {interface} on this machine already.",
-                hint=f"If nobody needs it: ip link delete {interface}",
-            )
-
-
-def _refit(interface: Interface, old: Definition | None, new: Definition, busy: set[str]) -> Interface:
-    """*interface* with what the network gives now: addresses that do not fit get their number in the new subnet, or a
-    gap that is filled later, as do those of a family that it had not.  *busy* are those that are taken."""
-    if interface.network != new.name:
-        return interface
-    kept: dict[int, str | None] = {4: interface.ip, 6: interface.ip6}
-    for version, address in kept.items():
-        subnet, before = new.subnet(version), old.subnet(version) if old is not None else None
-        if address is None or (subnet is not None and subnet.fits(address)):
-            continue
-        kept[version] = None
-        if subnet is not None and before is not None:
-            number = int(ip_address(address)) - int(before.subnet.network_address)
-            twin = str(subnet.subnet[number]) if 0 <= number < subnet.subnet.num_addresses else ""
-            part = subnet.range or subnet.subnet
-            if twin and twin not in busy and subnet.fits(twin) and ip_address(twin) in part:
-                kept[version] = twin
-    return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
-
-
-def _is_older(layout: Layout, spec: Spec, definition: Definition) -> bool:
-    """Whether the container's files do not say of this network what they should."""
-    others = [name for name in spec.network.networks if name != definition.name]
-    networks = definitions.wanted(layout, others) | {definition.name: definition}
-    for item in spec.network.interfaces:
-        if item.network == definition.name:
-            have = {version for version, address in ((4, item.ip), (6, item.ip6)) if address is not None}
-            if have != {subnet.version for subnet in definition.subnets}:
-                return True
-    found = files.read_json(layout.containers / spec.name / "start.json")
-    member = attachment.start_member(spec.name, spec.network, networks, spec.naming)
-    return not isinstance(found, dict) or found.get("network") != member
 
 
 def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
     """Make the network *definition*, or what there is of that name into it.
 
-    One that is up is made anew; containers that run stay connected to it, and those with other addresses need a
-    restart.
+    One that is up, or failed while containers on it run, is made anew; they stay connected to it, and those with other
+    addresses need a restart.
     """
     with files.locked(layout.lock), store.lease(layout):
         planned = plan(layout, definition)
@@ -164,19 +63,41 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
         connecting.publish(layout, definition)
         for spec in planned.containers:
             install.apply(layout, spec, containers.image_of(layout, spec))
+        if neighbours.is_altered(layout, definition.name):
+            # Of an earlier run that was cut off.
+            neighbours.tell(layout, definition.name)
     names = [spec.name for spec in planned.containers]
     _acquaint(manager, layout, definition.unit, names)
-    if is_up(manager, definition.name) and _is_stale(manager, layout, definition.name):
+    failed = _has_failed(manager, layout, definition)
+    if failed or (is_up(manager, definition.name) and _is_stale(manager, layout, definition.name)):
         # Somebody asks for it, so how often it was made before does not count.
         manager.reset_failed(definition.unit)
         result = manager.restart([definition.unit])[definition.unit]
         if result != "done":
             raise GearError(
-                f"The network {definition.name} is defined, and could not be made anew: {result.rstrip('.')}.",
+                f"The network {definition.name} is defined, and could not be made anew: "
+                f"{_why(manager, definition.unit, result)}.",
                 hint=f"journalctl -u {definition.unit}",
             )
     action = "created" if old is None else "changed" if planned.files or names else "unchanged"
-    return Created(definition, action, tuple(names), tuple(_stale(manager, layout, names)))
+    before, after = {} if old is None else old.to_mapping(), definition.to_mapping()
+    changes = tuple(member for member in after if member in before and before[member] != after[member])
+    return Created(definition, action, changes, failed, tuple(names), tuple(_stale(manager, layout, names)))
+
+
+def _has_failed(manager: Manager, layout: Layout, definition: Definition) -> bool:
+    """Whether containers run on the network though it could not be made."""
+    return manager.get(definition.unit, "ActiveState", "s") == "failed" and any(
+        manager.get(spec.unit, "ActiveState", "s") == "active" for spec in users(layout, definition.name)
+    )
+
+
+def _why(manager: Manager, unit: str, job: str) -> str:
+    """What a network's unit said last when it failed, or systemd's word for it: the result *job*."""
+    journal.synchronize()
+    invocation = bytes(manager.properties(unit).get("InvocationID") or b"").hex() or None
+    said = journal.last_line(unit, invocation)
+    return (said or job).removeprefix("gear: ").rstrip(".")
 
 
 def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:
@@ -330,7 +251,7 @@ def _bring_up(manager: Manager, spec: Spec) -> None:
     for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
         if result != "done":
             raise GearError(
-                f"{unit} could not be started: {result.rstrip('.')}.", hint=f"journalctl -u {unit}"
+                f"{unit} could not be started: {_why(manager, unit, result)}.", hint=f"journalctl -u {unit}"
             )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import posix as os
 
 from gear.helper import syscalls
-from gear.helper.channel import FAILED, GO, pair
+from gear.helper.channel import FAILED, GO, Channel, pair
 from gear.helper.failure import Failure, Step
 
 # setns(2): whatever kind of namespace it is.
 _ANY = 0
+_SIGKILL = 9
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +47,17 @@ class Namespaces:
             raise Failure(f"{name} has ended meanwhile")
 
 
-def within(namespace: int, work: Callable[[], None], step: Step, *, user: int | None = None) -> None:
+def within(
+    namespace: int,
+    work: Callable[[], None],
+    step: Step,
+    *,
+    user: int | None = None,
+    patience_s: int | None = None,
+) -> None:
     """Have a child do *work* in *namespace*, with the rights of the user namespace *user* if given.
 
-    Raises Failure.
+    It is killed when it takes longer than *patience_s*.  Raises Failure.
     """
     ours, theirs = pair()
     child = os.fork()
@@ -71,6 +79,10 @@ def within(namespace: int, work: Callable[[], None], step: Step, *, user: int | 
             theirs.send(message)
             os._exit(0)
     theirs.close()
+    if patience_s is not None and not _answers(ours, patience_s):
+        # Not waited for: in the kernel it may wait for what nobody answers.
+        os.kill(child, _SIGKILL)
+        raise Failure(f"can't {step.doing}: it took longer than {patience_s} s")
     message, _ = ours.receive()
     os.waitpid(child, 0)
     ours.close()
@@ -79,3 +91,11 @@ def within(namespace: int, work: Callable[[], None], step: Step, *, user: int | 
             message.removeprefix(FAILED) or f"can't {step.doing}: the process that did it has died".encode()
         )
         raise Failure(words.decode(errors="surrogateescape"))
+
+
+def _answers(channel: Channel, patience_s: int) -> bool:
+    from select import POLLIN, poll
+
+    waiting = poll()
+    waiting.register(channel.fileno(), POLLIN)
+    return bool(waiting.poll(patience_s * 1000))

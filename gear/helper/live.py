@@ -47,12 +47,13 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
     """
     containers, _, name = bundle.rpartition("/")
     wanted = network_of(name, containers)
-    interfaces = wanted.get("interfaces", [])
+    interfaces, locks = wanted.get("interfaces", []), []
     for network in sorted({item["network"] for item in interfaces}):
         # Neither a start of the container, nor `up` or `down`, comes between.
         step.doing = f"lock the network {network}"
         path = f"{containers.rpartition('/')[0]}/networks/{network}"
-        flock(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), LOCK_EX)
+        locks.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        flock(locks[-1], LOCK_EX)
     place = Namespaces(pid, name, step)
     changed = _reconnect(before.get("interfaces", []), interfaces, place, step)
     _limit(name, before, wanted, step)
@@ -66,13 +67,17 @@ def adjust(bundle: str, pid: int, before: dict, step: Step) -> None:  # type: ig
         maps.close()
         Network(bundle, wanted).publish()
     _forget(before, wanted, step)
-    renaming.rename(bundle, wanted, place, step)
     step.doing = f"announce the addresses of {name}"
     routes = Routes()
     announce(routes, [item for item in interfaces if item["name"] in changed]).close()
     routes.close()
+    problems: list[str] = []
     if before.get("links") or wanted.get("links"):
-        _tell(links.make(place.network, wanted, name, containers, step))
+        problems = links.make(place.network, wanted, name, containers, step)
+    # Last, and without the locks: this goes by the container's own files, which may answer to nobody.
+    for lock in locks:
+        os.close(lock)
+    _tell(problems + renaming.rename(bundle, wanted, place, step))
 
 
 def _reconnect(before: list, wanted: list, place: Namespaces, step: Step) -> list[str]:  # type: ignore[type-arg]

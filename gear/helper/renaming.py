@@ -10,18 +10,21 @@ from _stat import S_ISREG
 
 from gear.helper import neighbour, resolver, syscalls
 from gear.helper.below import Below
-from gear.helper.failure import Step
+from gear.helper.failure import Failure, Step
 from gear.helper.joined import Namespaces, within
 
 _QUIET = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
 _EROFS = 30
+# What is mounted inside may be a file system whose server is the payload.
+_PATIENCE_S = 10
 
 
-def rename(bundle: str, wanted: dict, place: Namespaces, step: Step) -> None:  # type: ignore[type-arg]
+def rename(bundle: str, wanted: dict, place: Namespaces, step: Step) -> list[str]:  # type: ignore[type-arg]
     """Have the container of *place* see the files that the next start would mount; *wanted* is `network` of start.json.
 
-    Raises Failure.
+    Returns a sentence for each that can't be had there, which is the container's own doing.  Raises Failure.
     """
+    problems = []
     containers, _, name = bundle.rpartition("/")
     if wanted.get("resolver"):
         resolver.write(bundle, wanted["resolver"])
@@ -32,8 +35,12 @@ def rename(bundle: str, wanted: dict, place: Namespaces, step: Step) -> None:  #
         # Private: a copy is a peer of the host's mount, on which the next one would appear as well.
         flags = syscalls.MOUNT_ATTR_RDONLY | _QUIET
         syscalls.mount_setattr(source, flags, propagation=syscalls.MS_PRIVATE)
-        within(place.mount, _mounting(source, where), step, user=place.user)
+        try:
+            within(place.mount, _mounting(source, where), step, user=place.user, patience_s=_PATIENCE_S)
+        except Failure as failure:
+            problems.append(f"{failure.message}; {name} has it with its next start")
         os.close(source)
+    return problems
 
 
 def _mounting(source: int, where: str):  # type: ignore[no-untyped-def]

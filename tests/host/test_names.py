@@ -167,6 +167,27 @@ def test_a_running_container_knows_names_of_networks_that_it_comes_to(net: GearH
         assert net.json("status", name)[0]["restart_needed"] is False
 
 
+def test_a_container_that_has_no_place_for_names_is_told_and_connected(net: GearHost) -> None:
+    net.gear("network", "create", "names1")
+    script = (
+        "import os, time; os.symlink('resolv.conf', '/etc/resolv.conf'); print('do' + 'ne'); time.sleep(1e6)"
+    )
+    command = ("/usr/bin/python3", "-u", "-c", script)
+    net.gear("install", f"host:{ROOT}", "evil", "--net", "none", "--start", "--", *command)
+    put(net, "good", "--net", "names1")
+    net.wait(lambda: "done" in net.gear("logs", "evil"), "its link")
+    error = net.fails(1, "network", "connect", "names1", "evil")
+    assert "mount /etc/resolv.conf of evil" in error and "evil has it with its next start" in error
+    assert (
+        look(net, "evil", "good") == [addresses(net, "good")] and look(net, "good", "evil")[0] not in UNKNOWN
+    )
+    assert net.json("status", "evil")[0]["restart_needed"] is True
+    # It keeps nobody from being mended.
+    net.sh("ip link delete $(ip -br link show type veth | cut -d@ -f1 | head -n 1); nft flush ruleset")
+    net.gear("network", "check", "--repair")
+    assert look(net, "good", "evil")[0] not in UNKNOWN and net.gear("network", "check")
+
+
 def test_names_are_found_while_others_come_and_go(net: GearHost) -> None:
     """Readers take no lock: whoever looks a name up in the middle of a change still finds it."""
     net.gear("network", "create", "names1")

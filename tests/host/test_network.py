@@ -202,6 +202,9 @@ def test_install_on_a_network_survives_being_killed_anywhere(net: GearHost) -> N
     assert kills > 15 and kills >= len(steps) - 3, "the kills did not reach install"
 
 
+FAILS = b"[Service]\nExecStartPre=/bin/sh -c 'echo no luck.; exit 1'\n"
+
+
 def test_plan_and_change_of_a_network(net: GearHost) -> None:
     net.gear("network", "create", "plan1", "--subnet", "10.61.0.0/24")
     net.gear("install", "hello", "planned", "--net", "plan1", "-p", "8070:8080", "--start")
@@ -216,6 +219,8 @@ def test_plan_and_change_of_a_network(net: GearHost) -> None:
     assert answer == {
         "name": "plan1",
         "action": "changed",
+        "changes": ["subnets", "mtu"],
+        "started": False,
         "containers": ["planned"],
         "restart_needed": ["planned"],
     }
@@ -230,6 +235,26 @@ def test_plan_and_change_of_a_network(net: GearHost) -> None:
     assert net.gear("network", "create", *wanted) == "plan1 is as it was\n"
     assert net.gear("network", "plan", *wanted) == "plan1: nothing would change\n"
     assert net.show("gear-network@plan1", "NeedDaemonReload") == "no"
+    # What can't be is refused whole, by plan as well.
+    for verb in ("plan", "create"):
+        error = net.fails(2, "network", verb, "plan1", "--internal")
+        assert "planned can't publish the port 8070:8080/tcp: it is on internal networks only." in error
+    assert net.gear("network", "plan", "plan1") == "plan1: nothing would change\n"
+    # What is not given stays; a network that failed under its containers is made again, or it says why not.
+    net.gear("network", "create", "plan1", "--no-isolate")
+    answer = net.gear("network", "create", "plan1", "--mtu", "auto", "--no-ipv6")
+    assert answer.startswith("plan1 is changed: subnets, mtu; it has 10.62.0.0/24 now; written anew: planned")
+    (document,) = json.loads(net.gear("network", "inspect", "plan1"))
+    assert (document["definition"]["isolate"], document["definition"]["mtu"]) == (False, None)
+    net.write("/run/systemd/system/gear-network@plan1.service.d/fail.conf", FAILS)
+    net.sh("systemctl daemon-reload")
+    error = net.fails(1, "network", "create", "plan1", "--isolate")
+    assert "plan1 is defined, and could not be made anew: no luck." in error
+    net.sh("rm -r /run/systemd/system/gear-network@plan1.service.d; systemctl daemon-reload")
+    answer = net.gear("network", "create", "plan1")
+    assert answer == "plan1 is as it was; it had failed, and is up again\n"
+    net.gear("restart", "planned")
+    assert page(net, "http://127.0.0.1:8070/")
 
 
 def test_change_of_a_network_survives_being_killed_anywhere(net: GearHost) -> None:
@@ -280,7 +305,7 @@ def test_connecting_and_disconnecting(net: GearHost) -> None:
 def test_exposure(net: GearHost) -> None:
     net.gear("install", "hello", "eweb", "-p", "8072:8080", "-p", "[::1]:8073:8080/udp", "--start")
     net.gear("install", "hello", "ehost", "--net", "host")
-    net.gear("install", "hello", "enone")
+    net.gear("install", "hello", "enone", "--net", "none")
     rows = net.json("ports")
     assert [(row["name"], row["mode"], row["external"], row["reach"], row["active"]) for row in rows] == [
         ("ehost", "host", None, "who reaches what it listens on", False),

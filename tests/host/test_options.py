@@ -281,7 +281,7 @@ def test_ephemeral_writes_are_gone_with_the_container(host: GearHost) -> None:
     lines = look(host, "eph", script, "--ephemeral")
     assert "written" not in lines[:-1] and lines[-1] == "x"
     assert host.sh("ls /var/lib/gear/containers/eph").split() == [
-        "config.json", "hostname", "hosts", "rootfs", "seccomp.bpf", "spec.json", "start.json",
+        "config.json", "hostname", "resolv.conf", "rootfs", "seccomp.bpf", "spec.json", "start.json",
     ]  # fmt: skip
     host.gear("restart", "eph")
     host.wait(lambda: host.gear("logs", "-i", "eph").count("the-end"), "the script")

@@ -33,8 +33,8 @@ LAYERS = {
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle defining networks live "
-        "linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
+        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
+        "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
         "pruning saving verifying network_check network_state mending hindrances network_repair container_check "
         "fsck switching contents pausing snapshots restoring cloning committing unfinished"
     ),

@@ -26,7 +26,7 @@ PAGE = ROOT / "man" / "gear.1"
 
 # Requests of man(7) that set their arguments without blanks between them, each in another font.
 _ALTERNATING = {"BI", "BR", "IB", "IR", "RB", "RI"}
-_OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][A-Za-z-]*")
+_OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][A-Za-z0-9-]*")
 # Shown in examples and belonging to programs other than gear.
 _EXAMPLE = re.compile(r"^# gear (.*?)(?: -- .*)?$", re.MULTILINE)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import rendering
 from limits import file_size_limit
+from published import make_container, make_image
 
 import gear
 from gear import (
@@ -28,51 +29,16 @@ from gear import (
     store,
     uids,
 )
-from gear.document import digest_of
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
-from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, Image
-from gear.spec import ImageRef, Spec
+from gear.spec import ImageRef
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     base = tmp_path / "root"
     return Layout(base / "state", base / "units", base / "config")
-
-
-def make_image(layout: Layout, reference: str = "img:latest", **config: Any) -> Image:
-    """A whole image in the store, without layers."""
-    documents = [
-        files.dump_json(
-            {
-                "architecture": "amd64",
-                "os": "linux",
-                "config": config,
-                "rootfs": {"type": "layers", "diff_ids": []},
-            }
-        )
-    ]
-    described = {"mediaType": OCI_CONFIG, "digest": digest_of(documents[0]), "size": len(documents[0])}
-    documents.append(
-        files.dump_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": []})
-    )
-    with store.lease(layout):
-        for document in documents:
-            files.write_atomic(store.blob_path(layout, digest_of(document)), document)
-        manifest = Descriptor(OCI_MANIFEST, digest_of(documents[1]), len(documents[1]))
-        return store.publish(layout, manifest, reference)
-
-
-def make_container(layout: Layout, image: Image, name: str = "web", **fields: Any) -> Spec:
-    """The files of a container, as install publishes them."""
-    base = uids.allocate(layout, name, accounts=())
-    spec = Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **fields)
-    layout.units.mkdir(parents=True, exist_ok=True)
-    (layout.containers / name).mkdir(parents=True)
-    replacing.replace(containers.compare(containers.render(spec, image, layout)))
-    return spec
 
 
 def tree(path: Path) -> dict[str, tuple[int, bytes]]:
@@ -436,7 +402,7 @@ def test_each_specification_is_read_once_for_what_is_taken(
     read: list[str] = []
     existing = containers.existing
 
-    def noted(of: Layout, name: str) -> Spec | None:
+    def noted(of: Layout, name: str) -> object:
         read.append(name)
         return existing(of, name)
 
