@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from gear.definition import Definition, Subnet
-from gear.errors import GearError, HostError, UsageError
+from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
 from gear.network import ANY4, ANY6, Interface, Network, Port
@@ -94,10 +94,7 @@ def wanted(layout: Layout, network: Network) -> set[Path]:
 
 def take(layout: Layout, name: str, network: Network) -> None:
     """Take what *network* needs for the container *name*; raises UsageError naming the owner of what another has."""
-    for port in network.ports:
-        for other, owner in ports(layout):
-            if owner.name != name and port.overlaps(other):
-                raise taken_port(name, port, owner.name)
+    require_free(layout, name, network.ports)
     for path in sorted(wanted(layout, network)):
         with explained(f"take {path}"):
             try:
@@ -112,12 +109,19 @@ def take(layout: Layout, name: str, network: Network) -> None:
                     raise UsageError(f"{name} can't have {path.name}: it belongs to {owner_name}.") from None
 
 
-def taken_port(name: str, port: Port, owner: str) -> GearError:
-    """The error for a port that another container has."""
-    return UsageError(
-        f"{name} can't have the port {port.external}/{port.protocol}: {owner} has it.",
-        hint=f"Publish another one, or leave the number out for a free one: -p {port.internal}",
-    )
+def require_free(layout: Layout, name: str, wanted: Iterable[Port]) -> None:
+    """Raise UsageError for a port that another container than *name* has."""
+    have: dict[tuple[str, int], list[tuple[Port, str]]] = {}
+    for other, owner in ports(layout):
+        if owner.name != name:
+            have.setdefault((other.protocol, other.external), []).append((other, owner.name))
+    for port in wanted:
+        for other, whose in have.get((port.protocol, port.external), ()):
+            if port.overlaps(other):
+                raise UsageError(
+                    f"{name} can't have the port {port.external}/{port.protocol}: {whose} has it.",
+                    hint=f"Publish another one, or leave the number out for a free one: -p {port.internal}",
+                )
 
 
 def held(layout: Layout, name: str) -> set[Path]:

@@ -21,6 +21,8 @@ LOOPBACK_LINES = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopbac
 # What waits at a rate: so much time of it, and at least a few packets.  More would be delay.
 _QUEUE_S = 0.05
 _LEAST_QUEUE = 32 << 10
+# The kernel counts them in 32 bits.
+_MOST_BYTES = 0xFFFFFFFF
 
 
 def mac_address(container: str, network: str) -> str:
@@ -48,7 +50,7 @@ def _rates(container: str, number: int, limits: Limits) -> dict[str, Any]:
         if rate is not None:
             burst = limits.burst(way)
             waiting = burst + max(_LEAST_QUEUE, int(rate / 8 * _QUEUE_S))
-            found[way] = {"rate": rate // 8, "burst": burst, "queue": waiting}
+            found[way] = {"rate": rate // 8, "burst": burst, "queue": min(_MOST_BYTES, waiting)}
     if OUT in found:
         found["device"] = rate_device(container, number)
     return found

@@ -19,7 +19,7 @@ from gear.errors import HostError, NotFoundError, UsageError
 from gear.inet import port_range
 from gear.limits import DIRECTIONS
 from gear.model import Layout
-from gear.network import BRIDGE, NAT, NONE, SOCKET, Interface, Network, Port, checked, unit_name
+from gear.network import ANY6, BRIDGE, FD, NAT, NONE, SOCKET, Interface, Network, Port, checked, unit_name
 from gear.underlay import MACVLAN
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
@@ -27,6 +27,9 @@ PORT_RANGE = (20000, 29999)
 # Bytes of a packet where the network says nothing else (Ethernet's), and of the header around it with a VLAN's tag.
 _MTU = 1500
 _FRAME = 18
+# For each published port a start holds a socket; a unit may open 1024 files (systemd's DefaultLimitNOFILE=), and what
+# a payload may is not to depend on its ports.
+_MOST_SOCKETS = 900
 
 
 def configured_range(layout: Layout) -> tuple[int, int]:
@@ -71,7 +74,7 @@ def settle(
 
     Raises GearError for what can't be had.  Nothing is taken.
     """
-    require_carried_out(asked)
+    _require_few(name, asked)
     if asked.shared is not None:
         _require_shareable(layout, name, asked.shared)
     if asked.mode != BRIDGE:
@@ -94,8 +97,17 @@ def settle(
     return checked(network)
 
 
-def require_carried_out(network: Network) -> None:
-    """Raise UsageError for what gear has words for and can't do yet."""
+def _require_few(name: str, network: Network) -> None:
+    """Raise UsageError for more ports than can be served."""
+    passed = network.served_by(FD)
+    # A payload's own are copied before it gets them, and there are two where one is for IPv6 alone (activation).
+    each = 1 if not passed else 4 if any(port.address == ANY6 for port in passed) else 2
+    if len(network.ports) + len(passed) * (each - 1) > _MOST_SOCKETS:
+        most = _MOST_SOCKETS // each
+        raise UsageError(
+            f"{name} can't publish {len(network.ports)} ports: each takes a socket, and there can't be so many.",
+            hint=f"Publish {most} at most, or connect it otherwise: to a macvlan, or --net host.",
+        )
 
 
 def _require_shareable(layout: Layout, name: str, other: str) -> None:
@@ -143,10 +155,7 @@ def _ports(layout: Layout, name: str, network: Network, old: Network | None) -> 
                 hint="Name another range: port_range in network.yaml.",
             )
         found[number] = dataclasses.replace(port, external=chosen, choice=None)
-    for port in found:
-        for other, owner in allocation.ports(layout):
-            if owner.name != name and port.overlaps(other):
-                raise allocation.taken_port(name, port, owner.name)
+    allocation.require_free(layout, name, found)
     return tuple(found)
 
 

@@ -23,6 +23,10 @@ _WAYS = (
     (True, "new", True),
     (True, "established", False),
 )
+# Statements after which the next one is looked at, whatever the packet.
+_PASSING = ("counter", "log", "mangle", "notrack")
+# The same of iptables' targets.
+_PASSING_TARGETS = ("CLASSIFY", "CONNMARK", "CT", "LOG", "MARK", "NFLOG", "NOTRACK", "TCPMSS", "TRACE")
 _ICMP = ("icmp", "ipv6-icmp", "icmpv6", "icmp6", 1, 58)
 _UFW = ("ufw-", "ufw6-")
 _DOCKER = "DOCKER-USER"
@@ -71,7 +75,9 @@ class Filter:
                     self._hooks.append(body)
             else:
                 place = (body["family"], body["table"], body["chain"])
-                self._rules.setdefault(place, []).append(body.get("expr", []))
+                # What nft(8) can't write down is null.
+                told = [item if isinstance(item, dict) else {"": None} for item in body.get("expr", [])]
+                self._rules.setdefault(place, []).append(told)
 
     @property
     def forwards(self) -> bool:
@@ -102,25 +108,19 @@ class Filter:
 
     def _chain(self, place: tuple[str, str, str], packet: Packet, depth: int = 0) -> str | None:
         """accept, drop, or None at the chain's end."""
+        left = False  # perhaps, by a rule that it might have matched
         for statements in self._rules.get(place, ()) if depth < _ENDLESS else ():
-            sure = True
-            for statement in statements:
-                if "match" in statement:
-                    matches = _matches(statement["match"], packet)
-                elif "xt" in statement:
-                    matches = _extension(statement["xt"], packet)
-                else:
-                    continue
-                if matches is False:
-                    break
-                sure = sure and matches is True
-            else:
-                for verdict in _verdicts(statements, packet):
-                    ended, decided = self._verdict(verdict, place, packet, depth)
-                    if decided == ACCEPT or (decided == DROP and sure):
-                        return decided
-                    if ended and sure:
+            matches = _applies(statements, packet)
+            verdicts, sure = _verdicts(statements, packet) if matches is not False else ([], False)
+            sure = sure and matches is True
+            for verdict in verdicts:
+                ended, decided = self._verdict(verdict, place, packet, depth)
+                if decided == ACCEPT or (decided == DROP and sure and not left):
+                    return decided
+                if ended and decided is None:
+                    if sure:
                         return None
+                    left = True
         return None
 
     def _verdict(
@@ -137,19 +137,47 @@ class Filter:
         return True, None  # return
 
 
-def _verdicts(statements: list[dict[str, Any]], packet: Packet) -> list[dict[str, Any]]:
-    """The verdicts that a rule may come to."""
+def _applies(statements: list[dict[str, Any]], packet: Packet) -> bool | None:
+    """Whether the packet gets to the verdict of a rule; None if that can't be told."""
+    sure = True
+    for statement in statements:
+        kind = next(iter(statement), "")
+        matches: bool | None = True
+        if kind == "match":
+            matches = _matches(statement["match"], packet)
+        elif kind == "xt":
+            matches = _extension(statement["xt"] or {}, packet)
+        elif kind not in (*_PASSING, *_VERDICTS, "vmap"):
+            matches = (
+                None  # limits, quotas, counts of connections, sets that take no more, and what is not known
+            )
+        if matches is False:
+            return False
+        sure = sure and matches is True
+    return True if sure else None
+
+
+def _verdicts(statements: list[dict[str, Any]], packet: Packet) -> tuple[list[dict[str, Any]], bool]:
+    """The verdicts that a rule may come to, and whether it surely does."""
     for statement in statements:
         if word := next((word for word in _VERDICTS if word in statement), ""):
-            return [{word: statement[word]}]
+            return [{word: statement[word]}], True
         if "vmap" in statement:
             pairs = statement["vmap"].get("data", {})
-            pairs = pairs.get("set", []) if isinstance(pairs, dict) else []
+            if not isinstance(pairs, dict):
+                return [{ACCEPT: None}], False  # those of a map with a name may be any
             known = _known(statement["vmap"].get("key", {}), packet)
-            chosen = [verdict for value, verdict in pairs if known is None or _is(value, known) is not False]
-            # One of many that might be: none is sure.
-            return chosen if len(chosen) == 1 else [item for item in chosen if ACCEPT in item]
-    return []
+            answers = [
+                (verdict, None if known is None else _is(value, known))
+                for value, verdict in pairs.get("set", [])
+            ]
+            chosen = [(verdict, answer) for verdict, answer in answers if answer is not False]
+            return [verdict for verdict, _ in chosen], [answer for _, answer in chosen] == [True]
+        if statement.get("xt") and statement["xt"].get("type") == "target":
+            name = statement["xt"].get("name")
+            if name not in _PASSING_TARGETS:
+                return [{DROP if name == "REJECT" else ACCEPT: None}], True
+    return [], False
 
 
 def _known(left: Any, packet: Packet) -> list[str] | None:
@@ -175,6 +203,8 @@ def _matches(match: dict[str, Any], packet: Packet) -> bool | None:
     """Whether the packet matches; None if that can't be told."""
     left, right = match.get("left"), match.get("right")
     known = _known(left, packet)
+    if match.get("op") not in ("==", "!=", "in"):
+        return None
     if known is None:
         return _otherwise(left, packet, right)
     found = _is(right, known)
@@ -214,11 +244,11 @@ def _fits(pattern: str, word: str) -> bool:
 
 def _extension(body: dict[str, Any], packet: Packet) -> bool | None:
     """A match of iptables that nft has no words for: all that is said of it is its name."""
-    if body.get("type") != "match":
-        return True  # what follows decides
+    if body.get("type") == "target":
+        return True  # it is the verdict
     if body.get("name") in ("conntrack", "state"):
-        # Hardly ever for anything but the connections that there are.
-        return packet.state != "new"
+        # Hardly ever for anything but the connections that there are, or what is invalid.
+        return False if packet.state == "new" else None
     if body.get("name") in _ICMP:
         return False
     return None

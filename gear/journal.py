@@ -91,6 +91,13 @@ def tail(name: str, lines: int, invocation: str | None) -> list[str]:
     return process.output(arguments(name, query)).splitlines()
 
 
+def last_words(unit: str) -> str:
+    """The last line that a program wrote as *unit*, which says what went wrong; empty if there is none."""
+    command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1"]
+    said = process.output([*command, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"], accept=(0, 1)).strip()
+    return said.removeprefix("gear: ").rstrip(".")
+
+
 def last_invocation(name: str) -> str | None:
     """The id of the latest invocation that the journal knows of; None when there is none."""
     command = [

@@ -119,15 +119,19 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
 
 def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
     """Addresses and ports that no container has, and networks that are only half there."""
-    found = []
+    taken: dict[str, list[allocation.Taken]] = {}
     for item in allocation.taken(layout):
-        spec = containers.existing(layout, item.name) if item.name in installed else None
-        if item.name not in installed or (
-            spec is not None
-            and item.path not in allocation.wanted(layout, spec.network)
-            and not lifecycle.runs_with_earlier(layout, spec)
-        ):
-            what = f"{item.what}, which {item.name} does not have"
+        taken.setdefault(item.name, []).append(item)
+    found = []
+    for name, items in taken.items():
+        if name in installed:
+            spec = containers.existing(layout, name)
+            wanted = allocation.wanted(layout, spec.network) if spec is not None else None
+            items = [item for item in items if wanted is not None and item.path not in wanted]
+            if items and spec is not None and lifecycle.runs_with_earlier(layout, spec):
+                continue
+        for item in items:
+            what = f"{item.what}, which {name} does not have"
             found.append(Leftover(what, item.path, partial(files.remove_file, item.path)))
     for network in neighbours.untold(layout):
         what = f"names on the network {network} that not all have been told"

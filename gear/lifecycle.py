@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
 from gear.model import Layout
+from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
@@ -121,6 +122,10 @@ def _kill_if_deaf(manager: Manager, unit: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def _is_up(manager: Manager, unit: str) -> bool:
+    return manager.get(unit, "ActiveState", "s") in ("active", "reloading")
+
+
 def _is_over(manager: Manager, unit: str) -> bool:
     return manager.get(unit, "ActiveState", "s") in ("inactive", "failed")
 
@@ -162,10 +167,15 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     invocation = bytes(state.get("InvocationID") or b"").hex() or None
     said = str(service.get("StatusText") or "")
     result = str(service.get("Result") or "")
+    down = [unit for unit in map(network_unit, spec.network.networks) if not _is_up(manager, unit)]
     if result == "start-limit-hit":
         reason = "it was started too often in a short time, and systemd gave up"
     elif said:
         reason = said
+    elif down:
+        # What it failed with itself is forgotten already, as systemd tries again.
+        told = journal.last_words(down[0])
+        reason = f"the unit {down[0]} of its network failed{f': {told}' if told else ''}"
     elif result == "timeout":
         reason = "it was not ready within the start timeout"
     elif result == "oom-kill":
@@ -181,7 +191,7 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
     lines = journal.tail(spec.name, _TAIL, invocation)
-    hint = f"The whole story: journalctl -u {spec.unit}"
+    hint = f"The whole story: journalctl -u {down[0].removesuffix('.service') if down else spec.unit}"
     if "can't map the ids of" in said and spec.image.reference.startswith("host:"):
         hint = "--userns host needs no mapping; root of the container is then root of this machine."
     return StartError(

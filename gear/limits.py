@@ -56,7 +56,8 @@ class Limits:
     def burst(self, direction: str) -> int:
         """Bytes that may go at once in one of DIRECTIONS."""
         given = self.burst_in if direction == IN else self.burst_out
-        return given or max(DEFAULT_BURST, int((self.rate(direction) or 0) / 8 * BURST_S))
+        usual = max(DEFAULT_BURST, int((self.rate(direction) or 0) / 8 * BURST_S))
+        return given or min(MOST_BURST, usual)
 
     @property
     def shapes(self) -> bool:

@@ -43,7 +43,8 @@ def network_member(layout: Layout, name: str) -> dict[str, Any]:
 
 def adjust(layout: Layout, name: str, pid: int, before: dict[str, Any]) -> None:
     """Change the network of the payload *pid* from *before* to what start.json says; raises GearError."""
-    _helper(layout, "adjust", name, pid, json.dumps(before))
+    # With many ports it is longer than an argument may be (MAX_ARG_STRLEN).
+    _helper(layout, "adjust", name, pid, json.dumps(before).encode())
 
 
 def make_links(layout: Layout, name: str, pid: int) -> None:
@@ -51,9 +52,9 @@ def make_links(layout: Layout, name: str, pid: int) -> None:
     _helper(layout, "link", name, pid)
 
 
-def _helper(layout: Layout, verb: str, name: str, pid: int, *more: str) -> None:
+def _helper(layout: Layout, verb: str, name: str, pid: int, data: bytes = b"") -> None:
     program, directory = f"{units.helper_directory(layout)}/network", str(layout.containers / name)
-    process.call([*units.INTERPRETER, program, verb, directory, str(pid), *more])
+    process.call([*units.INTERPRETER, program, verb, directory, str(pid)], data)
 
 
 def follow(manager: Manager, layout: Layout, moved: str) -> list[str]:

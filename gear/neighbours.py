@@ -13,10 +13,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gear import allocation, containers, definitions, files, hostsfile
+from gear import allocation, attachment, containers, definitions, files, hostsfile
 from gear.errors import UsageError
 from gear.inet import LOOPBACK
 from gear.model import Layout
+from gear.network import Interface
 from gear.spec import Spec
 
 
@@ -30,6 +31,11 @@ def require_unambiguous(layout: Layout, spec: Spec) -> None:
         for owner, *aliases in containers.names_on(layout, item.network).values():
             if owner == spec.name:
                 continue
+            if owner.lower() == spec.name.lower():
+                raise UsageError(
+                    f"{spec.name} can't be on {item.network}: there is {owner}, and names of hosts ignore case.",
+                    hint="Choose another name, or another network.",
+                )
             if owner.lower() in item.aliases:
                 raise UsageError(
                     f"{spec.name} can't be called {owner} on {item.network}: a container has that name."
@@ -37,6 +43,20 @@ def require_unambiguous(layout: Layout, spec: Spec) -> None:
             if spec.name.lower() in aliases:
                 raise UsageError(
                     f"{spec.name} can't be on {item.network}: there {owner} has the alias {spec.name.lower()}."
+                )
+        _require_other_mac(layout, spec.name, item)
+
+
+def _require_other_mac(layout: Layout, name: str, item: Interface) -> None:
+    """Raise UsageError when another container has the MAC address that is asked for."""
+    if item.mac == attachment.mac_address(name, item.network):
+        return  # nobody else's, so no specification is read
+    for owner in sorted({owner for owner, *_ in containers.names_on(layout, item.network).values()} - {name}):
+        other = containers.existing(layout, owner)
+        for interface in other.network.interfaces if other is not None else ():
+            if (interface.network, interface.mac) == (item.network, item.mac):
+                raise UsageError(
+                    f"{name} can't have the address {item.mac} of {item.network}: {owner} has it."
                 )
 
 

@@ -209,12 +209,7 @@ def checked(network: Network) -> Network:
     ):
         if twice := next((value for value in values if list(values).count(value) > 1), None):
             raise UsageError(f"A container can't have {what} {twice} twice.")
-    for number, port in enumerate(network.ports):
-        for other in network.ports[:number]:
-            if port.external and port.overlaps(other):
-                raise UsageError(
-                    f"The port {port.external}/{port.protocol} is published twice: {other} and {port}."
-                )
+    _require_different(network.ports)
     if network.links and network.mode != BRIDGE:
         raise UsageError(f"With --net {network.mode} a container has no links: they are for networks.")
     _require_limitable(network)
@@ -222,6 +217,19 @@ def checked(network: Network) -> Network:
         if other_link := next((item for item in network.links[:number] if link.overlaps(item)), None):
             raise UsageError(f"Two links have the same local port: {other_link} and {link}.")
     return network
+
+
+def _require_different(ports: tuple[Port, ...]) -> None:
+    """Raise UsageError for two of *ports* that one connection could mean."""
+    before: dict[tuple[str, int], list[Port]] = {}
+    for port in ports:
+        # Thousands are compared with those of the same number only.
+        same = before.setdefault((port.protocol, port.external), [])
+        if port.external and (other := next((item for item in same if port.overlaps(item)), None)):
+            raise UsageError(
+                f"The port {port.external}/{port.protocol} is published twice: {other} and {port}."
+            )
+        same.append(port)
 
 
 def _require_servable(network: Network, port: Port) -> None:

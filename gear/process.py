@@ -50,11 +50,11 @@ def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def call(arguments: Sequence[str]) -> None:
-    """Run a program of gear's own, which says in its last line what went wrong; that is the GearError raised then."""
-    done = subprocess.run(
-        [find(arguments[0]), *arguments[1:]], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
+def call(arguments: Sequence[str], data: bytes = b"") -> None:
+    """Run a program of gear's own with *data* on standard input; it says in its last line what went wrong, and that is
+    the GearError raised then."""
+    command = [find(arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         if not words:

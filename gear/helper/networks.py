@@ -1,6 +1,6 @@
 """A network of the host, by its unit `gear-network@NAME.service`: `network up DIRECTORY`, `network down DIRECTORY`, and
 `network unpublish CONTAINER`, which containers' units run after their end; `network link CONTAINER PID` and `network
-adjust CONTAINER PID BEFORE` change one that runs.
+adjust CONTAINER PID` change one that runs; the latter reads on standard input what there was before.
 
 `up` makes it so, whatever there was: it can be run again at any time, and containers that run stay, get connected again
 and have their ports published again.  `down` leaves containers running, without this network.
@@ -19,6 +19,9 @@ from gear.helper.failure import Failure, Step
 from gear.helper.nftables import Element, Maps, elements
 from gear.helper.rtnetlink import Routes, index_of
 
+# Bytes of a packet where the network says nothing else.
+ETHERNET_MTU = 1500
+
 
 def main(arguments: list[str]) -> int:
     """Serve one call; returns the exit status."""
@@ -28,7 +31,7 @@ def main(arguments: list[str]) -> int:
     try:
         try:
             if more:
-                _change(verb, directory, more, step)
+                _change(verb, directory, int(more[0]), step)
             else:
                 {"up": up, "down": down, "unpublish": unpublish}[verb](directory, step)
         except OSError as error:
@@ -39,14 +42,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _change(verb: str, bundle: str, more: list[str], step: Step) -> None:
-    """Change a container that runs: its payload's pid, and for `adjust` `network` of start.json as it was."""
+def _change(verb: str, bundle: str, pid: int, step: Step) -> None:
+    """Change the container with the payload *pid*; `adjust` is told `network` of start.json as it was."""
     from gear.helper import live
 
     if verb == "link":
-        live.link(bundle, int(more[0]), step)
+        live.link(bundle, pid, step)
     else:
-        live.adjust(bundle, int(more[0]), parse_json(more[1].encode(), "what was before"), step)
+        step.doing = "read what was before"
+        with open(0, "rb", buffering=0, closefd=False) as file:
+            before = parse_json(file.read(), "what was before")
+        live.adjust(bundle, pid, before, step)
 
 
 def unpublish(bundle: str, step: Step) -> None:
@@ -70,7 +76,9 @@ def up(directory: str, step: Step) -> None:
     if not index_of(name):
         routes.add_bridge(name, _mac(definition))
     bridge = index_of(name)
-    routes.set_up(bridge, mtu=definition["mtu"], alias=f"gear network {definition['name']}")
+    # Always: until it is told another than it has, it follows the least of its ports, and below 1280 bytes it has lost
+    # IPv6 and can't be given its addresses.
+    routes.set_up(bridge, mtu=definition["mtu"] or ETHERNET_MTU, alias=f"gear network {definition['name']}")
     step.doing = f"give the bridge {name} its addresses"
     routes.set_addresses(bridge, addresses(definition))
     _settings(definition, step)
@@ -176,7 +184,7 @@ def _reconnect(directory: str, definition: dict, routes: Routes, bridge: int, st
         for item in wanted.get("interfaces", ()):
             if item["network"] == definition["name"] and (link := index_of(item["host"])):
                 step.doing = f"connect {name} to the network {definition['name']}"
-                routes.set_port(link, bridge, hairpin=hairpin)
+                routes.set_port(link, bridge, hairpin=hairpin, mtu=item["mtu"] or ETHERNET_MTU)
                 running = True
         if running:
             if not maps.has_table(ruleset.table_of_limits(name)):

@@ -219,9 +219,11 @@ class Routes:
         words = attribute(_IFLA_IFALIAS, alias.encode()) if alias is not None else b""
         self._netlink.send((_NEWLINK, 0, _link(index, up=True) + size + words))
 
-    def set_port(self, index: int, bridge: int, *, hairpin: bool) -> None:
-        """Make the link *index* an active port of *bridge*; with *hairpin* it may get back what it has sent."""
-        self._netlink.send((_NEWLINK, 0, _link(index, up=True) + u32(_IFLA_MASTER, bridge)))
+    def set_port(self, index: int, bridge: int, *, hairpin: bool, mtu: int | None = None) -> None:
+        """Make the link *index* an active port of *bridge*, with *mtu* if that is given; with *hairpin* it may get back
+        what it has sent."""
+        size = u32(_IFLA_MTU, mtu) if mtu else b""
+        self._netlink.send((_NEWLINK, 0, _link(index, up=True) + u32(_IFLA_MASTER, bridge) + size))
         data = nest(_IFLA_INFO_SLAVE_DATA, u8(_IFLA_BRPORT_MODE, int(hairpin)))
         info = nest(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), data)
         self._netlink.send((_NEWLINK, 0, _link(index) + info))

@@ -97,13 +97,19 @@ def test_addresses_that_are_asked_for(layout: Layout) -> None:
     ("addresses", "message"),
     [
         ({"ip": "10.89.1.2"}, "y can't have the address 10.89.1.2 (--ip): a gives those of 10.89.0.0/24."),
-        ({"ip": "10.89.0.1"}, "y can't have the address 10.89.0.1 (--ip): a gives those of 10.89.0.0/24."),
-        ({"ip": "10.89.0.0"}, "y can't have the address 10.89.0.0 (--ip): a gives those of 10.89.0.0/24."),
+        ({"ip": "10.89.0.1"}, "y can't have the address 10.89.0.1 (--ip): a has it itself, as its gateway."),
+        (
+            {"ip": "10.89.0.0"},
+            "y can't have the address 10.89.0.0 (--ip): a has it itself, as its first or last.",
+        ),
         (
             {"ip": "10.89.0.255"},
-            "y can't have the address 10.89.0.255 (--ip): a gives those of 10.89.0.0/24.",
+            "y can't have the address 10.89.0.255 (--ip): a has it itself, as its first or last.",
         ),
-        ({"ip6": "fd00:1::"}, "y can't have the address fd00:1:: (--ip6): a gives those of fd00:1::/64."),
+        (
+            {"ip6": "fd00:1::"},
+            "y can't have the address fd00:1:: (--ip6): a has it itself, as its first or last.",
+        ),
         ({"ip": "10.89.0.2"}, "y can't have the address 10.89.0.2 of a: x has it."),
     ],
 )
@@ -192,6 +198,27 @@ def test_only_a_network_that_a_container_has_of_its_own_is_shared(layout: Layout
     assert connecting.settle(layout, "x", Network("container:db")) == Network("container:db")
     with pytest.raises(UsageError, match="it would be its own"):
         connecting.settle(layout, "db", Network("container:db"))
+
+
+def test_more_ports_than_a_start_can_hold_are_refused(layout: Layout) -> None:
+    def ports(count: int, mode: str) -> tuple[Port, ...]:
+        return tuple(Port("", 1000 + number, 80, "tcp", mode) for number in range(count))
+
+    assert len(connecting.settle(layout, "x", on("default", ports=ports(900, "nat"))).ports) == 900
+    with pytest.raises(UsageError, match="x can't publish 901 ports") as caught:
+        connecting.settle(layout, "x", on("default", ports=ports(901, "nat")))
+    assert "Publish 900 at most" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="x can't publish 451 ports") as caught:
+        connecting.settle(layout, "x", on("default", ports=ports(451, "fd")))
+    assert "Publish 450 at most" in str(caught.value.hint)
+
+
+def test_ports_of_others_are_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    ports = allocation.ports
+    monkeypatch.setattr(allocation, "ports", lambda of: calls.append(of) or ports(of))  # type: ignore[func-returns-value]
+    connect(layout, "x", on("default", ports=tuple(Port("", number, 80) for number in range(100, 130))))
+    assert len(calls) == 3  # to settle, to take, and for what it had
 
 
 def test_free_ports_without_a_network(layout: Layout) -> None:

@@ -103,6 +103,73 @@ def test_a_drop_that_might_not_match_is_not_told() -> None:
     assert len(told(policy, rule("inet", "f", "forward", REJECT))) == 2
 
 
+PORT = match({"payload": {"protocol": "tcp", "field": "dport"}}, 25)
+NAMED: dict[str, Any] = {"payload": {"protocol": "tcp", "field": "dport"}}
+SOURCE: dict[str, Any] = {"payload": {"protocol": "ip", "field": "saddr"}}
+NEW = match({"ct": {"key": "state"}}, "new", "in")
+
+
+@pytest.mark.parametrize(
+    "expressions",
+    [
+        (NEW, {"limit": {"rate": 1000, "per": "second", "inv": True}}, DROP),
+        ({"limit": {"rate": 1000, "per": "second", "inv": True}}, {"jump": {"target": "more"}}),
+        ({"ct count": {"val": 100, "inv": True}}, DROP),
+        ({"quota": {"val": 1, "val_unit": "mbytes", "inv": True}}, DROP),
+        ({"set": {"op": "add", "elem": SOURCE, "set": "@s", "stmt": [{"limit": {"rate": 1}}]}}, DROP),
+        ({"meter": {"key": SOURCE, "stmt": {"limit": {"rate": 1}}, "size": 9, "name": "m"}}, DROP),
+        ({"something new": {}}, DROP),
+        ({"xt": None}, DROP),
+        (None, DROP),
+        ({"xt": {"type": "match", "name": "connlimit"}}, DROP),
+        ({"xt": {"type": "match", "name": "conntrack"}}, DROP),  # what is invalid
+        ({"vmap": {"key": NAMED, "data": {"set": [[25, DROP]]}}},),
+        ({"vmap": {"key": SOURCE, "data": {"set": [["203.0.113.1", DROP], ["203.0.113.2", DROP]]}}},),
+        ({"vmap": {"key": NAMED, "data": {"set": [[25, {"jump": {"target": "more"}}]]}}},),
+        ({"vmap": {"key": NAMED, "data": {"set": [[25, {"goto": {"target": "more"}}]]}}},),
+        ({"vmap": {"key": NAMED, "data": "@ports"}},),
+        (match({"meta": {"key": "oifname"}}, BRIDGE, "<"), DROP),
+    ],
+)
+def test_a_drop_of_some_is_not_told(expressions: tuple[Any, ...]) -> None:
+    objects = [
+        chain("inet", "f", "forward", "accept"),
+        chain("inet", "f", "more"),
+        rule("inet", "f", "more", DROP),
+        rule("inet", "f", "forward", *expressions),
+    ]
+    assert told(*objects) == []
+    # But one of all is, after it; save that what may be accepted is.
+    assert len(told(*objects, rule("inet", "f", "forward", COUNTER, {"log": None}, DROP))) == (
+        0 if "@ports" in str(expressions) else 2
+    )
+
+
+def test_who_may_have_left_a_chain_is_not_dropped_there() -> None:
+    def after(*expressions: dict[str, Any], policy: str = "accept") -> list[str]:
+        return told(
+            chain("inet", "f", "forward", policy),
+            chain("inet", "f", "none"),
+            rule("inet", "f", "forward", *expressions),
+            rule("inet", "f", "forward", DROP),
+        )
+
+    assert after(PORT, {"return": None}) == after(PORT, {"goto": {"target": "none"}}) == []
+    assert len(after(PORT, {"jump": {"target": "none"}})) == 2
+    assert len(after(PORT, {"return": None}, policy="drop")) == 2
+
+
+def test_targets_of_iptables() -> None:
+    def at(name: str) -> list[str]:
+        target = {"xt": {"type": "target", "name": name}}
+        return told(chain("ip", "filter", "FORWARD", "accept"), rule("ip", "filter", "FORWARD", target))
+
+    assert len(at("REJECT")) == 2
+    assert at("LOG") == at("NFQUEUE") == []
+    queue = rule("ip", "filter", "FORWARD", {"xt": {"type": "target", "name": "NFQUEUE"}})
+    assert told(chain("ip", "filter", "FORWARD", "drop"), queue) == []
+
+
 def test_chains_that_are_jumped_to() -> None:
     def jump(word: str) -> list[dict[str, Any]]:
         return [
@@ -127,6 +194,13 @@ def test_a_map_of_verdicts() -> None:
 
     assert len(by_interface([BRIDGE, ACCEPT], ["eth1", DROP])) == 1
     assert len(by_interface(["eth1", ACCEPT])) == 2
+
+    def passing(*pairs: list[Any]) -> list[str]:
+        lookup = {"vmap": {"key": {"meta": {"key": "oifname"}}, "data": {"set": list(pairs)}}}
+        return told(chain("inet", "f", "forward", "accept"), rule("inet", "f", "forward", lookup))
+
+    assert len(passing([BRIDGE, DROP], ["eth1", ACCEPT])) == 1
+    assert len(passing([BRIDGE, ACCEPT], ["*", DROP])) == 1  # what leaves
 
 
 def test_whose_rules_they_are() -> None:

@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from gear.helper import announcing, netlink, nftables, ports, rtnetlink, ruleset, start
+from gear.helper import (
+    announcing,
+    live,
+    netlink,
+    networks,
+    nft,
+    nftables,
+    ports,
+    rtnetlink,
+    ruleset,
+    start,
+    sysctls,
+)
 from gear.helper.failure import Failure, Step
 
 PORT: dict[str, Any] = {
@@ -253,6 +265,55 @@ def test_sockets_are_handed_to_pid_1_under_one_name(
     for descriptor in descriptors:
         os.close(descriptor)
     held.close()
+
+
+# ---- networks, and containers that run
+
+
+@pytest.mark.parametrize(("mtu", "expected"), [(None, 1500), (1400, 1400)])
+def test_the_bridge_has_an_mtu_of_its_own(
+    mtu: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have followed the least of its ports, and lost IPv6 below 1280 bytes."""
+    definition = {**NETWORK, "driver": "bridge", "mtu": mtu}
+    for name in ("networks/default", "containers/web"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "networks/default/network.json").write_text(json.dumps(definition))
+    interface = {"network": "default", "host": "ve1", "mtu": mtu}
+    (tmp_path / "containers/web/start.json").write_text(json.dumps({"network": {"interfaces": [interface]}}))
+    sent: list[bytes] = []
+    monkeypatch.setattr(
+        netlink.Netlink, "send", lambda _, *requests: sent.extend(body for *_, body in requests)
+    )
+    monkeypatch.setattr(nftables.Maps, "has_table", lambda *_: True)
+    monkeypatch.setattr(rtnetlink.Routes, "addresses", lambda *_: set())
+    monkeypatch.setattr(networks, "index_of", {"gear-default": 7, "ve1": 8}.get)
+    monkeypatch.setattr(sysctls, "write", lambda *_: None)
+    monkeypatch.setattr(nft, "load", lambda *_: None)
+    networks.up(str(tmp_path / "networks/default"), Step())
+    size = netlink.u32(4, expected)  # IFLA_MTU
+    assert [int.from_bytes(body[4:8], sys.byteorder) for body in sent if size in body] == [7, 8]
+
+
+def test_what_was_before_a_change_comes_on_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(live, "adjust", lambda *arguments: given.append(arguments[:3]))
+    before = {"ports": [PORT] * 2000}
+    kept = os.dup(0)
+    try:
+        for content in (json.dumps(before), "[]"):
+            (tmp_path / "before").write_text(content)
+            with (tmp_path / "before").open() as file:
+                os.dup2(file.fileno(), 0)
+            status = networks.main(["adjust", "/containers/web/", "5"])
+            assert (status == 0) is (content != "[]")
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert given == [("/containers/web", 5, before)]
+    assert capsys.readouterr().err == "gear: what was before is not one JSON object\n"
 
 
 # ---- announcements

@@ -16,7 +16,19 @@ from limits import file_size_limit
 from published import make_container, make_image
 
 import gear
-from gear import containers, files, install, leftovers, publishing, remove, replacing, storage, store, uids
+from gear import (
+    containers,
+    files,
+    install,
+    leftovers,
+    lifecycle,
+    publishing,
+    remove,
+    replacing,
+    storage,
+    store,
+    uids,
+)
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
@@ -377,6 +389,30 @@ def test_leftovers_are_found_and_removed(layout: Layout) -> None:
     assert {name for name in tree(layout.state) if "/web2/" not in name} <= before.keys()
     assert containers.names(layout) == ["web"]
     assert (layout.volumes / "web.data").is_dir()
+
+
+def test_each_specification_is_read_once_for_what_is_taken(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_container(layout, make_image(layout, Cmd=["/x"]))
+    layout.ports.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 9):
+        os.symlink("web", layout.ports / f"tcp-{number}-")
+    os.symlink("gone", layout.ports / "udp-53-")
+    read: list[str] = []
+    existing = containers.existing
+
+    def noted(of: Layout, name: str) -> object:
+        read.append(name)
+        return existing(of, name)
+
+    monkeypatch.setattr(containers, "existing", noted)
+    for earlier, count in ((True, 1), (False, 9)):
+        monkeypatch.setattr(lifecycle, "runs_with_earlier", lambda *_, earlier=earlier: earlier)
+        found = leftovers.of_networks(layout, {"web"})
+        assert len(found) == count
+    assert read == ["web", "web"]
+    assert "the port 53/udp, which gone does not have" in [item.what for item in found]
 
 
 @pytest.mark.usefixtures("no_systemd")

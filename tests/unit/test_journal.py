@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from gear import journal, process
@@ -11,6 +13,27 @@ from gear.journal import Query
 BASE = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--all"]
 UNIT = "_SYSTEMD_UNIT=ctr-web.service"
 PAYLOAD = [UNIT, "_TRANSPORT=stdout"]
+
+
+def test_the_last_words_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def output(words: list[str], **_: object) -> str:
+        ran.append(words)
+        return "gear: can't do it.\n"
+
+    monkeypatch.setattr(process, "output", output)
+    assert journal.last_words("gear-network@a.service") == "can't do it"
+    assert ran[0][-3:] == ["--lines=1", "_SYSTEMD_UNIT=gear-network@a.service", "_TRANSPORT=stdout"]
+
+
+@pytest.mark.spawns
+def test_a_program_of_gears_own_gets_what_no_argument_could_hold() -> None:
+    program = "import sys; data = sys.stdin.read(); sys.exit('gear: got %d of %s.' % (len(data), data[:1]))"
+    with pytest.raises(GearError, match=r"^Got 1000000 of x\.$"):
+        process.call([sys.executable, "-c", program], b"x" * 1_000_000)
+    with pytest.raises(GearError, match=r"^Got 0 of \.$"):
+        process.call([sys.executable, "-c", program])
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,25 @@ def test_aliases_may_be_shared_and_names_not(host: Machine) -> None:
     host.put("localhost")
 
 
+def test_names_of_hosts_ignore_case(host: Machine) -> None:
+    host.put("web", one(2))
+    with pytest.raises(
+        UsageError, match=r"^Web can't be on one: there is web, and names of hosts ignore case\.$"
+    ):
+        host.put("Web", one(3))
+    host.put("Web", two(3))
+    host.put("web", one(4))
+
+
+def test_a_mac_address_is_given_once(host: Machine) -> None:
+    host.put("a", one(2))
+    same = replace(one(3), mac=one(2).mac)
+    with pytest.raises(UsageError, match=r"^b can't have the address 02:00:00:00:01:02 of one: a has it\.$"):
+        host.put("b", same)
+    host.put("b", replace(two(3), mac=one(2).mac))
+    host.put("a", replace(one(2), ip="10.89.0.9"))
+
+
 def test_a_failure_is_taken_back(host: Machine) -> None:
     host.put("a", one(2))
     with pytest.raises(OSError, match="No space"):
@@ -259,7 +278,7 @@ def test_one_more_reads_no_specification_and_writes_one_file(
     monkeypatch.setattr(hostsfile, "change", noted)
     with monkeypatch.context() as patch:
         patch.setattr(containers, "find", lambda *_: pytest.fail("a specification was read"))
-        host.put("more", one(20))
+        host.put("more", replace(one(20), mac=attachment.mac_address("more", "one")))
     assert changed == [hostsfile.path(host.layout, "one"), hostsfile.own_path(host.layout, "own")]
     assert all("10.89.0.20\tmore" in host.known(name) for name in ("c2", "c11", "own"))
 

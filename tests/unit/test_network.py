@@ -111,6 +111,22 @@ def test_which_ports_overlap(one: Port, other: Port, expected: bool) -> None:
     assert one.overlaps(other) is other.overlaps(one) is expected
 
 
+def test_a_port_is_published_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Port] = []
+    overlaps = Port.overlaps
+    monkeypatch.setattr(Port, "overlaps", lambda one, other: overlaps(compared.append(one) or one, other))  # type: ignore[func-returns-value]
+    many = tuple(Port("", number, 80) for number in range(1, 901))
+    several = (Port("127.0.0.1", 1000, 80), Port("127.0.0.2", 1000, 80), Port("", 1000, 80, "udp"))
+    choice = (Port("", 0, 80), Port("", 0, 80))
+    interface = (Interface("default"),)
+    network.checked(Network("bridge", interface, many + several + choice))
+    assert len(compared) == 1  # only those of one number
+    with pytest.raises(
+        UsageError, match="The port 900/tcp is published twice: 900:80/tcp and 127.0.0.1:900:81"
+    ):
+        network.checked(Network("bridge", interface, (*many, Port("127.0.0.1", 900, 81))))
+
+
 # ---- definitions
 
 

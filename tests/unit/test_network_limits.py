@@ -188,6 +188,15 @@ def test_start_member_has_limits_only_where_there_are_any() -> None:
     }
 
 
+@pytest.mark.parametrize("rate", [limits.LOWEST_RATE, 34 * 10**9, limits.HIGHEST_RATE])
+@pytest.mark.parametrize("burst", [None, limits.LEAST_BURST, limits.MOST_BURST])
+def test_every_rate_can_be_said_to_the_kernel(rate: int, burst: int | None) -> None:
+    found = attachment._rates("web", 0, Limits(rate_in=rate, burst_in=burst))["in"]
+    assert limits.LEAST_BURST <= found["burst"] <= limits.MOST_BURST and found["burst"] < found["queue"]
+    _, _, body = shaping._bucket(7, found)
+    assert found["queue"].to_bytes(4, sys.byteorder) in body
+
+
 def test_units_have_address_filters_and_proxies_a_limit() -> None:
     ports = (Port("", 8080, 80, mode="socket"),)
     document = checked(Network("bridge", ON, ports, limits=EVERY)).to_mapping()
