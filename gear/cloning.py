@@ -182,11 +182,14 @@ def _is_unfinished_clone(layout: Layout, name: str, new: str) -> bool:
 def forget(layout: Layout, name: str) -> None:
     """Take away what is left of a clone that did not come to be, or the note of one that did; the caller holds the
     lock."""
-    document = files.read_json(_note(layout, name))
+    document, directory = files.read_json(_note(layout, name)), layout.containers / name
     if containers.spec_path(layout, name).exists():
         files.remove_file(_note(layout, name))
     elif isinstance(document, dict):
         _undo(layout, name, [volume_name(str(volume)) for volume in document.get("volumes", ())])
+    elif directory.is_dir() and all(entry.startswith(files.PARTIAL) for entry in os.listdir(directory)):
+        # It was killed before it could note anything.
+        removal.remove_tree(directory)
 
 
 def _undo(layout: Layout, name: str, volumes: Sequence[str]) -> None:
