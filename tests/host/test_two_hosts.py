@@ -94,10 +94,12 @@ class Pair:
 
     def talk(self, number: int) -> None:
         """Both containers answer each other on a network, by TCP and UDP."""
-        addresses = [
-            [f"10.80.{number}.2", f"fd80:{number}::2"],
-            [f"10.80.{number}.128", f"fd80:{number}::8000"],
-        ]
+        begin = (f"10.80.{number}.", f"fd80:{number}::")
+        addresses = []
+        for host, name in zip(self.hosts, ("two1", "two2"), strict=True):
+            found = sorted(host.json("status", name)[0]["addresses"])
+            addresses.append([address for address in found if address.startswith(begin)])
+        assert [len(each) for each in addresses] == [2, 2]
 
         def one(place: int) -> None:
             questions = [
@@ -147,13 +149,13 @@ def test_a_vxlan_connects_containers_of_two_hosts(pair: Pair) -> None:
     pair.talk(1)
     # Each host is a gateway of its own for its containers, and gets to those of the other.
     assert "default via 10.80.1.129" in two.inside("two2", "ip route")
-    assert pair.nets[0].ask("tcp/10.80.1.128/80", "tcp/fd80:1::8000/80") == [
+    assert pair.nets[0].ask("tcp/10.80.1.130/80", "tcp/fd80:1::8002/80") == [
         "two2 10.80.1.1",
         "two2 fd80:1::1",
     ]
     _large_packets(pair)
     # A link leads over the tunnel as ever, a published port is reached by the host's address, as is the way out.
-    one.gear("link", "two1", "-n", "9000:10.80.1.128:80,127.0.0.1:9001:192.0.2.2:8077")
+    one.gear("link", "two1", "-n", "9000:10.80.1.130:80,127.0.0.1:9001:192.0.2.2:8077")
     asked = ("tcp/127.0.0.1/9000", "tcp/127.0.0.1/9001", "tcp/192.0.2.2/8077")
     assert pair.nets[0].ask_from("two1", *asked) == ["two2 10.80.1.2", "two2 192.0.2.1", "two2 192.0.2.1"]
     # A restart of the network leaves the container running, and it talks again.
@@ -164,7 +166,7 @@ def test_a_vxlan_connects_containers_of_two_hosts(pair: Pair) -> None:
     command = ("blue", "--driver", "vxlan", "--vni", "77", "--parent", "wire0", "--peer")
     assert '+    "192.0.2.9"' in one.gear("network", "plan", *command, "192.0.2.9")
     one.gear("network", "create", *command, "192.0.2.9")
-    assert pair.nets[0].ask_from("two1", "tcp/10.80.1.128/80") == [LOST]
+    assert pair.nets[0].ask_from("two1", "tcp/10.80.1.130/80") == [LOST]
     one.gear("network", "create", *command, "192.0.2.2")
     assert one.pid("two1") == pid
     _only_peers_get_in(pair)
