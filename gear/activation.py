@@ -120,7 +120,11 @@ def _socket(spec: Spec, layout: Layout, ports: Iterable[Port], what: str, *, pas
         settings.append(("FileDescriptorName", PASSED))
     # PID 1 makes these sockets in the control group of their own unit.
     settings += address_filter(spec)
-    unit = [("Description", unitfile.value(what))]
+    unit = [
+        ("Description", unitfile.value(what)),
+        # It is started with the container, for which alone tries are counted.
+        ("StartLimitIntervalSec", "0"),
+    ]
     sections = [("Unit", unit), ("Socket", settings)]
     if spec.network.on_demand:
         unit.append(("PartOf", "container.target container-sockets.target"))

@@ -98,6 +98,12 @@ def last_words(unit: str) -> str:
     return said.removeprefix("gear: ").rstrip(".")
 
 
+def of_systemd(unit: str, lines: int) -> list[str]:
+    """The last *lines* that PID 1 wrote about *unit*: what became of it, and why."""
+    command = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}"]
+    return process.output([*command, "_PID=1", f"UNIT={unit}"], accept=(0, 1)).splitlines()
+
+
 def last_invocation(name: str) -> str | None:
     """The id of the latest invocation that the journal knows of; None when there is none."""
     command = [

@@ -9,13 +9,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import activation, boot, files
+from gear import activation, boot, files, journal
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
 from gear.systemd import Manager
 
 _GONE = ("inactive", "failed")
+_SAID = 4  # lines of the journal about a socket that could not be opened
 
 
 def unit_files(layout: Layout, name: str) -> list[Path]:
@@ -128,6 +129,7 @@ def why(manager: Manager, layout: Layout, spec: Spec, units: Sequence[str]) -> G
     result = ", ".join(f"{unit}: {manager.get(unit, 'Result', 's', _SOCKET)}" for unit in units)
     return GearError(
         f"{spec.name} can't publish its ports: systemd does not listen ({result}).",
+        details=[line for unit in units for line in journal.of_systemd(unit, _SAID)],
         hint=f"The whole story: journalctl -u {' -u '.join(units)}",
     )
 
