@@ -17,9 +17,10 @@ from gear.errors import UsageError
 from gear.files import dump_json
 from gear.members import container_path
 from gear.model import Layout
+from gear.mounting import Mount, kernel_view
 from gear.network import HOST
 from gear.oci import Identity, Image
-from gear.spec import Mount, Spec, kernel_view
+from gear.spec import Spec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

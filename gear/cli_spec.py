@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, files, spec
+from gear import containers, files, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.command import Context, environment_options
@@ -122,8 +122,8 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
             names.append(item)
     if not names:
         raise UsageError("No container is named.", hint="gear install IMAGE NAME...")
-    mounts = [spec.parse_volume(text) for text in args.volume] + [
-        spec.parse_tmpfs(text) for text in args.tmpfs
+    mounts = [mounting.parse_volume(text) for text in args.volume] + [
+        mounting.parse_tmpfs(text) for text in args.tmpfs
     ]
     destinations = [mount.destination for mount in mounts]
     for destination in destinations:

@@ -30,9 +30,10 @@ from gear import (
 from gear.errors import GearError, UsageError
 from gear.install import Installed
 from gear.model import Layout, container_name
+from gear.mounting import Mount, volume_name
 from gear.network import Interface, Network
 from gear.oci import Image
-from gear.spec import UID_RANGE_SIZE, Mount, Spec, volume_name
+from gear.spec import UID_RANGE_SIZE, Spec
 from gear.systemd import Manager
 
 

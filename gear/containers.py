@@ -29,8 +29,9 @@ from gear import (
 )
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import NAME, Layout
+from gear.mounting import host_path, volume_name
 from gear.oci import Identity, Image, ImageConfig
-from gear.spec import HOST_ROOT, ImageRef, Spec, host_path, unit_name, volume_name
+from gear.spec import HOST_ROOT, ImageRef, Spec, unit_name
 from gear.systemd import Manager
 from gear.view import View
 

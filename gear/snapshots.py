@@ -35,8 +35,9 @@ from gear import (
 )
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import NAME, Layout
+from gear.mounting import volume_name
 from gear.oci import Image
-from gear.spec import Spec, volume_name
+from gear.spec import Spec
 from gear.systemd import Manager
 
 

@@ -6,18 +6,18 @@ The only truth about a container.  Units, bundle and everything else are rendere
 
 from __future__ import annotations
 
-import posixpath
 import re
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gear import members
+from gear import members, mounting
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
 from gear.members import container_path
 from gear.model import container_name
+from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
 
@@ -40,30 +40,12 @@ RESTARTS = (
     "on-abort",
     "on-watchdog",
 )
-BIND_OPTIONS = ("ro", "rw", "idmap", "nosuid", "nodev", "noexec", "rbind")
-VOLUME_OPTIONS = ("ro", "rw", "nosuid", "nodev", "noexec")
 
 _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
-_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _CPUS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_TMPFS = re.compile(
-    r"(size|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[01]?[0-7]{3}|(uid|gid)=[0-9]{1,5}|ro|rw|nosuid|nodev|noexec|exec|suid",
-    re.ASCII,
-)
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One mount that was asked for.  *source* is a host path for `bind`, a volume's name for `volume`, and empty
-    for `tmpfs`."""
-
-    kind: str
-    source: str
-    destination: str
-    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,101 +224,6 @@ def _labels(value: Any) -> dict[str, str]:
     return {members.text(name): members.text(content) for name, content in members.mapping(value).items()}
 
 
-def _mounts(value: Any) -> tuple[Mount, ...]:
-    return tuple(
-        checked_mount(
-            Mount(
-                members.text(m["kind"]),
-                members.text(m["source"]),
-                members.text(m["destination"]),
-                members.texts(m["options"]),
-            )
-        )
-        for m in map(members.mapping, members.array(value))
-    )
-
-
-def checked_mount(mount: Mount) -> Mount:
-    """*mount* with its destination made normal; raises UsageError for what can't be mounted."""
-    destination = container_path(mount.destination, "A mount's destination")
-    if destination == "/":
-        raise UsageError("Nothing can be mounted on / of a container.", hint="The root comes from the image.")
-    if (taken := kernel_view(destination)) is not None and destination != "/dev/shm":
-        raise UsageError(
-            f"Nothing can be mounted on {destination}: {taken} belongs to the container's kernel view."
-        )
-    allowed: tuple[str, ...] = ()
-    if mount.kind == "bind":
-        allowed = BIND_OPTIONS
-        source = host_path(mount.source)
-    elif mount.kind == "volume":
-        allowed = VOLUME_OPTIONS
-        source = volume_name(mount.source)
-    elif mount.kind == "tmpfs":
-        source = ""
-        wrong = [option for option in mount.options if not _TMPFS.fullmatch(option)]
-        if wrong:
-            raise UsageError(
-                f"A tmpfs has no option {wrong[0]!r}.",
-                hint="Options are size=, mode=, ro, exec and the like.",
-            )
-    else:
-        raise UsageError(f"{mount.kind!r} is no kind of mount.", hint="Kinds are bind, volume and tmpfs.")
-    if allowed and (wrong := [option for option in mount.options if option not in allowed]):
-        raise UsageError(
-            f"A {mount.kind} mount has no option {wrong[0]!r}.", hint=f"Options are {', '.join(allowed)}."
-        )
-    return Mount(mount.kind, source, destination, mount.options)
-
-
-def kernel_view(path: str) -> str | None:
-    """Which of /proc, /sys and /dev a normal path is or is in; None for others."""
-    for taken in ("/proc", "/sys", "/dev"):
-        if path == taken or path.startswith(taken + "/"):
-            return taken
-    return None
-
-
-def host_path(text: str, what: str = "A bind mount's source") -> str:
-    """*text* as an absolute, normal path on the host; raises UsageError."""
-    if not text.startswith("/"):
-        raise UsageError(f"{what} must be an absolute path on the host, not {text!r}.")
-    if any(character < " " or character == "\x7f" for character in text):
-        # RequiresMountsFor= of the unit knows no escapes for them.
-        raise UsageError(f"{text!r} can't be bound: it has control characters.")
-    path = posixpath.normpath(text)
-    return path[1:] if path.startswith("//") else path
-
-
-def volume_name(text: str) -> str:
-    """*text* if it may name a volume; raises UsageError otherwise."""
-    if not _VOLUME.fullmatch(text):
-        raise UsageError(
-            f"{text[:80]!r} can't name a volume.",
-            hint="Use letters, digits, '_', '.' or '-'; a directory of the host is given as an absolute path.",
-        )
-    return text
-
-
-def parse_volume(text: str) -> Mount:
-    """`-v`: SOURCE:DESTINATION[:OPTION,...], where an absolute SOURCE is a bind and a name is a volume."""
-    parts = text.split(":")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise UsageError(
-            f"{text!r} is no volume.",
-            hint="Write /host/directory:/in/container[:ro] or name:/in/container[:ro].",
-        )
-    options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
-    kind = "bind" if parts[0].startswith("/") else "volume"
-    return checked_mount(Mount(kind, parts[0], parts[1], options))
-
-
-def parse_tmpfs(text: str) -> Mount:
-    """`--tmpfs`: DESTINATION[:OPTION,...]."""
-    destination, _, options = text.partition(":")
-    return checked_mount(Mount("tmpfs", "", destination, tuple(options.split(",")) if options else ()))
-
-
 def parse_size(text: str) -> int:
     """A number of bytes with Docker's suffixes b, k, m, g, t (powers of 1024); raises UsageError."""
     match = _SIZE.fullmatch(text.strip())
@@ -469,7 +356,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "env": _environment,
     "user": members.optional(members.text),
     "workdir": members.optional(lambda value: container_path(members.text(value), "The working directory")),
-    "mounts": _mounts,
+    "mounts": mounting.read,
     "read_only": members.boolean,
     "hostname": members.optional(lambda value: host_name(members.text(value))),
     "labels": _labels,

@@ -14,8 +14,9 @@ from gear.changes import Changes
 from gear.errors import IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
+from gear.mounting import Mount
 from gear.oci import Image, ImageConfig
-from gear.spec import ImageRef, Mount, Spec
+from gear.spec import ImageRef, Spec
 
 DIGEST = "sha256:" + 64 * "0"
 

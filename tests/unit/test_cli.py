@@ -23,9 +23,9 @@ from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
+from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Interface, Network
-from gear.spec import Mount
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
     (f"gear {group} {name}", verb)

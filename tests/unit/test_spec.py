@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import isolation, members, spec, tunables
+from gear import isolation, members, mounting, spec, tunables
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
 from gear.isolation import Device, Isolation
 from gear.link import Link
+from gear.mounting import Mount
 from gear.network import PORT_MODES, Interface, Network, Port
-from gear.spec import ImageRef, Mount, Spec
+from gear.spec import ImageRef, Spec
 
 Check = Callable[[Any], Any]
 
@@ -63,11 +64,11 @@ VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is 
         (spec.stop_timeout, "2.5", 2.5),
         (spec.stop_timeout, 86400, 86400.0),
         (spec.environment_name, "A B.c-1", "A B.c-1"),
-        (spec.volume_name, "0a_.-", "0a_.-"),
-        (spec.volume_name, "x" * 200, "x" * 200),
-        (spec.host_path, "/", "/"),
-        (spec.host_path, "//a/../b c/", "/b c"),
-        (spec.host_path, "/a%b$c\"d'e\\", "/a%b$c\"d'e\\"),
+        (mounting.volume_name, "0a_.-", "0a_.-"),
+        (mounting.volume_name, "x" * 200, "x" * 200),
+        (mounting.host_path, "/", "/"),
+        (mounting.host_path, "//a/../b c/", "/b c"),
+        (mounting.host_path, "/a%b$c\"d'e\\", "/a%b$c\"d'e\\"),
     ],
 )
 def test_good(check: Check, text: Any, value: Any) -> None:
@@ -223,19 +224,19 @@ def test_what_is_no_signal(text: str) -> None:
         ),
         (spec.environment_name, ["", "A=B", "A\0"], "{value!r} can't name an environment variable.", None),
         (
-            spec.volume_name,
+            mounting.volume_name,
             ["", "-a", ".a", "a/b", "a b", "a\n", "ä"],
             "{value!r} can't name a volume.",
             VOLUME_HINT,
         ),
         (
-            spec.host_path,
+            mounting.host_path,
             ["", "a", "./a", "a/b"],
             "A bind mount's source must be an absolute path on the host, not {value!r}.",
             None,
         ),
         (
-            spec.host_path,
+            mounting.host_path,
             ["/a\nb", "/a\0b", "/\x1b", "/a\x7f", "/a\tb"],
             "{value!r} can't be bound: it has control characters.",
             None,
@@ -273,7 +274,7 @@ def test_bad(check: Check, values: list[Any], message: str, hint: str | None) ->
     ],
 )
 def test_volumes(text: str, mount: Mount) -> None:
-    assert spec.parse_volume(text) == mount
+    assert mounting.parse_volume(text) == mount
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_volumes(text: str, mount: Mount) -> None:
     ],
 )
 def test_tmpfs(text: str, options: tuple[str, ...]) -> None:
-    mount = spec.parse_tmpfs(text)
+    mount = mounting.parse_tmpfs(text)
     assert (mount.kind, mount.source, mount.options) == ("tmpfs", "", options)
     assert mount.destination in ("/tmp", "/run")
 
@@ -334,7 +335,7 @@ BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
 )
 def test_what_is_no_volume(text: str, message: str, hint: str | None) -> None:
     with pytest.raises(UsageError) as caught:
-        spec.parse_volume(text)
+        mounting.parse_volume(text)
     assert (caught.value.message, caught.value.hint) == (message, hint)
 
 
@@ -351,7 +352,7 @@ def test_what_is_no_volume(text: str, message: str, hint: str | None) -> None:
 )
 def test_what_is_no_tmpfs(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        spec.parse_tmpfs(text)
+        mounting.parse_tmpfs(text)
     assert caught.value.message == message
 
 
@@ -368,14 +369,14 @@ MOUNTS = st.one_of(
         st.just("bind"),
         DESTINATIONS,
         DESTINATIONS,
-        st.lists(st.sampled_from(spec.BIND_OPTIONS), max_size=3).map(tuple),
+        st.lists(st.sampled_from(mounting.BIND_OPTIONS), max_size=3).map(tuple),
     ),
     st.builds(
         Mount,
         st.just("volume"),
         st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True),
         DESTINATIONS,
-        st.lists(st.sampled_from(spec.VOLUME_OPTIONS), max_size=3).map(tuple),
+        st.lists(st.sampled_from(mounting.VOLUME_OPTIONS), max_size=3).map(tuple),
     ),
     st.builds(Mount, st.just("tmpfs"), st.just(""), DESTINATIONS, st.sampled_from([(), ("size=1m", "ro")])),
 )
