@@ -91,10 +91,12 @@ def test_a_socket_that_could_not_be_opened_is_tried_once_more(serving: ServingHo
     said = host.fails(1, "restart", "xagain")
     assert "xagain can't publish its ports: systemd does not listen (ctr-xagain.socket: exit-code)." in said
     assert "ctr-xagain.socket: Failed with result 'exit-code'." in said
-    # More restarts than systemd allows a unit within ten seconds do not count against the socket.
-    for _ in range(7):
-        host.gear("restart", "xagain")
-    host.sh("rm -r /run/xagain /etc/systemd/system/ctr-xagain.socket.d")
+    host.sh("rm -r /run/xagain /etc/systemd/system/ctr-xagain.socket.d; systemctl daemon-reload")
+    # More restarts than systemd allows a unit within ten seconds do not count against the socket.  Not by gear, whose
+    # second try would hide it.
+    service = "ctr-xagain.service"
+    host.sh(f"for i in 1 2 3 4 5 6 7; do systemctl reset-failed {service}; systemctl restart {service}; done")
+    assert serving.ask("tcp/127.0.0.1/8105/a") == ["xagain 80/tcp a"]
 
 
 def test_twenty_first_connections_start_a_slow_container(serving: ServingHost) -> None:
