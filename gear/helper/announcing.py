@@ -15,6 +15,7 @@ from gear.helper.sysctls import usable
 
 _AF_PACKET = 17
 _ETH_P_ALL = 3
+_PACKET_OUTGOING = 4
 _ARP, _IPV6 = b"\x08\x06", b"\x86\xdd"
 # Ethernet and IPv4, lengths of their addresses, a request.
 _ARP_HEAD = b"\x00\x01\x08\x00\x06\x04\x00\x01"
@@ -66,8 +67,9 @@ def owner_of(address: str, link: str, patience_s: float) -> str:
     end = monotonic() + patience_s
     found = ""
     while not found and select([asker], [], [], max(0, end - monotonic()))[0]:
-        frame = asker.recv(64)
-        if frame[12:14] == _ARP and frame[28:32] == packed and frame[22:28] != mac:
+        frame, (_, _, kind, *_) = asker.recvfrom(64)
+        # A socket of all protocols is shown what this host sends as well: its gateway, say, that asks for a container.
+        if kind != _PACKET_OUTGOING and frame[12:14] == _ARP and frame[28:32] == packed:
             found = ":".join([f"{byte:02x}" for byte in frame[22:28]])
     asker.close()
     return found

@@ -40,6 +40,19 @@ made.bind((source, 0))
 head = b"\\x08\\0\\0\\0" + int(vni).to_bytes(3, "big") + b"\\0"
 made.sendto(head + b"\\xff" * 6 + bytes.fromhex(mac) + b"\\x88\\xb5" + bytes(46), (target, 4789))
 """
+# Asks for 10.80.1.200 as the gateway 10.80.1.1 does, again and again.
+PROBE = """
+import socket, time
+mac, gateway = bytes.fromhex("02670a500101"), bytes([10, 80, 1, 1])
+head = b"\\xff" * 6 + mac + b"\\x08\\x06" + bytes.fromhex("0001080006040001")
+asker = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+while True:
+    try:
+        asker.sendto(head + mac + gateway + bytes(6) + bytes([10, 80, 1, 200]), ("vx-blue", 0))
+    except OSError:
+        pass  # It is being made anew.
+    time.sleep(0.01)
+"""
 
 
 def subnets(number: int, place: int) -> tuple[str, ...]:
@@ -64,7 +77,7 @@ class Pair:
                 f"ip addr add 192.0.2.{number}/24 dev wire0; ip addr add 2001:db8::{number}/64 dev wire0 nodad;"
                 " ip link set wire0 up"
             )
-            for name, program in (("give", GIVE), ("take", TAKE), ("forge", FORGE)):
+            for name, program in (("give", GIVE), ("take", TAKE), ("forge", FORGE), ("probe", PROBE)):
                 host.write(f"/root/{name}.py", program.encode())
 
     def both(self, work: Callable[[int], object]) -> None:
@@ -167,7 +180,10 @@ def test_a_vxlan_connects_containers_of_two_hosts(pair: Pair) -> None:
     assert '+    "192.0.2.9"' in one.gear("network", "plan", *command, "192.0.2.9")
     one.gear("network", "create", *command, "192.0.2.9")
     assert pair.nets[0].ask_from("two1", "tcp/10.80.1.130/80") == [LOST]
+    # What the host asks for meanwhile, as its gateway, is not taken for another host that has it.
+    one.sh("systemd-run -q --unit=twoprobe python3 /root/probe.py")
     one.gear("network", "create", *command, "192.0.2.2")
+    one.sh("systemctl stop twoprobe")
     assert one.pid("two1") == pid
     _only_peers_get_in(pair)
 
