@@ -87,6 +87,18 @@ def sync_file_system(path: Path) -> None:
         os.close(descriptor)
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Let two directories have each other's names, in one step: renameat2(2) with RENAME_EXCHANGE.  Raises OSError."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = [ctypes.c_char_p(os.fsencode(path)) for path in (first, second)]
+    # AT_FDCWD (-100) means nothing for absolute paths; RENAME_EXCHANGE is 2 (linux/fs.h).
+    if libc.renameat2(-100, names[0], -100, names[1], ctypes.c_uint(2)) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
 def partial_name(path: Path) -> Path:
     """A fresh name beside *path* for work that is renamed into place when it is complete."""
     return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(6)}")
