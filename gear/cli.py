@@ -57,6 +57,7 @@ TABLE = {
 GROUPS = {
     "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
     "network": "gear.cli_network gear.cli_network_check",
+    "volume": "gear.cli_volume gear.cli_volume_copies",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 

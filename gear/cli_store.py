@@ -14,7 +14,7 @@ from typing import Any
 
 from gear import files, history, host, imagemounts, images, pruning, saving, store, verifying
 from gear.cli_image import human_size, images_arguments
-from gear.command import Context, Verb, add_output_option, for_each, printable, table
+from gear.command import Context, Verb, add_output_option, agreed, for_each, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
 
@@ -93,7 +93,7 @@ def _prune(args: argparse.Namespace, context: Context) -> int:
             context.report_json(pruning.Pruned(plan.images, plan.size, ()).document())
             return 0
         _show_plan(context, plan)
-        if args.dry_run or not plan.files or not _agreed():
+        if args.dry_run or not plan.files or not agreed("Remove this?"):
             return 0
     # Containers are installed under this lock, so nobody starts to use an image meanwhile.
     with files.locked(layout.lock):
@@ -117,13 +117,6 @@ def _show_plan(context: Context, plan: pruning.Plan) -> None:
 
 def _called(item: pruning.Doomed) -> str:
     return f"{', '.join(item.references)} {item.digest}" if item.references else item.digest
-
-
-def _agreed() -> bool:
-    try:
-        return input("Remove this? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _save_arguments(parser: argparse.ArgumentParser) -> None:

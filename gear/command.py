@@ -143,6 +143,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def agreed(question: str) -> bool:
+    """Whether the person at the terminal says yes."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def environment_options(parser: argparse.ArgumentParser) -> None:
     """--env and --env-file, the same for every verb that runs something."""
     add = parser.add_argument

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from gear import (
     switching,
     uids,
     units,
+    volume_record,
+    volumestore,
 )
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
@@ -234,15 +235,22 @@ def make_volumes(
     layout: Layout, spec: Spec, image: Image, undo: contextlib.ExitStack, *, but: Collection[str] = ()
 ) -> None:
     """The named volumes that are missing, but for those in *but*; *undo* removes them."""
-    # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
     roots = [] if spec.image.directory is not None else containers.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
-        directory = bundle.volume_directory(layout, mount.source)
-        if mount.kind == "volume" and mount.source not in but and not directory.exists():
-            _make_volume(layout, mount.source, View(roots), mount.destination)
-            undo.callback(removal.remove_tree, layout.volumes / mount.source)
+        if mount.kind != "volume" or mount.source in but:
+            continue
+        volume, known = mount.source, (layout.volumes / mount.source).exists()
+        if not bundle.volume_directory(layout, volume).exists():
+            record = volume_record.new(anonymous=mount not in spec.mounts)
+            # Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
+            with volumestore.making(layout, volume, record) as data:
+                View(roots).copy_tree(mount.destination, data)
+            if not known:
+                undo.callback(volumestore.remove, layout, volume)
+        elif volumestore.seeds(layout, volume):
+            _seed(layout, volume, View(roots), mount.destination)
 
 
 def _discard(path: Path) -> None:
@@ -252,21 +260,9 @@ def _discard(path: Path) -> None:
         files.remove_file(path)
 
 
-def _make_volume(layout: Layout, name: str, view: View, destination: str) -> None:
-    """A new volume with what the image has at *destination*, as Docker does it.
-
-    Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
-    """
-    target = layout.volumes / name
-    partial = files.partial_name(target)
-    with files.explained(f"create the volume {name}"):
-        try:
-            data = partial / "data"
-            data.mkdir(parents=True)
-            view.copy_tree(destination, data)
-            files.sync_file_system(partial)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    files.sync_directory(layout.volumes)
+def _seed(layout: Layout, name: str, view: View, destination: str) -> None:
+    """Fill a volume that was made empty for its first container, as Docker does it."""
+    directory, record = layout.volumes / name, volumestore.record(layout, name)
+    with volumestore.replacing(directory, record.size) as data:
+        view.copy_tree(destination, data)
+    volumestore.write_record(directory, dataclasses.replace(record, seed=False))

@@ -30,6 +30,7 @@ from gear import (
     uids,
     unfinished,
     unitfile,
+    volumestore,
 )
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout
@@ -59,6 +60,11 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     claimed = unfinished.claimed(layout)
     found = [Leftover(*item) for item in unfinished.changes(layout)]
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
+    found += [
+        _tree("interrupted work on a volume", path)
+        for path in volumestore.partials(layout)
+        if path not in claimed
+    ]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
     networks_ = [layout.networks, *entries(layout.networks)]

@@ -1,7 +1,7 @@
 """Limits of what a directory tree may take on its file system: of subvolumes on btrfs, of projects on xfs and ext4.
 
-Not whose tree it is (gear/volumestore.py).  The kernel keeps to them wherever the tree is mounted.  Whether a file system
-counts at all is its administrator's decision, as counting costs something: gear never switches that on.
+Not whose tree it is (gear/volumestore.py).  The kernel keeps to them wherever the tree is mounted.  Whether a file
+system counts at all is its administrator's decision, as counting costs something: gear never switches that on.
 
 btrfs: the group 0/ID of a subvolume, Documentation of btrfs-qgroup(8); what holds is read from /sys/fs/btrfs.
 xfs, ext4: a project, quotactl(2) and ioctl_xfs_fsgetxattr(2).  A directory hands its project to what is made in it,
@@ -10,7 +10,6 @@ and whoever is in a user namespace of its own can't change that (fileattr_set_pr
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -83,28 +82,6 @@ def limit_of(directory: Path) -> int | None:
             raise
         finally:
             os.close(top)
-
-
-def release(directory: Path) -> None:
-    """Forget the limit of a tree that is about to be removed, so that its project is as it was; it is no error where
-    there is none."""
-    with files.explained(f"forget the limit of {directory}"):
-        top = os.open(directory, DIRECTORY)
-        try:
-            if subvolumes.file_system_of(top) is None and (project := _attributes_or_none(top)):
-                _set_quota(top, project, 0)
-        finally:
-            os.close(top)
-
-
-def _attributes_or_none(top: int) -> int:
-    """The project of an open directory if it is one of gear's, or 0."""
-    try:
-        project: int = _attributes(top)[3]
-    except OSError:
-        return 0
-    own = _FIRST_PROJECT <= project < _FIRST_PROJECT + _PROJECT_COUNT
-    return project if own and _quota(top, project) else 0
 
 
 def _refusal(directory: Path, why: str) -> HostError:
@@ -187,10 +164,12 @@ def _free_project(top: int, directory: Path) -> int:
     """The id of a project that has no files on this file system."""
     for project in range(_FIRST_PROJECT, _FIRST_PROJECT + _PROJECT_COUNT):
         quota = _quota(top, project)
-        # Blocks and inodes in use; a limit alone is what a removal has left.
+        # Blocks and inodes in use; a limit alone is what a tree that was removed has left, and harms nobody.
         if quota is not None and not quota[8] and not quota[9]:
             return project
-    raise GearError(f"{directory} can't be limited in size: all {_PROJECT_COUNT} projects of gear are in use.")
+    raise GearError(
+        f"{directory} can't be limited in size: all {_PROJECT_COUNT} projects of gear are in use."
+    )
 
 
 def _mark(directory: int, project: int, what: Path, depth: int) -> None:
@@ -229,7 +208,7 @@ def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
 def _quota(descriptor: int, project: int) -> tuple[int, ...] | None:
     """struct fs_disk_quota of a project, all zeros for one that was never used; None when the file system of the open
     file counts nothing by projects."""
-    buffer = ctypes.create_string_buffer(_DISK_QUOTA.size)
+    buffer = bytearray(_DISK_QUOTA.size)
     error = _quotactl(descriptor, _GET, project, buffer)
     if error == errno.ENOENT:  # xfs: there never was anything
         return _DISK_QUOTA.unpack(bytes(_DISK_QUOTA.size))
@@ -237,7 +216,7 @@ def _quota(descriptor: int, project: int) -> tuple[int, ...] | None:
         return None
     if error:
         raise OSError(error, os.strerror(error))
-    return _DISK_QUOTA.unpack(buffer.raw)
+    return _DISK_QUOTA.unpack(buffer)
 
 
 def _set_quota(descriptor: int, project: int, size: int) -> None:
@@ -246,15 +225,17 @@ def _set_quota(descriptor: int, project: int, size: int) -> None:
     wanted = _DISK_QUOTA.pack(
         1, _IS_PROJECT, _SOFT | _HARD, project, blocks, blocks, *[0] * 8, b"", *[0] * 6, b""
     )
-    error = _quotactl(descriptor, _SET_LIMIT, project, ctypes.create_string_buffer(wanted, len(wanted)))
+    error = _quotactl(descriptor, _SET_LIMIT, project, bytearray(wanted))
     if error:
         raise OSError(error, os.strerror(error))
 
 
-def _quotactl(descriptor: int, command: int, project: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
-    """quotactl_fd(2); returns the error number, or 0."""
+def _quotactl(descriptor: int, command: int, project: int, buffer: bytearray) -> int:
+    """quotactl_fd(2) with a structure in *buffer*; returns the error number, or 0."""
+    import ctypes  # here, since it is slow to import and most volumes have no limit
+
     libc = ctypes.CDLL(None, use_errno=True)
-    whole = command << 8 | _PROJECTS
-    if libc.syscall(_QUOTACTL_FD, descriptor, ctypes.c_uint(whole), ctypes.c_uint(project), buffer) == 0:
+    whole, address = command << 8 | _PROJECTS, (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    if libc.syscall(_QUOTACTL_FD, descriptor, ctypes.c_uint(whole), ctypes.c_uint(project), address) == 0:
         return 0
     return ctypes.get_errno()

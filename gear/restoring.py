@@ -27,6 +27,8 @@ from gear import (
     store,
     switching,
     uids,
+    volume_record,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError
 from gear.model import Layout
@@ -124,11 +126,15 @@ def _stage(layout: Layout, found: Snapshot, image: Image, undo: ExitStack) -> Se
         exchanges.append(part)
     files.make_directory(layout.volumes, 0o700)
     for volume in found.volumes:
-        part = switching.staged(layout.volumes / volume)
+        held, known = found.path / "volumes" / volume, (layout.volumes / volume).exists()
+        if not known:  # it was removed meanwhile
+            with volumestore.appearing(layout, volume, volume_record.new()) as (data, _):
+                volumestore.copy_data(held, data)
+            undo.callback(volumestore.remove, layout, volume)
+            continue
+        part = switching.staged(bundle.volume_directory(layout, volume))
         undo.callback(switching.discard, part.staged)
-        with files.explained(f"make the volume {volume}"):
-            os.mkdir(part.staged, 0o755)
-        snapshots.copy_volume(found.path / "volumes" / volume, part.staged / "data")
+        volumestore.copy_data(held, part.staged, volumestore.record(layout, volume).size)
         exchanges.append(part)
     if found.volumes:
         files.sync_file_system(layout.volumes)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from gear import (
     bundle,
     containers,
     contents,
-    duplicate,
     files,
     members,
     pausing,
@@ -32,6 +31,7 @@ from gear import (
     storage,
     store,
     switching,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import NAME, Layout
@@ -148,7 +148,9 @@ def take(
         switching.finish(layout, name)
         spec = installed(layout, name)
         image = containers.image_of(layout, spec)
-        target = directory(layout, name) / (_free_label(layout, name) if label is None else label_of(label))
+        target = directory(layout, name) / (
+            free_label(labels(layout, name)) if label is None else label_of(label)
+        )
         if target.exists():
             raise GearError(
                 f"{name} has a snapshot {target.name} already.",
@@ -167,7 +169,9 @@ def take(
                     part = contents.writable(layout, spec)
                     storage.driver(spec.storage).snapshot(part, partial / "layer")
                 for volume in wanted:
-                    copy_volume(bundle.volume_directory(layout, volume), partial / "volumes" / volume)
+                    volumestore.copy_data(
+                        bundle.volume_directory(layout, volume), partial / "volumes" / volume
+                    )
             with files.explained(f"make the snapshot {target}"):
                 files.sync_file_system(partial)
                 os.rename(partial, target)
@@ -187,23 +191,15 @@ def installed(layout: Layout, name: str) -> Spec:
     return spec
 
 
-def copy_volume(source: Path, target: Path) -> None:
-    """Copy the files of a volume to the new directory *target*."""
-    with files.explained(f"copy {source} to {target}"):
-        os.mkdir(target, 0o700)
-    duplicate.copy_tree(source, target)
-
-
 def _write(path: Path, spec: Spec, volumes: Iterable[str]) -> None:
     document = {"version": 1, "created": time.time(), "volumes": list(volumes)}
     files.write_atomic(path / "snapshot.json", files.dump_json(document), 0o600)
     files.write_atomic(path / "spec.json", files.dump_json(spec.to_mapping()), 0o600)
 
 
-def _free_label(layout: Layout, name: str) -> str:
-    """The time, to the second and then some."""
+def free_label(known: Sequence[str]) -> str:
+    """The time, to the second and then some: a label that is none of the *known* ones."""
     stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    known = labels(layout, name)
     numbers = iter(range(2, len(known) + 3))
     label = stem
     while label in known:
