@@ -209,9 +209,9 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "create",
         "make a volume",
-        "Make the volume VOLUME for containers to be installed with.  It is filled with what the image of the first one "
-        "has there, unless it is given an owner, a mode or the files of an image now.  Making it again with the same "
-        "labels and limit changes nothing.",
+        "Make the volume VOLUME for containers to be installed with.  It is filled with what the image of the first "
+        "one has there, unless it is given an owner, a mode or the files of an image now.  Making it again with the "
+        "same labels and limit changes nothing.",
         _create_arguments,
         _create,
     ),
@@ -225,8 +225,8 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "inspect",
         "print everything about volumes as JSON",
-        "Print what is known of each volume.  size is the limit that was asked for, limit the one that the kernel keeps "
-        "to, used what it takes, all in bytes.",
+        "Print what is known of each volume.  size is the limit that was asked for, limit the one that the kernel "
+        "keeps to, used what it takes, all in bytes.",
         _inspect_arguments,
         _inspect,
     ),
@@ -241,8 +241,8 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "rm",
         "remove volumes that no container has",
-        "Remove volumes with their data and snapshots.  One that a container has, running or not, or had when a snapshot "
-        "was taken of it, is refused.  Removing one that is not there is no error.",
+        "Remove volumes with their data and snapshots.  One that a container has, running or not, or had when a "
+        "snapshot was taken of it, is refused.  Removing one that is not there is no error.",
         _names,
         _rm,
     ),

@@ -141,8 +141,8 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "clone",
         "make a volume like one that is there",
-        "Make the volume NEW with the data, labels and limit of VOLUME, but without its snapshots.  Containers that have "
-        "it are paused meanwhile.",
+        "Make the volume NEW with the data, labels and limit of VOLUME, but without its snapshots.  Containers that "
+        "have it are paused meanwhile.",
         _clone_arguments,
         _clone,
     ),

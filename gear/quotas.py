@@ -3,7 +3,7 @@
 Not whose tree it is (gear/volumestore.py).  The kernel keeps to them wherever the tree is mounted.  Whether a file
 system counts at all is its administrator's decision, as counting costs something: gear never switches that on.
 
-btrfs: the group 0/ID of a subvolume, Documentation of btrfs-qgroup(8); what holds is read from /sys/fs/btrfs.
+btrfs: the group 0/ID of a subvolume, btrfs-qgroup(8).
 xfs, ext4: a project, quotactl(2) and ioctl_xfs_fsgetxattr(2).  A directory hands its project to what is made in it,
 and whoever is in a user namespace of its own can't change that (fileattr_set_prepare() in fs/file_attr.c).
 """
@@ -15,7 +15,6 @@ import fcntl
 import os
 import stat
 import struct
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,12 @@ _TOP_INODE = 256
 _INO_LOOKUP, _INO_LOOKUP_SIZE = 0xD0009412, 4096
 _QGROUP_LIMIT, _QGROUP_LIMITS = 0x8030942B, struct.Struct("<6Q")
 _MAX_REFERENCED = 1
+# What it keeps of a group in the tree of quotas, and struct btrfs_ioctl_search_args by which that is read: a key whose
+# tenth number is how many were found, then these.
+_QUOTA_TREE, _QGROUP_INFO, _QGROUP_LIMIT_ITEM = 8, 242, 244
+_LIMIT_ITEM = struct.Struct("<5Q")
+_TREE_SEARCH, _SEARCH_SIZE, _SEARCH_KEY = 0xD0009411, 4096, struct.Struct("<7Q3I")
+_SEARCH_FOUND, _SEARCH_HEAD = 64, 104
 _NO_LIMIT = (1 << 64) - 1
 # linux/fs.h: struct fsxattr, and that what is made in a directory gets its project.
 _GETXATTR, _SETXATTR, _FSXATTR = 0x801C581F, 0x401C5820, struct.Struct("<5I8s")
@@ -49,16 +54,16 @@ _HINT = (
 )
 
 
-def limit(directory: Path, size: int | None) -> None:
+def limit(directory: Path, size: int | None, what: str) -> None:
     """Let the tree in *directory* take *size* bytes at most, or with None as many as there are; what is more already
-    stays.  Raises HostError where the file system can't."""
-    with files.explained(f"limit the size of {directory}"):
+    stays.  Raises HostError, which says *what* it is, where the file system can't."""
+    with files.explained(f"limit the size of {what}"):
         top = os.open(directory, DIRECTORY)
         try:
             if subvolumes.file_system_of(top) is not None:
-                _limit_subvolume(top, directory, size)
+                _limit_subvolume(top, what, size)
             else:
-                _limit_project(top, directory, size)
+                _limit_project(top, what, size)
         finally:
             os.close(top)
 
@@ -69,8 +74,7 @@ def limit_of(directory: Path) -> int | None:
         top = os.open(directory, DIRECTORY)
         try:
             if subvolumes.file_system_of(top) is not None:
-                group = _group(top)
-                return None if group is None else _limit_in(group)
+                return _limit_in_group(top) if subvolumes.is_top(top) else None
             project = _attributes(top)[3]
             if not project:
                 return None
@@ -84,41 +88,57 @@ def limit_of(directory: Path) -> int | None:
             os.close(top)
 
 
-def _refusal(directory: Path, why: str) -> HostError:
-    return HostError(f"{directory} can't be limited in size: {why}.", hint=_HINT)
+def _refusal(what: str, why: str) -> HostError:
+    return HostError(f"{what[:1].upper()}{what[1:]} can't be limited in size: {why}.", hint=_HINT)
 
 
-def _limit_subvolume(top: int, directory: Path, size: int | None) -> None:
+def _limit_subvolume(top: int, what: str, size: int | None) -> None:
     if not subvolumes.is_top(top):
         if size is None:
             return
-        raise _refusal(directory, "it is no subvolume of btrfs but a directory in one")
-    if _group(top) is None:
+        raise _refusal(what, "it is no subvolume of btrfs but a directory in one")
+    if not _is_counted(top):
         if size is None:
             return
-        raise _refusal(directory, "its btrfs does not count what subvolumes take (quotas are off)")
+        raise _refusal(what, "its btrfs does not count what subvolumes take (quotas are off)")
     wanted = _NO_LIMIT if size is None else size
     fcntl.ioctl(top, _QGROUP_LIMIT, _QGROUP_LIMITS.pack(0, _MAX_REFERENCED, wanted, 0, 0, 0))
 
 
-def _group(top: int) -> Path | None:
-    """Where the kernel tells of the group of an open subvolume; None while nothing is counted."""
-    file_system = subvolumes.file_system_of(top)
-    if file_system is None or not subvolumes.is_top(top):
+def _is_counted(top: int) -> bool:
+    """Whether the kernel counts what an open subvolume takes."""
+    return _item(top, _QGROUP_INFO) is not None
+
+
+def _limit_in_group(top: int) -> int | None:
+    item = _item(top, _QGROUP_LIMIT_ITEM)
+    if item is None:
         return None
+    flags, size, *_ = _LIMIT_ITEM.unpack(item[: _LIMIT_ITEM.size])
+    return size if flags & _MAX_REFERENCED and 0 < size < _NO_LIMIT else None
+
+
+def _item(top: int, kind: int) -> bytes | None:
+    """What the tree of quotas has of one *kind* for the open subvolume; None where there is nothing, or no such tree.
+
+    Asked of the file system itself, as /sys/fs/btrfs is not everywhere where gear is.
+    """
     lookup = bytearray(_INO_LOOKUP_SIZE)
     struct.pack_into("<QQ", lookup, 0, 0, _TOP_INODE)
     fcntl.ioctl(top, _INO_LOOKUP, lookup)
-    (number,) = struct.unpack_from("<Q", lookup)
-    place = Path("/sys/fs/btrfs") / str(uuid.UUID(bytes=file_system)) / "qgroups" / f"0_{number}"
-    return place if place.is_dir() else None
-
-
-def _limit_in(group: Path) -> int | None:
-    if not int((group / "limit_flags").read_text()) & _MAX_REFERENCED:
+    (group,) = struct.unpack_from("<Q", lookup)
+    search = bytearray(_SEARCH_SIZE)
+    _SEARCH_KEY.pack_into(search, 0, _QUOTA_TREE, 0, 0, group, group, 0, _NO_LIMIT, kind, kind, 1)
+    try:
+        fcntl.ioctl(top, _TREE_SEARCH, search)
+    except FileNotFoundError:
         return None
-    size = int((group / "max_referenced").read_text())
-    return None if size in (0, _NO_LIMIT) else size
+    if not struct.unpack_from("<I", search, _SEARCH_FOUND)[0]:
+        return None
+    # The header of what is found: three numbers, its kind and its length.
+    (length,) = struct.unpack_from("<I", search, _SEARCH_HEAD + 28)
+    first = _SEARCH_HEAD + 32
+    return bytes(search[first : first + length])
 
 
 def _attributes(descriptor: int) -> tuple[int, int, int, int, int, bytes]:
@@ -136,7 +156,7 @@ def _give(descriptor: int, project: int, *, inherit: bool) -> None:
     fcntl.ioctl(descriptor, _SETXATTR, _FSXATTR.pack(flags, extent, extents, project, cow, rest))
 
 
-def _limit_project(top: int, directory: Path, size: int | None) -> None:
+def _limit_project(top: int, what: str, size: int | None) -> None:
     try:
         project = _attributes(top)[3]
     except OSError as error:
@@ -144,23 +164,23 @@ def _limit_project(top: int, directory: Path, size: int | None) -> None:
             raise
         if size is None:
             return
-        raise _refusal(directory, "its file system has no project quotas") from error
+        raise _refusal(what, "its file system has no project quotas") from error
     if _quota(top, project or _FIRST_PROJECT) is None:
         if size is None:
             return
-        raise _refusal(directory, "its file system is not mounted with prjquota, or this kernel has none")
+        raise _refusal(what, "its file system is not mounted with prjquota, or this kernel has none")
     if not project:
         if size is None:
             return
-        project = _free_project(top, directory)
+        project = _free_project(top, what)
         # The limit is there before anything is counted by it.
         _set_quota(top, project, size)
-        _mark(top, project, directory, 0)
+        _mark(top, project, what, 0)
     else:
         _set_quota(top, project, size or 0)
 
 
-def _free_project(top: int, directory: Path) -> int:
+def _free_project(top: int, what: str) -> int:
     """The id of a project that has no files on this file system."""
     for project in range(_FIRST_PROJECT, _FIRST_PROJECT + _PROJECT_COUNT):
         quota = _quota(top, project)
@@ -172,7 +192,7 @@ def _free_project(top: int, directory: Path) -> int:
     )
 
 
-def _mark(directory: int, project: int, what: Path, depth: int) -> None:
+def _mark(directory: int, project: int, what: str, depth: int) -> None:
     """Put an open directory and all below it into *project*: itself first, so that whatever is made meanwhile gets the
     project from it."""
     if depth > DEPTH:

@@ -19,7 +19,7 @@ from typing import Any
 
 from gear import bundle, files, members, removal, usage, volumes, volumestore
 from gear.errors import GearError, IntegrityError, NotFoundError
-from gear.model import NAME, Layout
+from gear.model import Layout
 from gear.snapshots import free_label, label_of
 from gear.systemd import Manager
 
@@ -48,21 +48,12 @@ def directory(layout: Layout, name: str) -> Path:
     return layout.volumes / name / "snapshots"
 
 
-def labels(layout: Layout, name: str) -> list[str]:
-    """The labels of all snapshots of the volume *name*, sorted."""
-    with files.explained(f"read {directory(layout, name)}"):
-        try:
-            return sorted(entry for entry in os.listdir(directory(layout, name)) if NAME.fullmatch(entry))
-        except FileNotFoundError:
-            return []
-
-
 def find(layout: Layout, name: str, label: str) -> VolumeSnapshot:
     """One snapshot; raises NotFoundError, and IntegrityError when it is damaged."""
     volumestore.require(layout, name)
     path = directory(layout, name) / label_of(label)
     if not path.is_dir():
-        known = labels(layout, name)
+        known = volumestore.snapshots(layout, name)
         raise NotFoundError(
             f"The volume {name} has no snapshot {label}.",
             hint=f"It has {', '.join(known)}." if known else f"gear volume snapshot {name} makes one.",
@@ -84,7 +75,7 @@ def find(layout: Layout, name: str, label: str) -> VolumeSnapshot:
 
 def listing(layout: Layout, name: str) -> list[VolumeSnapshot]:
     """All snapshots of the volume *name*, oldest first."""
-    found = [find(layout, name, label) for label in labels(layout, name)]
+    found = [find(layout, name, label) for label in volumestore.snapshots(layout, name)]
     return sorted(found, key=lambda snapshot: (snapshot.created, snapshot.label))
 
 
@@ -96,7 +87,7 @@ def take(
     Containers that have it are paused meanwhile unless *pause* is False.  Nothing of one that fails is left.
     """
     with files.locked(layout.lock), volumestore.held(layout, name):
-        known = labels(layout, name)
+        known = volumestore.snapshots(layout, name)
         target = directory(layout, name) / (free_label(known) if label is None else label_of(label))
         if target.name in known:
             raise GearError(

@@ -100,6 +100,7 @@ def details(layout: Layout, name: str, used_by: Mapping[str, Sequence[str]]) -> 
         "size": record.size,
         "limit": quotas.limit_of(data),
         "owner": {"uid": status.st_uid, "gid": status.st_gid, "mode": f"{status.st_mode & 0o7777:04o}"},
+        "snapshots": volumestore.snapshots(layout, name),
         "containers": list(used_by.get(name, ())),
     }
 
@@ -114,7 +115,7 @@ def resize(layout: Layout, name: str, size: int | None) -> bool:
         if record.size == size == quotas.limit_of(data):
             return False
         # First the lower of what is noted and what holds, so that a crash between the two never leaves more.
-        quotas.limit(data, size)
+        quotas.limit(data, size, f"the volume {name}")
         volumestore.write_record(directory, dataclasses.replace(record, size=size))
         return True
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gear import bundle, duplicate, files, quotas, removal, subvolumes
 from gear.errors import GearError, NotFoundError
-from gear.model import Layout
+from gear.model import NAME, Layout
 from gear.tree import DIRECTORY
 from gear.volume_record import Record
 
@@ -92,7 +92,7 @@ def making(layout: Layout, name: str, content: Record) -> Iterator[Path]:
     One that has lost its data keeps what else there is of it.
     """
     with appearing(layout, name, content) as (data, noted):
-        new_data(data, noted.size)
+        new_data(data, noted.size, f"the volume {name}")
         yield data
 
 
@@ -103,7 +103,7 @@ def clone(layout: Layout, source: str, name: str, content: Record | None = None)
     """
     wanted = content or dataclasses.replace(record(layout, source), created=time.time())
     with appearing(layout, name, wanted) as (data, noted):
-        copy_data(bundle.volume_directory(layout, source), data, noted.size)
+        copy_data(bundle.volume_directory(layout, source), data, noted.size, f"the volume {name}")
 
 
 @contextmanager
@@ -144,9 +144,9 @@ def replacing(directory: Path, size: int | None, *, copy_of: Path | None = None)
     with files.explained(f"replace {directory / 'data'}"):
         try:
             if copy_of is None:
-                new_data(partial, size)
+                new_data(partial, size, f"the volume {directory.name}")
             else:
-                copy_data(copy_of, partial, size)
+                copy_data(copy_of, partial, size, f"the volume {directory.name}")
             yield partial
             files.sync_file_system(partial)
             files.exchange(partial, directory / "data")
@@ -157,8 +157,9 @@ def replacing(directory: Path, size: int | None, *, copy_of: Path | None = None)
         _discard(partial)
 
 
-def new_data(path: Path, size: int | None) -> None:
-    """Make the empty directory *path*, 0755 and root's, that may take *size* bytes: a subvolume on btrfs."""
+def new_data(path: Path, size: int | None, what: str) -> None:
+    """Make the empty directory *path*, 0755 and root's, that may take *size* bytes: a subvolume on btrfs.  *what* it is
+    goes into errors."""
     with files.explained(f"make {path}"):
         if subvolumes.file_system(path.parent) is not None:
             subvolumes.create(path)
@@ -166,10 +167,10 @@ def new_data(path: Path, size: int | None) -> None:
             os.mkdir(path, 0o755)
         os.chmod(path, 0o755)
     if size is not None:
-        quotas.limit(path, size)
+        quotas.limit(path, size, what)
 
 
-def copy_data(source: Path, target: Path, size: int | None = None) -> None:
+def copy_data(source: Path, target: Path, size: int | None = None, what: str = "a copy") -> None:
     """Make *target*, which may take *size* bytes, a copy of *source*: what the file system can share is shared.
 
     Nothing may write to the source meanwhile, and nothing is made durable.
@@ -179,9 +180,9 @@ def copy_data(source: Path, target: Path, size: int | None = None) -> None:
             if not subvolumes.has_nested(source):  # which a snapshot leaves out
                 subvolumes.snapshot(source, target)
                 if size is not None:
-                    quotas.limit(target, size)
+                    quotas.limit(target, size, what)
                 return
-    new_data(target, size)
+    new_data(target, size, what)
     duplicate.copy_tree(source, target)
 
 
@@ -214,6 +215,16 @@ def is_empty(layout: Layout, name: str) -> bool:
 def seeds(layout: Layout, name: str) -> bool:
     """Whether the volume is to be filled from the image of the first container that has it."""
     return record(layout, name).seed and is_empty(layout, name)
+
+
+def snapshots(layout: Layout, name: str) -> list[str]:
+    """The labels of all snapshots of the volume *name*, sorted."""
+    directory = layout.volumes / name / "snapshots"
+    with files.explained(f"read {directory}"):
+        try:
+            return sorted(entry for entry in os.listdir(directory) if NAME.fullmatch(entry))
+        except FileNotFoundError:
+            return []
 
 
 def partials(layout: Layout) -> list[Path]:
