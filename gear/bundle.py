@@ -17,11 +17,13 @@ from gear.errors import UsageError
 from gear.files import dump_json
 from gear.members import container_path
 from gear.model import Layout
-from gear.mounting import Mount, kernel_view
+from gear.mounting import SUBPATH, Mount, kernel_view
 from gear.network import HOST
 from gear.oci import Identity, Image
 from gear.spec import Spec
 
+# What gear/helper/rootfs.py knows a directory in a volume by.
+HELPER_SUBPATH = "x-gear.subpath="
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A volume's name may have 200 characters, a container's 63.
@@ -107,15 +109,33 @@ def _mount_entry(mount: Mount, spec: Spec, layout: Layout) -> dict[str, Any]:
         return entry | {"type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", *mount.options]}
     if mount.kind == "volume":
         data = str(volume_directory(layout, mount.source))
-        options = ["bind", "idmap", "nodev", *mount.options]
+        options = ["bind", "idmap", "nodev", *mount.plain_options]
+        if (path := mount.value(SUBPATH)) is not None:
+            options.append(f"{HELPER_SUBPATH}{path}")
     else:
         data, recursive = mount.source, "rbind" in mount.options
         # With rbind, ids are mapped in every mount below as well.
-        mapped = ["ridmap" if recursive and option == "idmap" else option for option in mount.options]
+        mapped = ["ridmap" if recursive and option == "idmap" else option for option in mount.plain_options]
         options = [*([] if recursive else ["bind"]), "nodev", *mapped]
     if not spec.own_ids:
         options = [option for option in options if option not in ("idmap", "ridmap")]
+    if mount.owners is not None:
+        options.append("ridmap" if "rbind" in options else "idmap")
+        entry |= _mappings(mount, spec)
     return entry | {"type": "bind", "source": data, "options": options}
+
+
+def _mappings(mount: Mount, spec: Spec) -> dict[str, Any]:
+    """The one user and the one group of a mount that it is mapped for: all others can't own anything in it."""
+    assert mount.owners is not None
+    mapped = {}
+    for member, on_host, inside in zip(("uidMappings", "gidMappings"), *mount.owners, strict=True):
+        if inside >= spec.id_count:
+            raise UsageError(
+                f"{spec.name} can't have {mount.source} mounted for {inside}: it has {spec.id_count} ids."
+            )
+        mapped[member] = [{"containerID": on_host, "hostID": spec.uid_base + inside, "size": 1}]
+    return mapped
 
 
 def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, files, mounting, spec
+from gear import containers, files, mount_words, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.command import Context, environment_options
@@ -37,6 +37,13 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="mount a host path, or the named volume SOURCE",
+    )
+    add(
+        "--mount",
+        metavar="type=KIND,...",
+        action="append",
+        default=[],
+        help="mount as docker run --mount does: type=bind|volume|tmpfs,source=...,target=...",
     )
     add(
         "--tmpfs",
@@ -122,8 +129,10 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
             names.append(item)
     if not names:
         raise UsageError("No container is named.", hint="gear install IMAGE NAME...")
-    mounts = [mounting.parse_volume(text) for text in args.volume] + [
-        mounting.parse_tmpfs(text) for text in args.tmpfs
+    mounts = [
+        *map(mounting.parse_volume, args.volume),
+        *map(mount_words.parse, args.mount),
+        *map(mounting.parse_tmpfs, args.tmpfs),
     ]
     destinations = [mount.destination for mount in mounts]
     for destination in destinations:

@@ -187,9 +187,7 @@ def _free_project(top: int, what: str) -> int:
         # Blocks and inodes in use; a limit alone is what a tree that was removed has left, and harms nobody.
         if quota is not None and not quota[8] and not quota[9]:
             return project
-    raise GearError(
-        f"{directory} can't be limited in size: all {_PROJECT_COUNT} projects of gear are in use."
-    )
+    raise GearError(f"{what} can't be limited in size: all {_PROJECT_COUNT} projects of gear are in use.")
 
 
 def _mark(directory: int, project: int, what: str, depth: int) -> None:
