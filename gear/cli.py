@@ -52,6 +52,7 @@ TABLE = {
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
+    "df": "gear.cli_df",
     "fsck": "gear.cli_fsck",
 }
 GROUPS = {
