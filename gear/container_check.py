@@ -25,6 +25,7 @@ from gear import (
     store,
     switching,
     uids,
+    volume_check,
 )
 from gear.checking import directory_mode
 from gear.errors import GearError
@@ -74,7 +75,11 @@ def _directories(layout: Layout) -> Iterator[Finding]:
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
     for path in _entries(layout.volumes):
-        if not path.name.startswith(files.PARTIAL) and not (path / "data").is_dir():
+        if path.name.startswith(files.PARTIAL):
+            continue
+        if (path / "data").is_dir():
+            yield from volume_check.check(layout, path.name)
+        else:
             yield Finding(path, "is no volume: it has no directory data")
 
 

@@ -32,7 +32,6 @@ from gear import (
     switching,
     uids,
     units,
-    volume_record,
     volumestore,
 )
 from gear.errors import GearError, UsageError
@@ -243,7 +242,7 @@ def make_volumes(
             continue
         volume, known = mount.source, (layout.volumes / mount.source).exists()
         if not bundle.volume_directory(layout, volume).exists():
-            record = volume_record.new(anonymous=mount not in spec.mounts)
+            record = volumestore.new_record(anonymous=mount not in spec.mounts)
             # Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
             with volumestore.making(layout, volume, record) as data:
                 View(roots).copy_tree(mount.destination, data)

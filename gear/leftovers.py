@@ -60,15 +60,10 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     claimed = unfinished.claimed(layout)
     found = [Leftover(*item) for item in unfinished.changes(layout)]
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
-    found += [
-        _tree("interrupted work on a volume", path)
-        for path in volumestore.partials(layout)
-        if path not in claimed
-    ]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    networks_ = [layout.networks, *entries(layout.networks)]
-    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
+    inner = [layout.networks, *entries(layout.networks), *volumestore.directories(layout)]
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *inner):
         found += [
             _tree("interrupted work", path)
             for path in entries(directory)

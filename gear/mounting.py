@@ -114,7 +114,7 @@ def _check_options(mount: Mount, allowed: tuple[str, ...]) -> None:
     if mount.value(OWNER) is not None and mount.value(IDMAP) is None:
         raise UsageError(
             f"{OWNER} says whom the owner of a directory is inside, so it takes {IDMAP} with that owner.",
-            hint="-v /home/me/src:/src:idmap=1000,owner=33",
+            hint="-v /srv/src:/src:idmap=1000,owner=33",
         )
     if mount.owners is not None and "idmap" in mount.options:
         raise UsageError("A mount is mapped as a whole by idmap, or for one owner by idmap=UID, not both.")

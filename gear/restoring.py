@@ -27,7 +27,6 @@ from gear import (
     store,
     switching,
     uids,
-    volume_record,
     volumestore,
 )
 from gear.errors import GearError, IntegrityError
@@ -128,7 +127,7 @@ def _stage(layout: Layout, found: Snapshot, image: Image, undo: ExitStack) -> Se
     for volume in found.volumes:
         held, known = found.path / "volumes" / volume, (layout.volumes / volume).exists()
         if not known:  # it was removed meanwhile
-            with volumestore.appearing(layout, volume, volume_record.new()) as (data, _):
+            with volumestore.appearing(layout, volume, volumestore.new_record()) as (data, _):
                 volumestore.copy_data(held, data)
             undo.callback(volumestore.remove, layout, volume)
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from gear import bundle, compression, files, layer, pack, sources, volume_record, volumes, volumestore
+from gear import bundle, compression, files, layer, pack, sources, volumes, volumestore
 from gear.merged import Root
 from gear.model import Layout
 from gear.systemd import Manager
@@ -44,6 +44,6 @@ def unpack(
         # Before the lock is taken: it may take as long as a network does.
         file, what = sources.seekable(source, layout.volumes, stack)
         stack.enter_context(files.locked(layout.lock))
-        record = volume_record.new(labels, size)
+        record = volumestore.new_record(labels, size)
         with volumestore.making(layout, name, record) as data:
             return layer.extract(file, data, what, bounds=BOUNDS, is_layer=False)

@@ -9,7 +9,6 @@ limited it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,17 +53,6 @@ class Record:
         if faults:
             raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
         return cls(**values)
-
-
-def new(
-    labels: Mapping[str, str] | None = None,
-    size: int | None = None,
-    *,
-    anonymous: bool = False,
-    seed: bool = False,
-) -> Record:
-    """The record of a volume that is made now."""
-    return Record(time.time(), labels or {}, size, anonymous, seed)
 
 
 def parse_limit(text: str) -> int | None:

@@ -22,7 +22,6 @@ from gear import (
     quotas,
     store,
     usage,
-    volume_record,
     volumestore,
 )
 from gear.errors import GearError, NotFoundError, UsageError
@@ -63,7 +62,7 @@ def create(layout: Layout, name: str, wishes: Wishes) -> bool:
             image = containers.resolve(layout, wishes.image)
             roots = containers.roots(layout, image)
         plain = wishes.image is None and wishes.owner is None and wishes.mode is None
-        record = volume_record.new(wishes.labels, wishes.size, seed=plain)
+        record = volumestore.new_record(wishes.labels, wishes.size, seed=plain)
         with volumestore.making(layout, name, record) as data:
             if wishes.image is not None and not View(roots).copy_tree(wishes.path, data):
                 raise NotFoundError(f"The image {wishes.image} has no directory {wishes.path}.")

@@ -17,7 +17,7 @@ import dataclasses
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +58,17 @@ def record(layout: Layout, name: str) -> Record:
     path = record_path(layout.volumes / name)
     document = files.read_json(path, limit=1 << 20)
     return Record() if document is None else Record.read(document, str(path))
+
+
+def new_record(
+    labels: Mapping[str, str] | None = None,
+    size: int | None = None,
+    *,
+    anonymous: bool = False,
+    seed: bool = False,
+) -> Record:
+    """The record of a volume that is made now."""
+    return Record(time.time(), labels or {}, size, anonymous, seed)
 
 
 def write_record(directory: Path, content: Record) -> None:
@@ -227,13 +238,12 @@ def snapshots(layout: Layout, name: str) -> list[str]:
             return []
 
 
-def partials(layout: Layout) -> list[Path]:
-    """What was interrupted inside volumes."""
+def directories(layout: Layout) -> list[Path]:
+    """Where interrupted work of volumes may be: beside their data, and beside their snapshots."""
     return [
-        path
+        place
         for name in names(layout)
         for place in (layout.volumes / name, layout.volumes / name / "snapshots")
-        for path in sorted(place.glob(f"{files.PARTIAL}*"))
     ]
 
 

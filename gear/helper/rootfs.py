@@ -180,7 +180,7 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
             descriptors.append(os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
             continue
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
-        descriptor = _open_source(source, options, flags)
+        descriptor = _open_source(source, options, flags, step)
         # Private unless something else is asked for: what is mounted in the container stays there.
         syscalls.mount_setattr(
             descriptor,
@@ -216,13 +216,15 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
     return descriptors
 
 
-def _open_source(source: str, options: Options, flags: int) -> int:
+def _open_source(source: str, options: Options, flags: int, step: Step) -> int:
     """A detached copy of *source*, or of the directory in it that `x-gear.subpath=` names: whoever writes to a volume
     may have made a link of that, which leads nowhere outside."""
     for word in options.data:
         if word.startswith(SUBPATH):
+            path = word.removeprefix(SUBPATH)
+            step.doing = f"open {path} in {source}"
             top = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            place = Below(top).open(word.removeprefix(SUBPATH))
+            place = Below(top).open(path)
             os.close(top)
             found = syscalls.open_tree(place, "", flags | syscalls.AT_EMPTY_PATH)
             os.close(place)

@@ -18,7 +18,8 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting spec oci reference settings claims"
+        "network naming underlay definition mounting mount_words spec volume_record oci reference settings "
+        "claims"
     ),
     "pure": (
         "forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
@@ -26,9 +27,9 @@ LAYERS = {
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
-        "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
-        "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
-        "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
+        "view store sources garbage duplicate subvolumes removal storage quotas usage volumestore indexes leases "
+        "unpacked treediff checking record_check imagemounts yamlfile addresses netfailure registries registry_auth "
+        "dialing transport piping registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
         "stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
     ),
     "operations": (
@@ -36,13 +37,14 @@ LAYERS = {
         "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
         "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
         "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
-        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "volumes volume_copies volume_archive volume_check container_check fsck disk_use switching contents pausing "
+        "snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
         "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store __main__"
+        "cli_store cli_volume cli_volume_copies cli_df __main__"
     ),
 }
 # What points up all the same, and why.
@@ -83,7 +85,7 @@ DOORS = {
     "pyseccomp": {"seccomp"},
 }
 # The only module that imports each of these of the standard library's.
-GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files"}, "asyncio": set()}
+GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files", "quotas"}, "asyncio": set()}
 # What the helper may import: built in, or C halves of modules whose Python halves cost too much at every start.
 HELPER_ALLOWED = {
     "__future__",
@@ -262,6 +264,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "subvolumes",
         "removal",
         "storage",
+        "quotas",
+        "volumestore",
     }
     # What signatures are, and where they are found.
     signature = {"policy", "cosign", "openpgp", "lookaside", "attached"}
@@ -282,8 +286,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
 
 def test_pure_modules_touch_nothing() -> None:
     allowed = {
-        "__future__", "collections.abc", "dataclasses", "errno", "fnmatch", "hashlib", "ipaddress", "itertools", "json",
-        "math", "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
+        "__future__", "collections.abc", "csv", "dataclasses", "errno", "fnmatch", "hashlib", "ipaddress", "itertools",
+        "json", "math", "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
     }  # fmt: skip
     for module in (LAYERS["words"] + " " + LAYERS["pure"]).split():
         foreign = {name for name in imports(modules()[module]) if not name.startswith("gear")}
