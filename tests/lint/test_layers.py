@@ -29,8 +29,8 @@ LAYERS = {
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage quotas usage volumestore indexes leases "
         "unpacked treediff checking record_check imagemounts yamlfile addresses netfailure registries registry_auth "
-        "dialing transport piping registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
-        "stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
+        "dialing transport piping registry upload incoming signature_record policy cosign openpgp lookaside attached "
+        "seccomp inroot reports stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
