@@ -171,12 +171,13 @@ def volume_name(text: str) -> str:
 def parse_volume(text: str) -> Mount:
     """`-v`: SOURCE:DESTINATION[:OPTION,...], where an absolute SOURCE is a bind and a name is a volume."""
     parts = text.split(":", 2)  # there may be a colon in idmap=
-    if len(parts) not in (2, 3) or not all(parts):
+    options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
+    colons = any(":" in option and not option.startswith((IDMAP, OWNER)) for option in options)
+    if len(parts) not in (2, 3) or not all(parts) or colons:
         raise UsageError(
             f"{text!r} is no volume.",
             hint="Write /host/directory:/in/container[:ro] or name:/in/container[:ro].",
         )
-    options = tuple(parts[2].split(",")) if len(parts) == 3 else ()
     kind = "bind" if parts[0].startswith("/") else "volume"
     return checked_mount(Mount(kind, parts[0], parts[1], options))
 

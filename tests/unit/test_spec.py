@@ -293,7 +293,7 @@ def test_tmpfs(text: str, options: tuple[str, ...]) -> None:
 
 
 NO_VOLUME = "Write /host/directory:/in/container[:ro] or name:/in/container[:ro]."
-BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
+BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind, idmap=..., owner=...."
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,11 @@ BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
         ("/a:/b:suid", "A bind mount has no option 'suid'.", BIND_OPTIONS),
         ("/a:/b:ro,dev", "A bind mount has no option 'dev'.", BIND_OPTIONS),
         ("/a:/b:upperdir=/etc", "A bind mount has no option 'upperdir=/etc'.", BIND_OPTIONS),
-        ("v:/b:rbind", "A volume mount has no option 'rbind'.", "Options are ro, rw, nosuid, nodev, noexec."),
+        (
+            "v:/b:rbind",
+            "A volume mount has no option 'rbind'.",
+            "Options are ro, rw, nosuid, nodev, noexec, subpath=....",
+        ),
     ],
 )
 def test_what_is_no_volume(text: str, message: str, hint: str | None) -> None:
