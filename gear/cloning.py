@@ -183,7 +183,7 @@ def forget(layout: Layout, name: str) -> None:
 
 def _undo(layout: Layout, name: str, volumes: Sequence[str]) -> None:
     for volume in volumes:
-        removal.remove_tree(layout.volumes / volume)
+        volumestore.remove(layout, volume)
     uids.release(layout, name)
     allocation.give_back(allocation.held(layout, name))
     removal.remove_tree(layout.containers / name)

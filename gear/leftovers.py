@@ -174,7 +174,7 @@ def _remove_run(layout: Layout, name: str) -> None:
         files.remove_file(containers.unit_path(layout, name))
         removal.remove_tree(layout.containers / name)
     for volume in volumes:
-        removal.remove_tree(layout.volumes / volume)
+        volumestore.remove(layout, volume)
     release(layout, name)
 
 

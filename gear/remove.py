@@ -26,6 +26,7 @@ from gear import (
     sockets,
     switching,
     uids,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError
 from gear.model import Layout, container_name
@@ -68,7 +69,7 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             files.remove_file(path)
             removal.remove_tree(directory)
         for volume in doomed:
-            removal.remove_tree(layout.volumes / volume)
+            volumestore.remove(layout, volume)
         leftovers.release(layout, name)
     if known and manager.get(unit, "NeedDaemonReload", "b"):
         # Another unit names it, so PID 1 keeps what it has read, and would start that.

@@ -113,7 +113,7 @@ def resize(layout: Layout, name: str, size: int | None) -> bool:
         record, data = volumestore.record(layout, name), bundle.volume_directory(layout, name)
         if record.size == size == quotas.limit_of(data):
             return False
-        # First the lower of what is noted and what holds, so that a crash between the two never leaves more.
+        # Between the two gear may be killed: `gear fsck` tells of it then.
         quotas.limit(data, size, f"the volume {name}")
         volumestore.write_record(directory, dataclasses.replace(record, size=size))
         return True
@@ -129,8 +129,7 @@ def remove(layout: Layout, name: str) -> bool:
                 f"The volume {name} is not removed: {', '.join(used_by)} {'has' if len(used_by) == 1 else 'have'} it.",
                 hint=f"gear delete {used_by[0]}, or install it without the volume.",
             )
-        with volumestore.held(layout, name):
-            volumestore.remove(layout, name)
+        volumestore.remove(layout, name)
         return True
 
 

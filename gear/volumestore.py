@@ -212,8 +212,13 @@ def driver(layout: Layout, name: str) -> str:
 
 
 def remove(layout: Layout, name: str) -> None:
-    """Remove the volume *name* with its snapshots, if it is there.  The caller holds the lock."""
-    removal.remove_tree(layout.volumes / name)
+    """Remove the volume *name* with its snapshots, if it is there.  The caller holds the lock.
+
+    Raises GearError while somebody backs it up: what is in the archive must not be half of it.
+    """
+    if (layout.volumes / name).is_dir():
+        with held(layout, name) as path:
+            removal.remove_tree(path)
 
 
 def is_empty(layout: Layout, name: str) -> bool:

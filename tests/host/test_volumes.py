@@ -183,21 +183,24 @@ def test_killed_anywhere_a_volume_is_whole(kept: GearHost, tmp_path: Path) -> No
         (("volume", "restore", "volkill", "one"), ":"),
         (("volume", "rm", "volkill2"), "gear volume create volkill2"),
     )
-    for verb, undo in verbs:
+    # The others do the same on both.
+    different = [item for item in verbs if item[0][1] in ("clone", "restore")]
+    is_subvolume = host.json("volume", "list")[0]["driver"] == "subvolume"
+    for verb, undo in different if is_subvolume else verbs:
         if verb[1] == "rm":
             host.gear("volume", "create", "volkill2")
         steps = host.steps(*verb, most=4)
-        host.sh(undo)
         for step in steps:
+            host.sh(undo)
             host.killed(step, *verb)
             assert same(host, "/root/volkill", volume(host, "volkill")) == "", (verb, step)
             host.gear("clean")
             assert host.sh(f"find {STATE}/volumes -name '.partial-*' -prune") == "", (verb, step)
-            assert host.gear("fsck") == "everything is as it should be\n", (verb, step)
-            # The same once more, unless it was done.
-            done = host.run("gear", *verb, check=False)
-            assert done.returncode == 0 or b"already" in done.stderr, (verb, step, done.stderr)
-            host.sh(undo)
+        # The same once more, unless it was done.
+        done = host.run("gear", *verb, check=False)
+        assert done.returncode == 0 or b"already" in done.stderr, (verb, done.stderr)
+        assert host.gear("fsck") == "everything is as it should be\n", verb
+        host.sh(undo)
     assert before.split() == ["a", "b"]
     host.sh("rm -r /root/volkill")
 
