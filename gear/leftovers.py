@@ -35,6 +35,7 @@ from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout
 from gear.network import unit_name as network_unit
 from gear.spec import unit_name
+from gear.supplies import KINDS
 from gear.systemd import Manager, booted
 
 # What unit files of gear begin with, before the directory of what they are made from.
@@ -62,7 +63,16 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
     networks_ = [layout.networks, *entries(layout.networks)]
-    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
+    kept = [place for kind in KINDS for place in (layout.state / kind, *entries(layout.state / kind))]
+    for directory in (
+        layout.state,
+        layout.containers,
+        layout.volumes,
+        layout.units,
+        helper,
+        *networks_,
+        *kept,
+    ):
         found += [
             _tree("interrupted work", path)
             for path in entries(directory)
