@@ -175,8 +175,8 @@ def render(
     """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hostname, hosts
     if it has one of its own, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's
     layers, lowest first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone,
-    *networks* are the definitions of those it is on, *neighbours* the lines of hosts about others there, and *content* is
-    what its configs and environment sets hold."""
+    *networks* are the definitions of those it is on, *neighbours* the lines of hosts about others there, and *content*
+    is what its configs and environment sets hold."""
     confinement.require_consistent(spec)
     naming.require_possible(spec.naming, spec.network)
     directory = layout.containers / spec.name

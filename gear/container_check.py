@@ -32,6 +32,7 @@ from gear.findings import Finding
 from gear.model import NAME, Layout
 from gear.oci import Image
 from gear.spec import Spec
+from gear.supplies import KINDS
 
 # What may hold secrets, and so is for root only.
 PRIVATE = ("spec.json", "config.json", "start.json", "run.json")
@@ -70,7 +71,15 @@ def check(layout: Layout) -> Iterator[Finding]:
 
 def _directories(layout: Layout) -> Iterator[Finding]:
     yield from directory_mode(layout.state, 0o755)
-    for path in (layout.containers, layout.volumes, uids.directory(layout), layout.networks, layout.ports):
+    kept = [place for kind in KINDS for place in (layout.state / kind, *_entries(layout.state / kind))]
+    for path in (
+        layout.containers,
+        layout.volumes,
+        uids.directory(layout),
+        layout.networks,
+        layout.ports,
+        *kept,
+    ):
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
     for path in _entries(layout.volumes):

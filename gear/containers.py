@@ -23,7 +23,6 @@ from gear import (
     envsets,
     files,
     hostsfile,
-    objects,
     provision,
     seccomp,
     sockets,
@@ -189,7 +188,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         zone_in_image=_has_zone(spec, view),
         networks=definitions.wanted(layout, spec.network.networks),
         neighbours=_neighbours(layout, spec, {}),
-        content=_content(layout, spec),
+        content=envsets.content(layout, spec.supplies),
     )
     rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **parts}
     run = run_of(layout, spec.name)
@@ -201,17 +200,6 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
             layout.units / unit: content for unit, content in units.render_sockets(spec, layout).items()
         }
     return rendered
-
-
-def _content(layout: Layout, spec: Spec) -> provision.Content:
-    """What its environment sets and configs hold; raises NotFoundError."""
-    variables = {
-        name: value
-        for env_set in spec.supplies.env_sets
-        for name, value in envsets.read(layout, env_set).items()
-    }
-    configs = {name: objects.read(layout, CONFIG, name) for name in spec.supplies.names("configs")}
-    return provision.Content(variables, configs)
 
 
 def called(spec: Spec, network: str) -> dict[str, tuple[str, ...]]:
@@ -309,7 +297,7 @@ def modified(spec: Spec, layout: Layout) -> float:
         directory / "start.json",
         directory / "seccomp.bpf",
         *(layout.units / unit for unit in activation.sockets(spec)),
-        *(object_path(layout, SECRET, name) for name in spec.supplies.names("secrets")),
+        *(object_path(layout, SECRET, name) for name in spec.supplies.names(SECRET)),
     )
 
 
@@ -334,7 +322,7 @@ def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
     stale = modified(spec, layout) > adjusted
     if spec.supplies.configs:
         read = max(started, _latest(layout.containers / spec.name / provision.RELOADED))
-        configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names("configs"))
+        configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names(CONFIG))
         stale = stale or _latest(*configs) > read
     return bool(service.get("MainPID")) and stale
 

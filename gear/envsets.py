@@ -14,8 +14,9 @@ from typing import Any
 from gear import files, members, objects
 from gear.errors import IntegrityError, UsageError
 from gear.model import Layout
+from gear.provision import Content
 from gear.spec import environment_name
-from gear.supplies import ENV_SET, object_path
+from gear.supplies import CONFIG, ENV_SET, Supplies, object_path
 
 VERSION = 1
 # MAX_ARG_STRLEN of the kernel (linux/binfmts.h), with the NUL: no program can be started with a longer one.
@@ -51,6 +52,14 @@ def write(layout: Layout, name: str, variables: Mapping[str, str]) -> None:
     document: dict[str, Any] = {"version": VERSION, "variables": dict(variables)}
     data = objects.require_size(files.dump_json(document), f"The environment set {name}")
     objects.write(layout, ENV_SET, name, {"env.json": data})
+
+
+def content(layout: Layout, supplies: Supplies) -> Content:
+    """What is rendered of all that a container gets: later sets count more; raises NotFoundError."""
+    variables: dict[str, str] = {}
+    for name in supplies.env_sets:
+        variables |= read(layout, name)
+    return Content(variables, {name: objects.read(layout, CONFIG, name) for name in supplies.names(CONFIG)})
 
 
 def as_shell(variables: Mapping[str, str]) -> bytes:

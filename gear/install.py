@@ -214,7 +214,7 @@ def _differences(old: Spec, new: Spec) -> list[str]:
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
-    for secret in spec.supplies.names("secrets"):
+    for secret in spec.supplies.names(SECRET):
         objects.require(layout, SECRET, secret)
     host.require_address_filter(spec)
     if not spec.ephemeral:

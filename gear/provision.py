@@ -16,7 +16,7 @@ from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Identity
 from gear.spec import Spec, signal_number
-from gear.supplies import ENV, SECRET, SECRETS, object_path
+from gear.supplies import CONFIG, ENV, SECRET, SECRETS, object_path
 
 # What the rendered file of a config is called, in the container's directory.
 PREFIX = "config-"
@@ -45,7 +45,7 @@ def config_path(layout: Layout, container: str, name: str) -> Path:
 def unit_lines(spec: Spec, layout: Layout, script: Sequence[str]) -> list[tuple[str, str]]:
     """Settings of the section [Service]; *script* begins the command that has the payload read its configs again."""
     lines = []
-    for name in spec.supplies.names("secrets"):
+    for name in spec.supplies.names(SECRET):
         credential = object_path(layout, SECRET, name)
         lines.append(("LoadCredentialEncrypted", f"{name}:{unitfile.value(str(credential))}"))
     if spec.supplies.reload_signal is not None:
@@ -121,5 +121,5 @@ def _held(spec: Spec, number: int) -> int:
 def files(spec: Spec, layout: Layout, content: Content) -> dict[Path, bytes]:
     """The files of its configs, by their paths."""
     return {
-        config_path(layout, spec.name, name): content.configs[name] for name in spec.supplies.names("configs")
+        config_path(layout, spec.name, name): content.configs[name] for name in spec.supplies.names(CONFIG)
     }

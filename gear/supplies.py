@@ -91,9 +91,9 @@ class Supplies:
         return checked(cls(**values))
 
     def names(self, kind: str) -> tuple[str, ...]:
-        """The names of its `env_sets`, `secrets` or `configs`, each once."""
-        found: Iterable[Any] = getattr(self, kind)
-        return tuple(dict.fromkeys(item if isinstance(item, str) else item.name for item in found))
+        """The names of its objects of *kind*, each once."""
+        found: Iterable[Secret | Config] = self.secrets if kind == SECRET else self.configs
+        return tuple(dict.fromkeys(self.env_sets if kind == ENV_SET else (item.name for item in found)))
 
     @property
     def files(self) -> tuple[Secret, ...]:

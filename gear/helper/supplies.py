@@ -85,7 +85,7 @@ def _make(content: list, base: int, step: Step) -> list[int]:  # type: ignore[ty
     step.doing = "make a file system for secrets"
     size = sum(len(data) + 8192 for _, data in content) + (1 << 16)
     root = _in_memory(size)
-    os.fchown(root, base, base)
+    os.chown(".", base, base, dir_fd=root)
     for entry, data in content:
         step.doing = f"write the secret {entry['name']} into memory"
         file = os.open(_inner(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0, dir_fd=root)
