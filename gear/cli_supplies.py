@@ -45,6 +45,16 @@ def supplies_of(args: argparse.Namespace) -> Supplies:
     )
 
 
+def warn(context: Context, asked: Supplies) -> None:
+    """Say what is less safe than it could be."""
+    for secret in asked.secrets:
+        if secret.kind == supplies.ENV:
+            context.warn(
+                f"the secret {secret.name} will be in the environment, which is handed on to every program that the "
+                "payload starts; a file is safer"
+            )
+
+
 def labels_of(texts: Sequence[str]) -> dict[str, str] | None:
     """The notes of --label; None if there are none.  Raises UsageError."""
     found = {}

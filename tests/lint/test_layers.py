@@ -29,7 +29,8 @@ LAYERS = {
         "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
         "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
         "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
-        "stacking groups terminal definitions allocation hostsfile interfaces packetfilter objects envsets credentials variables download"
+        "stacking groups terminal definitions allocation hostsfile interfaces packetfilter "
+        "objects envsets credentials variables download"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
