@@ -83,7 +83,8 @@ def test_ways_to_change_a_set(host: GearHost) -> None:
     host.gear("set-env", "es-way", "A=3", "--unset", "B", "--env-file", "/root/es-file")
     assert values() == {"A": "3", "F": "file=1", "G": " 'kept' "}
     host.sh(
-        "mkdir -p /root/es-www; printf 'U=url\\nA=url\\n' > /root/es-www/app.env; printf 'HOME\\n' > /root/es-www/bad.env\n"
+        "mkdir -p /root/es-www; printf 'U=url\\nA=url\\n' > /root/es-www/app.env\n"
+        "printf 'HOME\\n' > /root/es-www/bad.env\n"
         "head -c 2000000 /dev/zero > /root/es-www/large.env\n"
         "systemd-run -q --unit es-www -p WorkingDirectory=/root/es-www python3 -m http.server 8099 --bind 127.0.0.1"
     )
