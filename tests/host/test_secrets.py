@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from gearhost import GearHost
@@ -104,9 +105,8 @@ def test_only_whom_it_is_for_reads_it(host: GearHost) -> None:
         "chmod 444 /run/secrets/sec-file",
     ):
         assert "Read-only file system" in inside(script, "0"), script
-    assert "not permitted" in inside("mount -o remount,rw /run/secrets", "0") or "denied" in inside(
-        "umount /run/secrets", "0"
-    )
+    for script in ("mount -o remount,rw /run/secrets", "umount /run/secrets"):
+        assert re.search("not permitted|denied", inside(script, "0")), script
     # In the environment of the payload alone, byte for byte.
     assert b"\0SEC_WORD=word \xff$x'\0" in b"\0" + host.read(f"/proc/{host.pid('sec-user')}/environ")
     assert "SEC_WORD" not in inside("env") and "SEC_WORD" not in host.gear("inspect", "sec-user").replace(
@@ -128,9 +128,7 @@ def test_rotation_and_removal(host: GearHost) -> None:
     host.gear("restart", "sec-user")
     assert host.gear("exec", "sec-user", "cat", "/run/secrets/sec-turn") == "second"
     assert "in use by sec-user" in host.fails(1, "secret", "rm", "sec-turn")
-    assert host.json("secret", "list") == [
-        {**host.json("secret", "list")[0], "name": "sec-turn", "containers": ["sec-user"]}
-    ]
+    assert {row["name"]: row["containers"] for row in host.json("secret", "list")}["sec-turn"] == ["sec-user"]
     assert "There is no secret sec-none." in host.fails(
         1, "install", "hello", "sec-other", "--secret", "sec-none"
     )
@@ -165,30 +163,22 @@ def test_a_killed_create_or_rm_leaves_a_whole_secret_or_none(host: GearHost) -> 
     host.write("/root/sec-value", b"new")
     create = ("secret", "create", "sec-kill", "/root/sec-value", "--replace")
     remove = ("secret", "rm", "sec-kill")
-    for step in [
-        ("rename", 1),
-        ("rename", 2),
-        ("mkdir", 1),
-        ("mkdir", 2),
-        ("fsync", 1),
-        ("fsync", 3),
-        ("unlink", 1),
-    ]:
-        for command in (create, remove):
-            if command is create or has(host):
-                host.killed(step, *command)
-            if has(host):
-                assert decrypted(host) == "new"
-            host.gear("clean")
+    there = "test -e /var/lib/gear/secrets/sec-kill/credential && echo there || :"
+    # The first are those of the files, the last of the directory that has them.
+    for step in (("fsync", 1), ("rename", 1), ("rename", 2), ("rename", 3)):
+        host.killed(step, *create)
+        if host.sh(there):
+            assert decrypted(host) == "new"
+    host.gear(*create)
+    for step in (("rename", 1), ("unlinkat", 1), ("unlinkat", 2), ("rmdir", 1)):
+        if host.sh(there):
+            host.killed(step, *remove)
+        assert not host.sh(there) or decrypted(host) == "new"
+    host.gear("clean")
     host.gear(*create)
     assert decrypted(host) == "new"
     host.gear(*remove)
-    assert not has(host)
-    assert host.sh("ls -A /var/lib/gear/secrets") == ""
-
-
-def has(host: GearHost) -> bool:
-    return [row["name"] for row in host.json("secret", "list")] == ["sec-kill"]
+    assert host.sh("ls -A /var/lib/gear/secrets | grep -e sec-kill -e partial || :") == ""
 
 
 def decrypted(host: GearHost) -> str:
