@@ -71,6 +71,8 @@ def tell(context: Context, effects: Sequence[Effect]) -> int:
     for effect in effects:
         if effect.outcome == "reloaded":
             context.report(f"{effect.name} is reloaded")
+        elif effect.outcome == "end":
+            context.report(f"{effect.name} runs with what was before until it ends")
         elif effect.outcome == "restart" and effect.error is None:
             context.report(f"{effect.name} runs with what was before until: gear restart {effect.name}")
     return failures(context, effects)

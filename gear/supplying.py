@@ -16,8 +16,9 @@ from gear.systemd import Manager
 
 @dataclass(frozen=True)
 class Effect:
-    """What a change has come to for one container: `none` for one that does not run, `reloaded`, or `restart` when it
-    has to be restarted to get it; *error* is why it could not get that far."""
+    """What a change has come to for one container: `none` for one that does not run or has it already, `reloaded`,
+    `restart` when it has to be restarted to get it, or `end` when it was run once and goes on without; *error* is why it
+    could not get further."""
 
     name: str
     outcome: str
@@ -68,15 +69,17 @@ def _effect(manager: Manager, layout: Layout, spec: Spec, kind: str) -> Effect:
             return Effect(spec.name, "restart", error)
         if not containers.is_stale(spec, layout, manager.properties(spec.unit, "Service")):
             return Effect(spec.name, "reloaded")
-    return Effect(spec.name, "restart")
+    return Effect(spec.name, "restart" if containers.run_of(layout, spec.name) is None else "end")
 
 
 def _service(manager: Manager, layout: Layout, spec: Spec) -> dict[str, Any]:
     unit = containers.unit_of(layout, spec.name)
     if unit == spec.unit:
         return manager.properties(unit, "Service")
-    # A scope has no main process to ask about: while it is there, it runs with what was before.
-    return {"MainPID": 1} if manager.get(unit, "ActiveState", "s") == "active" else {}
+    # A scope has no main process to ask about; it began with its first one.
+    if manager.get(unit, "ActiveState", "s") != "active":
+        return {}
+    return {"MainPID": 1, "ExecMainStartTimestamp": manager.get(unit, "ActiveEnterTimestamp", "t")}
 
 
 def reload(manager: Manager, layout: Layout, name: str) -> None:
