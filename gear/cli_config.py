@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from gear import host, objects, supplying
-from gear.cli_supplies import documents, failures, tell
+from gear.cli_supplies import documents, failures, remover, tell
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError
 from gear.supplies import CONFIG, object_name
@@ -72,16 +72,6 @@ def _run_cat(args: argparse.Namespace, context: Context) -> int:
     return for_each(args.names, one, context)
 
 
-def _run_rm(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("remove configs")
-
-    def one(name: str) -> None:
-        supplying.remove(context.layout, CONFIG, name)
-        context.report(f"the config {name} is removed")
-
-    return for_each(args.names, one, context)
-
-
 VERBS = (
     Verb(
         "create",
@@ -93,5 +83,5 @@ VERBS = (
     ),
     Verb("list", "list configs", "List the configs, and who uses them.", add_output_option, _run_list),
     Verb("cat", "print configs", "Print what is in configs, as it is.", _names, _run_cat),
-    Verb("rm", "remove configs", "Remove configs that no container uses.", _names, _run_rm),
+    Verb("rm", "remove configs", "Remove configs that no container uses.", _names, remover(CONFIG)),
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from gear import envsets, host, objects, spec, supplying, variables
-from gear.cli_supplies import documents, failures, tell
+from gear.cli_supplies import documents, failures, remover, tell
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import NotFoundError, UsageError
 from gear.model import container_name
@@ -94,26 +94,22 @@ def _env_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_env(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at environment sets")
     if args.rm:
-        if not args.ids:
+        if not args.names:
             raise UsageError("No environment set is named.", hint="gear env --rm ID")
 
-        def remove(name: str) -> None:
-            supplying.remove(context.layout, ENV_SET, name)
-            context.report(f"the environment set {name} is removed")
-
-        return for_each(args.ids, remove, context)
+        return remover(ENV_SET)(args, context)
     found: dict[str, dict[str, str]] = {}
 
     def read(name: str) -> None:
         found[name] = envsets.read(context.layout, name)
 
-    status = for_each(args.ids or objects.names(context.layout, ENV_SET), read, context)
+    status = for_each(args.names or objects.names(context.layout, ENV_SET), read, context)
     users = {name: supplying.users(context.layout, ENV_SET, name) for name in found}
     if args.output == "json":
         context.report_json(
             [{"name": name, "variables": found[name], "containers": users[name]} for name in found]
         )
-    elif args.ids:
+    elif args.names:
         form = envsets.as_bytes if args.output == "raw0" else envsets.as_shell
         sys.stdout.buffer.write(b"".join(form(values) for values in found.values()))
         sys.stdout.buffer.flush()

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from gear import credentials, host, objects, supplying
-from gear.cli_supplies import documents, failures, labels_of, tell
+from gear.cli_supplies import documents, failures, labels_of, remover, tell
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError
 from gear.supplies import SECRET, object_name
@@ -81,16 +81,6 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     return status
 
 
-def _run_rm(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("remove secrets")
-
-    def one(name: str) -> None:
-        supplying.remove(context.layout, SECRET, name)
-        context.report(f"the secret {name} is removed")
-
-    return for_each(args.names, one, context)
-
-
 VERBS = (
     Verb(
         "create",
@@ -108,5 +98,5 @@ VERBS = (
         _names,
         _run_inspect,
     ),
-    Verb("rm", "remove secrets", "Remove secrets that no container uses.", _names, _run_rm),
+    Verb("rm", "remove secrets", "Remove secrets that no container uses.", _names, remover(SECRET)),
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gear import spec, supplies
-from gear.command import Context
+from gear import host, spec, supplies, supplying
+from gear.command import Context, for_each
 from gear.errors import UsageError
 from gear.supplies import Supplies
 from gear.supplying import Effect
@@ -53,6 +53,22 @@ def warn(context: Context, asked: Supplies) -> None:
                 f"the secret {secret.name} will be in the environment, which is handed on to every program that the "
                 "payload starts; a file is safer"
             )
+
+
+def remover(kind: str) -> Callable[[argparse.Namespace, Context], int]:
+    """What runs the verb that removes the objects *names* of one kind."""
+    what = supplies.KINDS[kind][0]
+
+    def run(args: argparse.Namespace, context: Context) -> int:
+        host.require_root(f"remove {what}s")
+
+        def one(name: str) -> None:
+            supplying.remove(context.layout, kind, name)
+            context.report(f"the {what} {name} is removed")
+
+        return for_each(args.names, one, context)
+
+    return run
 
 
 def labels_of(texts: Sequence[str]) -> dict[str, str] | None:

@@ -17,8 +17,8 @@ from gear.systemd import Manager
 @dataclass(frozen=True)
 class Effect:
     """What a change has come to for one container: `none` for one that does not run or has it already, `reloaded`,
-    `restart` when it has to be restarted to get it, or `end` when it was run once and goes on without; *error* is why it
-    could not get further."""
+    `restart` when it has to be restarted to get it, or `end` when it was run once and goes on without; *error* is why
+    it could not get further."""
 
     name: str
     outcome: str
