@@ -130,15 +130,17 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)) if volumes else ():
             removal.remove_tree(kept)
     manager.reload()
-    for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)):
+    for kept in (layout.state / kind for kind in KINDS):
         if not leftovers.entries(kept):
             removal.remove_tree(kept)
-    _remove_if_empty(layout.lock, layout.state)
+    _remove_if_empty(layout.volumes, layout.lock, layout.state)
     return outcome
 
 
-def _remove_if_empty(lock: Path, state: Path) -> None:
+def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
+    if not leftovers.entries(volumes):
+        removal.remove_tree(volumes)
     if leftovers.entries(state) == [lock]:
         if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
             files.remove_file(lock)

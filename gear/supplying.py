@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, files, install, journal, objects, publishing, store
+from gear import containers, files, install, journal, objects, publishing, store, switching
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
@@ -47,15 +47,19 @@ def change(manager: Manager, layout: Layout, kind: str, name: str, write: Callab
         effects = {user: Effect(user, "none") for user in users(layout, kind, name)}
         for user in effects if kind != SECRET else ():
             try:
-                spec = containers.get(layout, user)
-                install.apply(layout, spec, containers.image_of(layout, spec))
+                switching.finish(layout, user)
+                wanted = containers.get(layout, user)
+                install.apply(layout, wanted, containers.image_of(layout, wanted))
             except GearError as error:
                 effects[user] = Effect(user, "restart", error)
     changed = [user for user, effect in effects.items() if effect.error is None]
-    if kind != SECRET and changed:
-        publishing.acquaint(manager, layout, changed)
+    installed = [user for user in changed if containers.run_of(layout, user) is None]
+    if kind != SECRET and installed:
+        publishing.acquaint(manager, layout, installed)
     for user in changed:
-        effects[user] = _effect(manager, layout, containers.get(layout, user), kind)
+        spec = containers.existing(layout, user)
+        if spec is not None:  # else it has been deleted meanwhile
+            effects[user] = _effect(manager, layout, spec, kind)
     return list(effects.values())
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +286,54 @@ def test_urls_that_are_not_asked(layout: Layout, url: str) -> None:
 
 def test_kinds_have_their_places() -> None:
     assert str(supplies.object_path(LAYOUT, ENV_SET, "x")) == "/var/lib/gear/env/x/env.json"
+
+
+# ---- the script behind ExecReload=
+
+PROGRAM = """
+import signal, sys
+{setup}
+print("ready", flush=True)
+for line in sys.stdin:
+    print("alive", flush=True)
+"""
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(
+    ("setup", "number", "told"),
+    [
+        ("signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))", signal.SIGHUP, True),
+        (
+            "signal.signal(signal.SIGRTMIN + 1, lambda *_: print('again', flush=True))",
+            signal.SIGRTMIN + 1,
+            True,
+        ),
+        ("", signal.SIGHUP, False),
+        ("", signal.SIGRTMIN + 1, False),
+        ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", signal.SIGHUP, False),
+    ],
+)
+def test_only_who_hears_is_told(tmp_path: Path, setup: str, number: int, told: bool) -> None:
+    program = [sys.executable, "-c", PROGRAM.format(setup=setup)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as payload:
+        assert payload.stdin and payload.stdout and payload.stdout.readline() == "ready\n"
+        script = ["/bin/sh", str(rendering.TOP / "gear/helper/reload"), str(int(number)), str(tmp_path)]
+        done = subprocess.run(
+            script, env={"MAINPID": str(payload.pid)}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) == told, done.stderr
+        assert (tmp_path / "reloaded").exists() == told
+        assert told or "no handler for signal" in done.stderr
+        if told:
+            assert payload.stdout.readline() == "again\n"
+        payload.stdin.write("\n")
+        payload.stdin.flush()
+        assert payload.stdout.readline() == "alive\n"
+        payload.stdin.close()
+
+
+@pytest.mark.spawns
+def test_nobody_is_told_who_has_ended(tmp_path: Path) -> None:
+    script = ["/bin/sh", str(rendering.TOP / "gear/helper/reload"), "1", str(tmp_path)]
+    assert subprocess.run(script, env={}, capture_output=True, check=False).returncode == 1
