@@ -62,17 +62,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    networks_ = [layout.networks, *entries(layout.networks)]
-    kept = [place for kind in KINDS for place in (layout.state / kind, *entries(layout.state / kind))]
-    for directory in (
-        layout.state,
-        layout.containers,
-        layout.volumes,
-        layout.units,
-        helper,
-        *networks_,
-        *kept,
-    ):
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *_named(layout)):
         found += [
             _tree("interrupted work", path)
             for path in entries(directory)
@@ -155,6 +145,12 @@ def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
         if network_unit(name) == path.name and name not in defined and rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
     return found
+
+
+def _named(layout: Layout) -> list[Path]:
+    """The directories of networks, secrets, configs and environment sets, and of each one."""
+    parents = [layout.networks, *(layout.state / kind for kind in KINDS)]
+    return [place for parent in parents for place in (parent, *entries(parent))]
 
 
 def _is_left_over(layout: Layout, name: str) -> bool:

@@ -276,7 +276,7 @@ def test_files_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x/y", "file:///etc/shadow", "https://user:pw@example.org/x", "http://example.org/x?token=t", "x"],
+    ["ftp://x/y", "file:///etc/shadow", "https://user@example.org/pw", "http://example.org/x?token=t", "x"],
 )
 def test_urls_that_are_not_asked(layout: Layout, url: str) -> None:
     with pytest.raises(UsageError) as caught:
