@@ -76,7 +76,7 @@ def _update(context: Context, name: str, added: Mapping[str, str], args: argpars
 def _env_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
-        "ids",
+        "names",
         metavar="ID",
         nargs="*",
         type=object_name,
