@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import attachment, confinement, naming
+from gear import attachment, confinement, naming, provision
 from gear.confinement import INIT, LOCALTIME, QUIET
 from gear.definition import Definition
 from gear.errors import UsageError
@@ -20,6 +20,7 @@ from gear.model import Layout
 from gear.mounting import SUBPATH, Mount, kernel_view
 from gear.network import HOST
 from gear.oci import Identity, Image
+from gear.provision import Content
 from gear.spec import Spec
 
 # What gear/helper/rootfs.py knows a directory in a volume by.
@@ -59,8 +60,10 @@ def is_system(spec: Spec, image: Image) -> bool:
     return confinement.is_system(spec.isolation, command_line(spec, image))
 
 
-def environment(spec: Spec, image: Image, home: str, *, zone_in_image: bool = False) -> dict[str, str]:
-    """The payload's environment: defaults, then the image's, then what was asked for."""
+def environment(
+    spec: Spec, image: Image, home: str, *, zone_in_image: bool = False, content: Content | None = None
+) -> dict[str, str]:
+    """The payload's environment: defaults, then the image's, then that of environment sets, then its own."""
     result = {"PATH": DEFAULT_PATH, "HOME": home, "container": "gear"}
     if spec.isolation.uts != "host":
         result["HOSTNAME"] = spec.hostname or spec.name
@@ -68,6 +71,7 @@ def environment(spec: Spec, image: Image, home: str, *, zone_in_image: bool = Fa
     if (zone := spec.isolation.timezone) is not None:
         # By the environment: an image's /etc/localtime is a link, and a mount on it would cover another zone's file.
         result["TZ"] = zone if zone_in_image else f":{LOCALTIME}"
+    result.update(provision.variables(spec, content or Content()))
     result.update(spec.env)
     return result
 
@@ -172,7 +176,7 @@ def _mounts(spec: Spec, image: Image, layout: Layout, *, zone_in_image: bool) ->
         if destination not in taken:
             entry = {"destination": destination, "type": "bind", "source": source}
             mounts.append(entry | {"options": ["bind", "ro", *options]})
-    return mounts
+    return mounts + provision.mounts(spec, layout, taken)
 
 
 def render(
@@ -186,18 +190,25 @@ def render(
     zone_in_image: bool = False,
     networks: Mapping[str, Definition] | None = None,
     neighbours: Sequence[str] = (),
+    content: Content | None = None,
 ) -> dict[Path, bytes]:
     """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hostname, hosts
     if it has one of its own, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's
     layers, lowest first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone,
-    *networks* are the definitions of those it is on, and *neighbours* the lines of hosts about others there."""
+    *networks* are the definitions of those it is on, *neighbours* the lines of hosts about others there, and *content*
+    is what its configs and environment sets hold."""
     confinement.require_consistent(spec)
     naming.require_possible(spec.naming, spec.network)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
     config = {
         "ociVersion": "1.0.2",
-        "process": _process(spec, image, identity, zone_in_image=zone_in_image),
+        "process": _process(
+            spec,
+            image,
+            identity,
+            environment(spec, image, identity.home, zone_in_image=zone_in_image, content=content),
+        ),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "mounts": _mounts(spec, image, layout, zone_in_image=zone_in_image),
         "linux": _linux(spec),
@@ -211,7 +222,11 @@ def render(
         start["descriptors"] = passed
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
-    rendered = {directory / "config.json": dump_json(config)}
+    start |= provision.start_members(spec, identity, layout)
+    rendered = {
+        directory / "config.json": dump_json(config),
+        **provision.files(spec, layout, content or Content()),
+    }
     if not shares_hosts(spec):
         rendered[directory / "hosts"] = hosts(spec, networks or {}, neighbours)
     rendered[directory / "hostname"] = f"{hostname}\n".encode()
@@ -247,8 +262,7 @@ def hosts(spec: Spec, networks: Mapping[str, Definition], neighbours: Sequence[s
     return (text + "".join(f"{line}\n" for line in neighbours)).encode()
 
 
-def _process(spec: Spec, image: Image, identity: Identity, *, zone_in_image: bool) -> dict[str, Any]:
-    env = environment(spec, image, identity.home, zone_in_image=zone_in_image)
+def _process(spec: Spec, image: Image, identity: Identity, env: Mapping[str, str]) -> dict[str, Any]:
     user: dict[str, Any] = {
         "uid": identity.uid,
         "gid": identity.gid,

@@ -31,6 +31,7 @@ TABLE = {
     "logs": "gear.cli_lifecycle",
     "list-units": "gear.cli_lifecycle",
     "inspect": "gear.cli_lifecycle",
+    "reload": "gear.cli_env",
     "ports": "gear.cli_ports",
     "link": "gear.cli_link",
     "kill": "gear.cli_inside",
@@ -47,6 +48,8 @@ TABLE = {
     "export": "gear.cli_changes",
     "clone": "gear.cli_changes",
     "snapshot": "gear.cli_snapshot",
+    "set-env": "gear.cli_env",
+    "env": "gear.cli_env",
     "plan": "gear.cli_plan",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
@@ -59,6 +62,8 @@ GROUPS = {
     "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
     "network": "gear.cli_network gear.cli_network_check",
     "volume": "gear.cli_volume gear.cli_volume_copies",
+    "secret": "gear.cli_secret",
+    "config": "gear.cli_config",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 

@@ -8,6 +8,7 @@ from typing import Any
 from gear import containers, files, host, install, lifecycle, publishing, store, switching
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
+from gear.cli_supplies import warn
 from gear.command import Context, Verb, add_output_option
 from gear.errors import GearError
 from gear.model import container_name
@@ -37,6 +38,7 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     host.require_isolation()
     for name in names if len(names) == 1 else ():
         container_name(name)  # before anything is fetched for it
+    warn(context, options["supplies"])
     args.image = have_image(args, context)
     status, reports, done = 0, [], []
     with Manager() as manager:

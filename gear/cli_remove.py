@@ -33,7 +33,11 @@ def _run_delete(args: argparse.Namespace, context: Context) -> int:
 
 
 def _purge_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--volumes", action="store_true", help="also all volumes, with the data in them")
+    parser.add_argument(
+        "--volumes",
+        action="store_true",
+        help="also all volumes, with the data in them, secrets, configs and environment sets",
+    )
 
 
 def _run_purge(args: argparse.Namespace, context: Context) -> int:
@@ -95,7 +99,8 @@ VERBS = (
     Verb(
         "purge",
         "remove everything that gear installed",
-        "Delete all containers, images, slices, targets and the start helper.  Volumes stay unless --volumes is given.",
+        "Delete all containers, images, slices, targets and the start helper.  Volumes, secrets, "
+        "configs and environment sets stay unless --volumes is given.",
         _purge_arguments,
         _run_purge,
     ),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import codecs
-import os
-from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, files, mount_words, mounting, spec
+from gear import containers, mount_words, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_net import naming_of, network_of, network_options
+from gear.cli_supplies import supplies_of, supply_options
 from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
-
-_ENV_FILE_LIMIT = 1 << 20  # bytes
+from gear.variables import environment
 
 
 def spec_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +27,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
     environment_options(parser)
+    supply_options(parser)
     add(
         "-v",
         "--volume",
@@ -166,22 +164,8 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),
+        "supplies": supplies_of(args),
     }
-
-
-def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-    """The variables of --env and --env-file, the former counting more; raises UsageError."""
-    env = _env_files(paths)
-    for entry in entries:
-        name, separator, value = entry.partition("=")
-        spec.environment_name(name)
-        if separator:
-            env[name] = value
-        elif name in os.environ:
-            env[name] = os.environ[name]
-        else:
-            raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
-    return env
 
 
 def _swap(text: str) -> int:
@@ -197,32 +181,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not name:
         raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
     return name, value
-
-
-def _env_files(paths: Sequence[str]) -> dict[str, str]:
-    """The variables in files of NAME=VALUE lines, as Docker reads them: nothing is unquoted or expanded, and a byte
-    order mark at the beginning is none of the name."""
-    env: dict[str, str] = {}
-    for path in paths:
-        # A pipe of the shell or /dev/null is as good as a file.
-        try:
-            with open(path, "rb") as file:
-                data = file.read(_ENV_FILE_LIMIT + 1)
-        except FileNotFoundError as error:
-            raise UsageError(f"There is no file {path} to read variables from.") from error
-        except OSError as error:
-            raise files.explain(error, f"read variables from {path}") from error
-        if len(data) > _ENV_FILE_LIMIT:
-            raise UsageError(f"{path} is larger than the {_ENV_FILE_LIMIT} bytes that such a file may have.")
-        for number, line in enumerate(os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n"), 1):
-            text = line.removesuffix("\r").lstrip()
-            if not text or text.startswith("#"):
-                continue
-            name, separator, value = text.partition("=")
-            if not name or any(character.isspace() for character in name) or "\0" in text:
-                raise UsageError(f"Line {number} of {path} is not NAME=VALUE.")
-            if separator:
-                env[name] = value
-            elif name in os.environ:
-                env[name] = os.environ[name]
-    return env

@@ -16,9 +16,11 @@ from gear import (
     bundle,
     cloning,
     containers,
+    envsets,
     files,
     install,
     network_check,
+    objects,
     publishing,
     snapshots,
     storage,
@@ -33,6 +35,7 @@ from gear.findings import Finding
 from gear.model import NAME, Layout
 from gear.oci import Image
 from gear.spec import Spec
+from gear.supplies import ENV_SET, KINDS, SECRET, object_path
 
 # What may hold secrets, and so is for root only.
 PRIVATE = ("spec.json", "config.json", "start.json", "run.json")
@@ -59,6 +62,7 @@ def check(layout: Layout) -> Iterator[Finding]:
     yield from _ids(layout, specs)
     yield from network_check.check(layout, specs)
     yield from _helper(layout, specs)
+    yield from _supplies(layout, specs)
     for spec in specs.values():
         yield from _container(layout, spec)
         yield from _snapshots(layout, spec.name)
@@ -71,7 +75,15 @@ def check(layout: Layout) -> Iterator[Finding]:
 
 def _directories(layout: Layout) -> Iterator[Finding]:
     yield from directory_mode(layout.state, 0o755)
-    for path in (layout.containers, layout.volumes, uids.directory(layout), layout.networks, layout.ports):
+    kept = [place for kind in KINDS for place in (layout.state / kind, *_entries(layout.state / kind))]
+    for path in (
+        layout.containers,
+        layout.volumes,
+        uids.directory(layout),
+        layout.networks,
+        layout.ports,
+        *kept,
+    ):
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
     for path in _entries(layout.volumes):
@@ -173,6 +185,23 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
             path = version / name
             if not path.is_file() or path.is_symlink() or path.read_bytes() != data:
                 yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))
+
+
+def _supplies(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
+    """Secrets that containers have are there, and environment sets can be read; what cannot be rendered without a
+    config is told with its container."""
+    for spec in specs.values():
+        for name in spec.supplies.names(SECRET):
+            if not objects.exists(layout, SECRET, name):
+                what = f"is missing: {spec.name} has the secret {name}"
+                yield Finding(object_path(layout, SECRET, name), what, hint=f"gear secret create {name} FILE")
+    for name in objects.names(layout, ENV_SET):
+        try:
+            envsets.read(layout, name)
+        except GearError as error:
+            yield Finding(
+                object_path(layout, ENV_SET, name), f"can't be read: {error.message}", hint=error.hint or ""
+            )
 
 
 def _publish_again(layout: Layout, version: Path) -> None:

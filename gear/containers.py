@@ -20,8 +20,10 @@ from gear import (
     bundle,
     confinement,
     definitions,
+    envsets,
     files,
     hostsfile,
+    provision,
     seccomp,
     sockets,
     store,
@@ -32,6 +34,7 @@ from gear.model import NAME, Layout
 from gear.mounting import host_path, volume_name
 from gear.oci import Identity, Image, ImageConfig
 from gear.spec import HOST_ROOT, ImageRef, Spec, unit_name
+from gear.supplies import CONFIG, SECRET, object_path
 from gear.systemd import Manager
 from gear.view import View
 
@@ -185,6 +188,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         zone_in_image=_has_zone(spec, view),
         networks=definitions.wanted(layout, spec.network.networks),
         neighbours=_neighbours(layout, spec, {}),
+        content=envsets.content(layout, spec.supplies),
     )
     rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **parts}
     run = run_of(layout, spec.name)
@@ -286,19 +290,23 @@ def _compiled(profile: str | None, capabilities: frozenset[str]) -> bytes:
 
 def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
-    latest = 0.0
     directory = layout.containers / spec.name
-    for path in (
+    return _latest(
         unit_path(layout, spec.name),
         directory / "config.json",
         directory / "start.json",
         directory / "seccomp.bpf",
         *(layout.units / unit for unit in activation.sockets(spec)),
-    ):
-        try:
+        *(object_path(layout, SECRET, name) for name in spec.supplies.names(SECRET)),
+    )
+
+
+def _latest(*paths: Path) -> float:
+    """When one of *paths* was last changed, of those that are there."""
+    latest = 0.0
+    for path in paths:
+        with suppress(FileNotFoundError):
             latest = max(latest, path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
     return latest
 
 
@@ -310,9 +318,13 @@ def adjusted_path(layout: Layout, name: str) -> Path:
 def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
     """Whether the running payload was started from other files than there are now, or has not got what changed."""
     started = float(service.get("ExecMainStartTimestamp", 0)) / 1e6
-    with suppress(FileNotFoundError):
-        started = max(started, adjusted_path(layout, spec.name).stat().st_mtime)
-    return bool(service.get("MainPID")) and modified(spec, layout) > started
+    adjusted = max(started, _latest(adjusted_path(layout, spec.name)))
+    stale = modified(spec, layout) > adjusted
+    if spec.supplies.configs:
+        read = max(started, _latest(layout.containers / spec.name / provision.RELOADED))
+        configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names(CONFIG))
+        stale = stale or _latest(*configs) > read
+    return bool(service.get("MainPID")) and stale
 
 
 def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:

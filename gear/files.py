@@ -125,6 +125,19 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         sync_directory(path.parent)
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Change the content of *path*, durably, and not the file: for what is mounted elsewhere.  Readers may see a
+    mixture, so whoever reads it has to be told when it is whole."""
+    with explained(f"write {path}"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of *data*; write(2) may do less at a time."""
     view = memoryview(data)

@@ -23,6 +23,8 @@ from gear import (
     host,
     lifecycle,
     neighbours,
+    objects,
+    provision,
     publishing,
     removal,
     replacing,
@@ -40,6 +42,7 @@ from gear.model import Layout
 from gear.network import NAT
 from gear.oci import Image
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
+from gear.supplies import SECRET
 from gear.systemd import booted
 from gear.view import View
 
@@ -150,6 +153,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         with neighbours.told(layout, name, spec):
             replacing.replace(changed)
         sockets.remove_files(layout, name, keep=rendered)
+        _remove_configs(layout, name, rendered)
         if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
             connecting.unpublish(layout, name)
@@ -159,6 +163,13 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     if old is not None and not changes:
         changes = [str(path) for path in changed]
     return Installed(spec, old is None, tuple(changes))
+
+
+def _remove_configs(layout: Layout, name: str, rendered: Collection[Path]) -> None:
+    """Remove the files of configs that the container has no more; what runs keeps them mounted."""
+    for path in (layout.containers / name).glob(f"{provision.PREFIX}*"):
+        if path not in rendered:
+            files.remove_file(path)
 
 
 def _give_back(layout: Layout, spec: Spec, links: set[Path]) -> None:
@@ -193,8 +204,8 @@ def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
 def _differences(old: Spec, new: Spec) -> list[str]:
     before, after = old.to_mapping(), new.to_mapping()
     found = []
-    for part in ("network", "naming", "isolation"):
-        inner = before.pop(part), after.pop(part)
+    for part in ("network", "naming", "isolation", "supplies"):
+        inner = before.pop(part, {}), after.pop(part, {})
         members = {*inner[0], *inner[1]}
         found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
     return [member for member in after if before[member] != after[member]] + found
@@ -203,6 +214,8 @@ def _differences(old: Spec, new: Spec) -> list[str]:
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
+    for secret in spec.supplies.names(SECRET):
+        objects.require(layout, SECRET, secret)
     host.require_address_filter(spec)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)

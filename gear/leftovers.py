@@ -36,6 +36,7 @@ from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout
 from gear.network import unit_name as network_unit
 from gear.spec import unit_name
+from gear.supplies import KINDS
 from gear.systemd import Manager, booted
 
 # What unit files of gear begin with, before the directory of what they are made from.
@@ -62,7 +63,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    inner = [layout.networks, *entries(layout.networks), *volumestore.directories(layout)]
+    inner = [*_named(layout), *volumestore.directories(layout)]
     for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *inner):
         found += [
             _tree("interrupted work", path)
@@ -146,6 +147,12 @@ def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
         if network_unit(name) == path.name and name not in defined and rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a network", path, partial(files.remove_file, path)))
     return found
+
+
+def _named(layout: Layout) -> list[Path]:
+    """The directories of networks, secrets, configs and environment sets, and of each one."""
+    parents = [layout.networks, *(layout.state / kind for kind in KINDS)]
+    return [place for parent in parents for place in (parent, *entries(parent))]
 
 
 def _is_left_over(layout: Layout, name: str) -> bool:

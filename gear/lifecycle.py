@@ -16,6 +16,9 @@ from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
+# EXIT_CREDENTIALS (systemd.exec(5), "Process Exit Codes").
+_NO_CREDENTIALS = 243
+
 _TAIL = 10  # journal lines shown when a start fails
 
 
@@ -196,6 +199,8 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "it was not ready within the start timeout"
     elif result == "oom-kill":
         reason = "it ran out of the memory it may use"
+    elif result == "exit-code" and service.get("ExecMainStatus") == _NO_CREDENTIALS:
+        reason = "systemd could not read or decrypt one of its secrets on this machine"
     elif result in ("exit-code", "signal", "core-dump"):
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
     elif spec.network.shared is not None and (job == "dependency" or "not found" in job):

@@ -19,7 +19,7 @@ from gear.network import unit_name
 from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
+_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove", "reload": "reload"}
 _HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy")}
 
 

@@ -31,6 +31,7 @@ from gear import (
 from gear.errors import GearError, IntegrityError
 from gear.model import Layout, container_name
 from gear.spec import Spec, unit_name
+from gear.supplies import KINDS
 from gear.systemd import Manager
 
 
@@ -96,7 +97,8 @@ def drop_ins(layout: Layout, name: str) -> list[Path]:
 
 
 def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping[str, GearError | None]:
-    """Remove every container, every image, the units and the helper; volumes only on request.
+    """Remove every container, every image, the units and the helper; volumes, secrets, configs and environment sets
+    only on request.
 
     Returns the outcome for each container; what could not be stopped keeps everything it needs.
     """
@@ -126,9 +128,12 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         removal.remove_tree(layout.containers)
         for directory in (layout.state / "helper", uids.directory(layout), layout.ports, layout.networks):
             files.remove_tree(directory)
-        if volumes:
-            removal.remove_tree(layout.volumes)
+        for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)) if volumes else ():
+            removal.remove_tree(kept)
     manager.reload()
+    for kept in (layout.state / kind for kind in KINDS):
+        if not leftovers.entries(kept):
+            removal.remove_tree(kept)
     _remove_if_empty(layout.volumes, layout.lock, layout.state)
     return outcome
 

@@ -6,17 +6,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gear import files, hostsfile
+from gear import files, hostsfile, provision
 
 
 def replace(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     """Replace files together: all new ones are written and durable before the first is renamed into place, and a
-    failure half-way puts the old ones back.  Hosts are changed in place: containers that run have them."""
+    failure half-way puts the old ones back.  Hosts and configs are changed in place: containers that run have them
+    mounted."""
     staged: dict[Path, Path] = {}
     replaced: list[tuple[Path, bytes | None, int]] = []
     try:
         for path, (found, content) in changed.items():
-            if path.name == hostsfile.NAME and found is not None:
+            if _in_place(path) and found is not None:
                 continue
             staged[path] = files.partial_name(path)
             files.write_atomic(staged[path], content, mode_of(path))
@@ -26,7 +27,7 @@ def replace(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
                 if path in staged:
                     os.rename(staged[path], path)
                 else:
-                    hostsfile.change(path, content.splitlines())
+                    _change(path, content)
             staged.pop(path, None)
             replaced.append((path, found, mode))
         for directory in {above for path in changed for above in (path.parent, path.parent.parent)}:
@@ -35,14 +36,25 @@ def replace(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
         for path, found, mode in reversed(replaced):
             if found is None:
                 files.remove_file(path)
-            elif path.name == hostsfile.NAME:
-                hostsfile.change(path, found.splitlines())
+            elif _in_place(path):
+                _change(path, found)
             else:
                 files.write_atomic(path, found, mode)
         raise
     finally:
         for partial in staged.values():
             files.remove_file(partial)
+
+
+def _in_place(path: Path) -> bool:
+    return path.name == hostsfile.NAME or provision.is_config(path)
+
+
+def _change(path: Path, content: bytes) -> None:
+    if path.name == hostsfile.NAME:
+        hostsfile.change(path, content.splitlines())
+    else:
+        files.overwrite(path, content)
 
 
 def mode_of(path: Path) -> int:

@@ -17,6 +17,7 @@ from gear import (
     confinement,
     connecting,
     containers,
+    credentials,
     install,
     leftovers,
     lifecycle,
@@ -44,6 +45,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     ruleset,
     shaping,
     start,
+    supplies,
     tasks,
 )
 from gear.helper import terminal as _terminal
@@ -70,6 +72,7 @@ _LOADED = (
     resolver,
     ruleset,
     shaping,
+    supplies,
     tasks,
     _terminal,
 )
@@ -242,6 +245,7 @@ def _create(
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
         _bring_up(manager, spec)
         held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
+        start.provide(config, extra, lambda secret: credentials.decrypt(layout, secret))
         if extra.get("join"):
             start.join(config, bundle, extra["join"])
         events = _Scope(bundle, config, extra["root"], start_scope, streams, held)

@@ -20,6 +20,7 @@ from gear.model import container_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.supplies import Supplies
 
 VERSION = 1
 UID_RANGE_SIZE = 65536
@@ -92,6 +93,7 @@ class Spec:
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
+    supplies: Supplies = field(default_factory=Supplies)
 
     @property
     def own_ids(self) -> bool:
@@ -144,6 +146,7 @@ class Spec:
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
+            **({"supplies": self.supplies.to_mapping()} if self.supplies != Supplies() else {}),
         }
 
     @classmethod
@@ -376,4 +379,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "naming": Naming.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
+    "supplies": Supplies.read,
 }

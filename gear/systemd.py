@@ -121,6 +121,10 @@ class Manager:
         """Restart *units* at once and wait; the result of each job by unit."""
         return self._jobs("RestartUnit", self._thawed(units))
 
+    def reload_units(self, units: Iterable[str]) -> dict[str, str]:
+        """Have *units* read their configuration again, and wait; the result of each job by unit."""
+        return self._jobs("ReloadUnit", units)
+
     def reload_or_restart(self, units: Iterable[str]) -> dict[str, str]:
         """Reload *units* at once, start those that are not active, and wait; the result of each job by unit."""
         return self._jobs("ReloadOrRestartUnit", units)

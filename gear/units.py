@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, unitfile
+from gear import activation, confinement, provision, unitfile
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
@@ -105,6 +105,7 @@ def render(
         *unit_lines(resources(spec)),
         *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
+        *provision.unit_lines(spec, layout, (SHELL, f"{helper}/reload")),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",

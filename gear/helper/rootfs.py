@@ -173,6 +173,9 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
         if not is_bind(mount):
             continue
         source, words = mount["source"], mount.get("options", ())
+        if isinstance(source, int):  # a detached mount that a front end has made
+            descriptors.append(source)
+            continue
         recursive = "rbind" in words
         step.doing = f"bind {source} on {mount['destination']}"
         options = Options(words)

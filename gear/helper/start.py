@@ -19,6 +19,8 @@ from gear.helper.rights import Filter
 
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gear.helper.network import Network
     from gear.helper.ports import Reservation
 
@@ -105,10 +107,27 @@ def start(bundle: str) -> int:
 
         name = bundle.rstrip("/").rpartition("/")[2]
         wanted.passed = activation.find(extra["descriptors"], f"ctr-{name}.socket")
+    provide(config, extra, None)
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
     return pid
+
+
+def provide(config: dict, extra: dict, read: Callable[[str], bytes] | None) -> None:  # type: ignore[type-arg]
+    """Put the secrets and configs that start.json asks for into *config*; *read* gives a secret's value, None is for
+    those of the unit.  Raises Failure."""
+    if not extra.get("secrets") and not extra.get("configs"):
+        return
+    from gear.helper import supplies
+
+    step = Step()
+    try:
+        supplies.own_configs(extra.get("configs") or [], step)
+        if extra.get("secrets"):
+            supplies.add(config, extra["secrets"], read or supplies.credential, step)
+    except OSError as error:
+        raise step.failure(error) from error
 
 
 def join(config: dict, bundle: str, name: str) -> None:  # type: ignore[type-arg]

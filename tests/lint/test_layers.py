@@ -18,33 +18,34 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting mount_words spec volume_record oci reference settings "
+        "network naming underlay definition mounting mount_words supplies spec volume_record oci reference settings "
         "claims"
     ),
     "pure": (
-        "forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
+        "forwarding unitfile device_rules resources confinement attachment activation provision units bundle bpf "
         "seccomp_profile seccomp_form"
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
         "view store sources garbage duplicate subvolumes removal storage quotas usage volumestore indexes leases "
         "unpacked treediff checking record_check imagemounts yamlfile addresses netfailure registries registry_auth "
-        "dialing transport piping registry upload incoming signature_record policy cosign openpgp lookaside attached "
-        "seccomp inroot reports stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
+        "dialing transport piping registry upload incoming signature_record policy cosign openpgp lookaside "
+        "attached seccomp inroot reports stacking groups terminal definitions allocation hostsfile interfaces "
+        "packetfilter objects envsets credentials variables download"
     ),
     "operations": (
         "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
-        "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
-        "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
-        "volumes volume_copies volume_archive volume_check container_check fsck disk_use switching contents pausing "
-        "snapshots restoring cloning committing unfinished"
+        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan "
+        "networks live linking exposure leftovers remove inside top attach copying transfer joining running "
+        "debugging history pruning saving verifying network_check network_state network_strays mending hindrances "
+        "network_repair volumes volume_copies volume_archive volume_check container_check fsck disk_use switching "
+        "contents pausing snapshots restoring cloning committing unfinished supplying"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
         "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store cli_volume cli_volume_copies cli_df __main__"
+        "cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config cli_env __main__"
     ),
 }
 # What points up all the same, and why.
@@ -239,6 +240,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "piping",
         "registry",
         "upload",
+        "download",
     }
     store = {
         "compression",
@@ -267,6 +269,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "quotas",
         "volumestore",
     }
+    # Named things of gear's own.
+    named = {"objects", "envsets", "credentials"}
     # What signatures are, and where they are found.
     signature = {"policy", "cosign", "openpgp", "lookaside", "attached"}
     host = set(LAYERS["host"].split())
@@ -277,7 +281,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         elif module in signature:
             allowed = signature | registry
         else:
-            allowed = next((g for g in (store, registry) if module in g), set())
+            allowed = next((g for g in (store, registry, named) if module in g), set())
         if module == "storage":
             allowed = allowed | {"yamlfile"}
         assert siblings <= allowed, f"{module} imports {siblings}"

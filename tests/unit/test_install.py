@@ -106,13 +106,21 @@ def test_helper_is_complete() -> None:
     sources = publishing.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
-    assert set(sources) == modules | {"gear/__init__.py", "start", "network", "proxy", "stop", "remove"}
+    assert set(sources) == modules | {
+        "gear/__init__.py",
+        "start",
+        "network",
+        "proxy",
+        "stop",
+        "remove",
+        "reload",
+    }
     assert sources["start"] == (package / "launcher").read_bytes()
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
     # Every file of the package is accounted for.
     others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others == {"launcher", "network-launcher", "proxy-launcher", "stop", "remove"}
+    assert others == {"launcher", "network-launcher", "proxy-launcher", "stop", "remove", "reload"}
 
 
 @pytest.mark.spawns
