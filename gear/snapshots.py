@@ -148,7 +148,7 @@ def take(
         switching.finish(layout, name)
         spec = installed(layout, name)
         image = containers.image_of(layout, spec)
-        target = directory(layout, name) / (_free_label(layout, name) if label is None else label_of(label))
+        target = directory(layout, name) / (free_label(layout, name) if label is None else label_of(label))
         if target.exists():
             raise GearError(
                 f"{name} has a snapshot {target.name} already.",
@@ -200,9 +200,9 @@ def _write(path: Path, spec: Spec, volumes: Iterable[str]) -> None:
     files.write_atomic(path / "spec.json", files.dump_json(spec.to_mapping()), 0o600)
 
 
-def _free_label(layout: Layout, name: str) -> str:
-    """The time, to the second and then some."""
-    stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+def free_label(layout: Layout, name: str, kind: str = "") -> str:
+    """A label that no snapshot of *name* has: *kind* and the time, to the second and then some."""
+    stem = kind + time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     known = labels(layout, name)
     numbers = iter(range(2, len(known) + 3))
     label = stem
