@@ -89,12 +89,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             ]
         elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path, holds_data=True))
-    for path in entries(layout.units):
-        owner = activation.owner(path.name) or schedule.owner(path.name)
-        name = owner or path.name.removeprefix("ctr-").removesuffix(".service")
-        known = unit_name(name) == path.name or owner is not None
-        if known and name not in installed and rendered_by_gear(path, layout):
-            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    found += _units(layout, installed)
     for taken in uids.ranges(layout):
         if taken.name not in installed:
             remove = partial(files.remove_file, taken.path)
@@ -117,6 +112,17 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         for path in entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path, holds_data=True))
+    return found
+
+
+def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
+    found = []
+    for path in entries(layout.units):
+        owner = activation.owner(path.name) or schedule.owner(path.name)
+        name = owner or path.name.removeprefix("ctr-").removesuffix(".service")
+        known = unit_name(name) == path.name or owner is not None
+        if known and name not in installed and rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
     return found
 
 

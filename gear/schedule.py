@@ -29,6 +29,23 @@ _CAPABILITIES = (
     "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_MKNOD CAP_NET_ADMIN CAP_SETFCAP "
     "CAP_SETGID CAP_SETUID CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE"
 )
+_HARDENING = (
+    ("CapabilityBoundingSet", _CAPABILITIES),
+    ("NoNewPrivileges", "yes"),
+    ("ProtectSystem", "strict"),
+    # Where passwords of registries are.
+    ("ProtectHome", "read-only"),
+    ("PrivateTmp", "yes"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("LockPersonality", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+    ("SystemCallArchitectures", "native"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,65 +138,42 @@ def render(name: str, wanted: Schedule, layout: Layout, writable: Sequence[str])
         "Settings of your own belong into a drop-in: systemctl edit, with the name of this unit",
     )
     when = [
-        ("Unit", [("Description", unitfile.value(f"When {name} is upgraded"))]),
-        (
-            "Timer",
-            [
-                ("OnCalendar", unitfile.value(wanted.calendar)),
-                *([("RandomizedDelaySec", f"{wanted.delay}s")] if wanted.delay else []),
-                ("AccuracySec", "1s"),
-                # What was slept through is made up for.
-                ("Persistent", "yes"),
-            ],
-        ),
-        ("Install", [("WantedBy", "timers.target")]),
+        ("OnCalendar", unitfile.value(wanted.calendar)),
+        *([("RandomizedDelaySec", f"{wanted.delay}s")] if wanted.delay else []),
+        ("AccuracySec", "1s"),
+        # What was slept through is made up for.
+        ("Persistent", "yes"),
     ]
-    places = [str(layout.state), str(layout.units), *writable]
-    command = [wanted.program, *_moved(layout), "upgrade", name]
+    places = [unitfile.word(str(place)) for place in (layout.state, layout.units, *writable)]
+    unit = [
+        ("Description", unitfile.value(f"Upgrade of {name}")),
+        ("Wants", "network-online.target"),
+        ("After", "network-online.target nss-lookup.target"),
+        ("RequiresMountsFor", " ".join(places[:2])),
+        # How often it runs is the timer's matter, which a limit would end for good.
+        ("StartLimitIntervalSec", "0"),
+    ]
+    volumes = ["--snapshot-volumes"] if wanted.volumes else []
     what = [
+        ("Type", "oneshot"),
         (
-            "Unit",
-            [
-                ("Description", unitfile.value(f"Upgrade of {name}")),
-                ("Wants", "network-online.target"),
-                ("After", "network-online.target nss-lookup.target"),
-                ("RequiresMountsFor", " ".join(unitfile.word(place) for place in places[:2])),
-            ],
+            "ExecStart",
+            unitfile.command([wanted.program, *_moved(layout), "upgrade", "--quiet", *volumes, name]),
         ),
-        (
-            "Service",
-            [
-                ("Type", "oneshot"),
-                (
-                    "ExecStart",
-                    unitfile.command([*command, *(["--snapshot-volumes"] if wanted.volumes else [])]),
-                ),
-                ("SyslogIdentifier", unitfile.word(f"gear-upgrade-{name}")),
-                ("RuntimeDirectory", "gear-replacing"),
-                # It is everybody's who upgrades at the same time.
-                ("RuntimeDirectoryPreserve", "yes"),
-                ("Nice", "10"),
-                ("CapabilityBoundingSet", _CAPABILITIES),
-                ("NoNewPrivileges", "yes"),
-                ("ProtectSystem", "strict"),
-                ("ReadWritePaths", " ".join(unitfile.word(place) for place in places)),
-                ("ProtectHome", "read-only"),
-                ("PrivateTmp", "yes"),
-                ("ProtectClock", "yes"),
-                ("ProtectControlGroups", "yes"),
-                ("ProtectHostname", "yes"),
-                ("ProtectKernelLogs", "yes"),
-                ("ProtectKernelModules", "yes"),
-                ("LockPersonality", "yes"),
-                ("RestrictRealtime", "yes"),
-                ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
-                ("SystemCallArchitectures", "native"),
-            ],
-        ),
+        ("SyslogIdentifier", unitfile.word(f"gear-upgrade-{name}")),
+        # It is everybody's who upgrades at the same time (gear/draining.py).
+        ("RuntimeDirectory", "gear-replacing"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("ReadWritePaths", " ".join(places)),
+        *_HARDENING,
     ]
+    timer_unit = [("Description", unitfile.value(f"When {name} is upgraded"))]
+    wants = [("WantedBy", "timers.target")]
     return {
-        timer(name): unitfile.render(header, when).encode(),
-        service(name): unitfile.render(header, what).encode(),
+        timer(name): unitfile.render(
+            header, [("Unit", timer_unit), ("Timer", when), ("Install", wants)]
+        ).encode(),
+        service(name): unitfile.render(header, [("Unit", unit), ("Service", what)]).encode(),
     }
 
 
