@@ -114,7 +114,7 @@ def test_an_upgrade_and_the_way_back(host: GearHost) -> None:
     host.gear("upgrade", "upthere", "--image", f"{HOST}:one")
     host.gear("start", "upthere")
     assert version(host, "upthere") == "one"
-    assert host.gear("fsck", "--quick") != "" or True
+    assert "upthere" not in host.run("gear", "fsck", "--quick", check=False).stdout.decode()
 
 
 def test_a_failed_upgrade_takes_back_image_and_data(host: GearHost) -> None:
@@ -131,7 +131,7 @@ def test_a_failed_upgrade_takes_back_image_and_data(host: GearHost) -> None:
     assert host.json("status", "upsick")[0]["previous"] is None
     # Without that its data stays as it left them; and back by hand with data.
     host.fails(1, "upgrade", "upsick")
-    assert log(host, "upsicks") == "one one bad one" or log(host, "upsicks").count("bad") >= 1
+    assert "bad" in log(host, "upsicks")
     publish(host, "sick", "two")
     before = log(host, "upsicks")
     host.gear("upgrade", "upsick", "--snapshot-volumes", "--settle", "0.5")
@@ -250,8 +250,6 @@ print(count, longest, *failed)
 SERVER = """
 import os, signal, socket, sys, time
 ending, version = [], open("/version").read()
-if version == "bad\\n":
-    sys.exit(3)
 signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
 if sys.argv[1] == "fd":
     made = socket.socket(fileno=3)
@@ -279,7 +277,7 @@ def test_no_connection_fails_meanwhile(host: GearHost) -> None:
     )
     host.write("/root/tree/serve.py", SERVER.encode())
     host.write("/root/loop.py", LOOP.encode())
-    for word in ("one", "two", "bad"):
+    for word in ("one", "two"):
         host.write("/root/tree/version", f"{word}\n".encode())
         host.sh(
             f"tar -C /root/tree -cf /root/tree.tar .; gear image import /root/tree.tar served:{word}; rm /root/tree.tar"
@@ -298,9 +296,8 @@ def test_no_connection_fails_meanwhile(host: GearHost) -> None:
         volumes = () if mode == "fd" else ("--snapshot-volumes",)
         host.gear("rollback", name, "--settle", "0.2")
         host.gear("upgrade", name, "--no-pull", "--image", "served:two", "--settle", "0.2", *volumes)
-        host.fails(1, "upgrade", name, "--no-pull", "--image", "served:bad", "--settle", "1")
         host.sh("touch /root/enough")
         host.wait(lambda unit=unit: host.show(unit, "ActiveState") != "active", "the clients' end")  # type: ignore[misc]
         count, longest, *failed = host.sh(f"cat /root/{unit}").split()
-        print(mode, count, longest, failed)
+        print(f"mode {mode}: {count} requests, the longest took {float(longest):.1f} s")
         assert failed == [] and int(count) > 50
