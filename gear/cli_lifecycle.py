@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import activation, containers, host, journal, lifecycle, process, scheduling, upgrade_record
-from gear.command import Context, Verb, add_output_option, for_each, table
+from gear import activation, cli_upgrade_state, containers, host, journal, lifecycle, process, upgrade_record
+from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError, UsageError
 from gear.limits import Limits
 from gear.model import container_name
@@ -45,7 +44,7 @@ def _tell(
 def _run_start(args: argparse.Namespace, context: Context) -> int:
     host.require_root("start containers")
     with Manager() as manager:
-        status = finish_upgrades(manager, context, args.names)
+        status = cli_upgrade_state.finish(manager, context, args.names)
         outcome = lifecycle.start(manager, context.layout, args.names)
         return max(status, _tell(context, outcome, "is running", _LISTENS))
 
@@ -53,24 +52,9 @@ def _run_start(args: argparse.Namespace, context: Context) -> int:
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
-        status = finish_upgrades(manager, context, args.names)
+        status = cli_upgrade_state.finish(manager, context, args.names)
         outcome = lifecycle.start(manager, context.layout, args.names, again=True)
         return max(status, _tell(context, outcome, "is running again", _LISTENS))
-
-
-def finish_upgrades(manager: Manager, context: Context, names: Sequence[str]) -> int:
-    """Finish or undo upgrades of *names* that were interrupted; returns the exit status."""
-    found = [name for name in names if upgrade_record.pending_path(context.layout, name).exists()]
-    if not found:
-        return 0
-    from gear import upgrading  # which nothing else here needs
-
-    def finish(name: str) -> None:
-        done = upgrading.recover(manager, context.layout, name)
-        if done is not None:
-            context.report(f"an upgrade of {name} to {done.target} was interrupted; now it is: {done.result}")
-
-    return for_each(found, finish, context)
 
 
 def _run_stop(args: argparse.Namespace, context: Context) -> int:
@@ -90,7 +74,7 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
         for name in args.names:
             try:
-                states.append(_state(manager, context, name))
+                states.append(cli_upgrade_state.state(manager, context, name))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
@@ -110,16 +94,6 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
     return status
 
 
-def _state(manager: Manager, context: Context, name: str) -> dict[str, Any]:
-    """What gear status says of a container."""
-    previous = upgrade_record.read(context.layout, name).previous
-    image = None if previous is None else previous.image
-    return containers.state(manager, context.layout, name) | {
-        "previous": None if image is None else {"reference": image.reference, "digest": image.digest},
-        "schedule": scheduling.state(manager, context.layout, name),
-    }
-
-
 def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What gear knows of a container and systemctl does not."""
     image, ids = state["image"], state["uid_range"]
@@ -134,11 +108,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", _at_boot(state)),
     ]
-    if state["previous"]:
-        image = state["previous"]
-        lines.append(("Previous", f"{image['reference']} ({image['digest']}): gear rollback {state['name']}"))
-    if state["schedule"]:
-        lines.append(("Upgrades", _upgrades(state["schedule"])))
+    lines += cli_upgrade_state.lines(state)
     if state["on_demand"]:
         idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
         closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
@@ -148,15 +118,6 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
     return lines
-
-
-def _upgrades(schedule: Mapping[str, Any]) -> str:
-    last, coming = (
-        schedule[key] and time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(schedule[key]))
-        for key in ("last", "next")
-    )
-    said = f"{schedule['calendar']}, next {coming or 'never'}"
-    return f"{said}; the last one ended with {schedule['result']} on {last}" if last else said
 
 
 def _at_boot(state: Mapping[str, Any]) -> str:
@@ -312,7 +273,7 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
         rendered = containers.render(spec, image, context.layout)
         return {
             "spec": spec.to_mapping(),
-            "state": _state(manager, context, name),
+            "state": cli_upgrade_state.state(manager, context, name),
             "upgrades": [entry.document() for entry in upgrade_record.read(context.layout, name).history],
             "systemd": properties,
             "files": [str(path) for path in rendered],

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gear import containers, host, schedule, upgrade_record
+from gear import cli_upgrade_state, containers, host, schedule, upgrade_record
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import container_name
@@ -114,7 +113,7 @@ def _upgrade(args: argparse.Namespace, context: Context) -> int:
 
         def one(name: str) -> None:
             if not only_look:
-                _recover(manager, context, name)
+                cli_upgrade_state.finish(manager, context, [name])
             spec = containers.get(context.layout, name)
             row, image = _candidate(args, context, spec, settings)
             rows.append(row)
@@ -135,15 +134,6 @@ def _upgrade(args: argparse.Namespace, context: Context) -> int:
     if args.output == "json":
         context.report_json(rows)
     return status
-
-
-def _recover(manager: Manager, context: Context, name: str) -> None:
-    """Finish or undo what was interrupted of *name*, and say so."""
-    from gear import upgrading
-
-    done = upgrading.recover(manager, context.layout, name)
-    if done is not None:
-        context.warn(f"an upgrade of {name} to {done.target} was interrupted; now it is: {done.result}")
 
 
 def _candidate(
@@ -231,7 +221,7 @@ def _history(args: argparse.Namespace, context: Context) -> int:
     rows = [
         (
             name,
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time)),
+            cli_upgrade_state.moment(entry.time),
             entry.kind,
             _short(entry.origin),
             _short(entry.target),
@@ -277,7 +267,7 @@ def next_run(state: dict[str, Any] | None) -> str:
     """When the next upgrade is, in words."""
     if state is None or state["next"] is None:
         return ", at no time that is to come"
-    return f", next on {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(state['next']))}"
+    return f", next on {cli_upgrade_state.moment(state['next'])}"
 
 
 def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
@@ -302,7 +292,7 @@ def _run_rollback(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
 
         def one(name: str) -> None:
-            _recover(manager, context, name)
+            cli_upgrade_state.finish(manager, context, [name])
             done = upgrading.rollback(manager, context.layout, name, volumes=args.volumes, settle=settle)
             rows.append({"name": name} | done.document())
             if args.output != "json":

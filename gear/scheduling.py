@@ -19,6 +19,8 @@ from gear.model import Layout
 from gear.schedule import Schedule
 from gear.systemd import Manager
 
+# Where systemd keeps when a timer with Persistent= was last due (systemd.timer(5)).
+_STAMPS = Path("/var/lib/systemd/timers")
 # Where systemd.exec(5) looks for programs whose path is not given.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
@@ -115,7 +117,7 @@ def remove(manager: Manager, layout: Layout, name: str) -> bool:
         for unit in units:
             manager.reset_failed(unit)
     boot.disable(units[0])
-    for file in [*unit_files(layout, name), path(layout, name)]:
+    for file in [*unit_files(layout, name), path(layout, name), _STAMPS / f"stamp-{units[0]}"]:
         files.remove_file(file)
     if known:
         manager.reload()

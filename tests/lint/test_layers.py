@@ -43,7 +43,7 @@ LAYERS = {
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
         "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store cli_upgrade __main__"
+        "cli_store cli_upgrade cli_upgrade_state __main__"
     ),
 }
 # What points up all the same, and why.

@@ -244,7 +244,7 @@ JSON = {
     "image inspect": ("images", "inspect"),
 }
 # Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of
-# containers, _state() of cli_lifecycle.
+# containers, state() of cli_upgrade_state.
 _CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop", "limits"}
 ADDED = {
     "install and apply": {"restarted"},
