@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from gear.systemd import Manager
 
 # Where systemd keeps when a timer with Persistent= was last due (systemd.timer(5)).
 _STAMPS = Path("/var/lib/systemd/timers")
+# root's, and `staff`, which Debian lets write to /usr/local.
+_TRUSTED_GROUPS = (0, 50)
 # Where systemd.exec(5) looks for programs whose path is not given.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
@@ -59,7 +62,17 @@ def program() -> str:
             "No unit can run gear: it is neither installed where systemd looks for programs nor was it called as one.",
             hint="Call it by the path of the program gear.",
         )
-    return schedule.program(os.path.abspath(called))
+    found = schedule.program(os.path.realpath(called))
+    for place in (Path(found), *Path(found).parents):
+        status = place.stat()
+        writers = 0o002 if status.st_gid in _TRUSTED_GROUPS else 0o022
+        shared = status.st_mode & writers and not (place.is_dir() and status.st_mode & stat.S_ISVTX)
+        if shared or status.st_uid not in (0, os.geteuid()):
+            raise UsageError(
+                f"No unit can run {found} as root: {place} can be changed by others.",
+                hint="Install gear where only root may write.",
+            )
+    return found
 
 
 def require_calendar(text: str) -> None:

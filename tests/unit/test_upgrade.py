@@ -193,6 +193,10 @@ def test_the_program_of_a_timer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr("sys.argv", [str(tmp_path / "__main__.py")])
     monkeypatch.setattr(scheduling, "_PATH", str(tmp_path))
     assert scheduling.program() == str(program)
+    # A unit runs it as root.
+    program.chmod(0o757)
+    with pytest.raises(UsageError, match="can be changed by others"):
+        scheduling.program()
     program.unlink()
     with pytest.raises(UsageError, match="No unit can run gear"):
         scheduling.program()
