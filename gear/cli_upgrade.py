@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gear import cli_upgrade_state, containers, host, schedule, upgrade_record
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 # The modules that know the network are imported by what needs them.
 
 _LONGEST_SETTLE_S = 3600.0
+
+
+def _end_in_order() -> None:
+    """Have SIGTERM, as at a shutdown, end an upgrade by taking it back."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise GearError("gear was told to end.")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _settle_option(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +118,7 @@ def _upgrade(args: argparse.Namespace, context: Context) -> int:
 
     settle = _settle(args)
     only_look = args.check or args.dry_run
+    _end_in_order()
     settings = None if args.no_pull else registries.load(context.layout)
     rows: list[dict[str, Any]] = []
     with Manager() as manager:
@@ -288,6 +300,7 @@ def _run_rollback(args: argparse.Namespace, context: Context) -> int:
 
     host.require_root("roll containers back")
     settle = _settle(args)
+    _end_in_order()
     rows = []
     with Manager() as manager:
 

@@ -205,10 +205,11 @@ def _change(manager: Manager, layout: Layout, item: Pending, settle: float) -> N
         if item.ran:
             if not copies:
                 _stop(manager, item.origin, keep=keep)
-            allocation.give_back(freed)
             _start(manager, layout, item.target)
     if item.ran:
         _settle(manager, item.target, settle)
+    # Not sooner: what is taken back needs them again.
+    allocation.give_back(freed)
 
 
 def _keeps_sockets(layout: Layout, before: Spec, after: Spec, *, copies: bool) -> bool:

@@ -140,6 +140,15 @@ def test_a_failed_upgrade_takes_back_image_and_data(host: GearHost) -> None:
     host.gear("rollback", "upsick", "--volumes", "--settle", "0.5")
     assert log(host, "upsicks") == before + " two two"
     assert len(host.json("snapshot", "upsick", "--list")) == 1
+    # Who ends it while it waits has it taken back.
+    publish(host, "sick", "one")
+    host.sh("systemd-run -q --unit=upending gear upgrade upsick --settle 600")
+    host.wait(
+        lambda: host.run("gear", "exec", "upsick", "cat", "/version", check=False).stdout == b"one\n", "it"
+    )
+    host.run("systemctl", "stop", "upending")
+    assert version(host, "upsick") == "two"
+    assert host.json("upgrade", "upsick", "--history")[-1]["reason"] == "gear was told to end."
 
 
 def test_killed_anywhere_it_is_old_or_new(host: GearHost) -> None:
