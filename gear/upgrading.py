@@ -80,6 +80,7 @@ def upgrade(
 
     Raises UpgradeError after everything was taken back, and other GearErrors when nothing was changed.
     """
+    snapshots.installed(layout, name)
     with upgrade_record.owned(layout, name):
         _finish(manager, layout, name)
         origin = snapshots.installed(layout, name)
@@ -94,6 +95,7 @@ def rollback(
 ) -> Entry:
     """Make *name* what it was before its last upgrade or rollback, with *volumes* also their data; raises as upgrade()
     does.  A second one goes forward again."""
+    snapshots.installed(layout, name)
     with upgrade_record.owned(layout, name):
         _finish(manager, layout, name)
         origin, record = snapshots.installed(layout, name), upgrade_record.read(layout, name)
