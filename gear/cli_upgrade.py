@@ -29,7 +29,8 @@ def _end_in_order() -> None:
 
     def end(number: int, frame: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise GearError("gear was told to end.")
+        # What the terminal's interrupt raises; nobody takes it for an error of what is being done.
+        raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
 

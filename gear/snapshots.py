@@ -183,7 +183,9 @@ def installed(layout: Layout, name: str) -> Spec:
     """The spec of an installed container; raises GearError for one of gear run."""
     spec = containers.get(layout, name)
     if containers.run_of(layout, name) is not None:
-        raise GearError(f"{name} was run once and is not installed, so it has no snapshots and is not upgraded.")
+        raise GearError(
+            f"{name} was run once and is not installed, so it has no snapshots and is not upgraded."
+        )
     return spec
 
 

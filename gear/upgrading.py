@@ -131,15 +131,18 @@ def _carry_out(
     item = _begin(manager, layout, kind, origin, target, keep_data, restore)
     try:
         _change(manager, layout, item, settle)
-    except BaseException as error:
-        why = error if isinstance(error, GearError) else GearError(f"it was interrupted ({error!r})")
-        _undo(manager, layout, item, why.message)
+    except GearError as error:
+        _undo(manager, layout, item, error.message)
         what = "upgraded" if kind == UPGRADE else "rolled back"
         raise UpgradeError(
-            f"{origin.name} is not {what}, and is again what it was before: {why.message}",
-            details=why.details,
-            hint=why.hint,
+            f"{origin.name} is not {what}, and is again what it was before: {error.message}",
+            details=error.details,
+            hint=error.hint,
         ) from error
+    except BaseException as error:
+        ended = isinstance(error, KeyboardInterrupt)
+        _undo(manager, layout, item, "gear was told to end." if ended else f"gear failed: {error!r}.")
+        raise
     return _commit(layout, item, DONE)
 
 
