@@ -21,12 +21,13 @@ DIRECTORY = Path("/etc/systemd/system")
 # start them by SOCKETS_TARGET.
 ACTIVE_TARGET = "container-active.target"
 SOCKETS_TARGET = "container-sockets.target"
+_USUAL = {"socket": SOCKETS_TARGET, "timer": "timers.target"}
 _WANTED_BY = {ACTIVE_TARGET: "multi-user.target", SOCKETS_TARGET: "sockets.target"}
 
 
 def link(unit: str) -> Path:
     """The link that makes *unit* start at boot."""
-    usual = SOCKETS_TARGET if unit.endswith(".socket") else ACTIVE_TARGET
+    usual = _USUAL.get(unit.rpartition(".")[2], ACTIVE_TARGET)
     return DIRECTORY / f"{_WANTED_BY.get(unit, usual)}.wants" / unit
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import activation, containers, host, journal, lifecycle, process
+from gear import activation, cli_upgrade_state, containers, host, journal, lifecycle, process, upgrade_record
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError, UsageError
 from gear.limits import Limits
@@ -44,18 +44,17 @@ def _tell(
 def _run_start(args: argparse.Namespace, context: Context) -> int:
     host.require_root("start containers")
     with Manager() as manager:
-        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running", _LISTENS)
+        status = cli_upgrade_state.finish(manager, context, args.names)
+        outcome = lifecycle.start(manager, context.layout, args.names)
+        return max(status, _tell(context, outcome, "is running", _LISTENS))
 
 
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
-        return _tell(
-            context,
-            lifecycle.start(manager, context.layout, args.names, again=True),
-            "is running again",
-            _LISTENS,
-        )
+        status = cli_upgrade_state.finish(manager, context, args.names)
+        outcome = lifecycle.start(manager, context.layout, args.names, again=True)
+        return max(status, _tell(context, outcome, "is running again", _LISTENS))
 
 
 def _run_stop(args: argparse.Namespace, context: Context) -> int:
@@ -75,7 +74,7 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
         for name in args.names:
             try:
-                states.append(containers.state(manager, context.layout, name))
+                states.append(cli_upgrade_state.state(manager, context, name))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
@@ -109,6 +108,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", _at_boot(state)),
     ]
+    lines += cli_upgrade_state.lines(state)
     if state["on_demand"]:
         idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
         closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
@@ -273,7 +273,8 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
         rendered = containers.render(spec, image, context.layout)
         return {
             "spec": spec.to_mapping(),
-            "state": containers.state(manager, context.layout, name),
+            "state": cli_upgrade_state.state(manager, context, name),
+            "upgrades": [entry.document() for entry in upgrade_record.read(context.layout, name).history],
             "systemd": properties,
             "files": [str(path) for path in rendered],
             "altered": [str(path) for path in containers.compare(rendered)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from gear import files, host, leftovers, remove, snapshots
 from gear.command import Context, Verb, add_output_option, for_each
@@ -68,12 +69,35 @@ def _clean_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_option(parser)
 
 
+def _interrupted(context: Context) -> list[leftovers.Leftover]:
+    """Upgrades that were interrupted; finishing one takes as long as payloads do, and so is done without the lock."""
+    from gear import unfinished, upgrade_record, upgrading
+
+    def finish(name: str) -> None:
+        with Manager() as manager:
+            upgrading.recover(manager, context.layout, name)
+
+    return [
+        leftovers.Leftover(
+            f"an upgrade of {name} that was interrupted, and is finished or undone now",
+            upgrade_record.pending_path(context.layout, name),
+            partial(finish, name),
+        )
+        for name in unfinished.directories(context.layout)
+        if upgrade_record.abandoned(context.layout, name)
+    ]
+
+
 def _run_clean(args: argparse.Namespace, context: Context) -> int:
     host.require_root("clean up")
+    found = _interrupted(context)
+    for item in found if not args.dry_run else ():
+        item.remove()
+    upgrades = len(found)
     with files.locked(context.layout.lock):
-        found = leftovers.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
-        for item in found:
-            if not args.dry_run:
+        found += leftovers.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
+        for number, item in enumerate(found):
+            if not args.dry_run and number >= upgrades:
                 item.remove()
             if args.output != "json":
                 verb = "would remove" if args.dry_run else "removed"

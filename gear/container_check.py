@@ -22,12 +22,14 @@ from gear import (
     network_check,
     objects,
     publishing,
+    scheduling,
     snapshots,
     storage,
     store,
     switching,
     uids,
     volume_check,
+    upgrade_record,
 )
 from gear.checking import directory_mode
 from gear.errors import GearError
@@ -38,7 +40,7 @@ from gear.spec import Spec
 from gear.supplies import ENV_SET, KINDS, SECRET, object_path
 
 # What may hold secrets, and so is for root only.
-PRIVATE = ("spec.json", "config.json", "start.json", "run.json")
+PRIVATE = ("spec.json", "config.json", "start.json", "run.json", "upgrade.json", "upgrades.json")
 
 
 def check(layout: Layout) -> Iterator[Finding]:
@@ -66,6 +68,8 @@ def check(layout: Layout) -> Iterator[Finding]:
     for spec in specs.values():
         yield from _container(layout, spec)
         yield from _snapshots(layout, spec.name)
+        yield from _upgrades(layout, spec.name)
+        yield from scheduling.check(layout, spec.name)
     for name in half:
         yield from _switch(layout, name)
     if specs:
@@ -290,6 +294,25 @@ def _snapshots(layout: Layout, name: str) -> Iterator[Finding]:
         except GearError as error:
             pull = f"gear image pull {_pullable(found.spec)}" if found.spec.image.digest else ""
             yield Finding(path, f"can't be restored: {error.message}", hint=pull)
+
+
+def _upgrades(layout: Layout, name: str) -> Iterator[Finding]:
+    """What was remembered for a rollback can be gone back to; what was interrupted is told."""
+    if upgrade_record.abandoned(layout, name):
+        what = f"is left over: an upgrade of {name} was interrupted"
+        yield Finding(upgrade_record.pending_path(layout, name), what, damage=False, hint="gear clean")
+    path = upgrade_record.record_path(layout, name)
+    try:
+        record = upgrade_record.read(layout, name)
+        upgrade_record.pending(layout, name)
+    except GearError as error:
+        yield Finding(path, error.message, hint=error.hint or "")
+        return
+    if record.previous is not None:
+        try:
+            containers.image_of(layout, record.previous)
+        except GearError as error:
+            yield Finding(path, f"can't be gone back to: {error.message}")
 
 
 def _switch(layout: Layout, name: str) -> Iterator[Finding]:

@@ -82,11 +82,18 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
     )
 
 
-def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
-    """Create or replace the container *name*; raises GearError and leaves what was there before."""
+def install(
+    layout: Layout, name: str, image_text: str, options: Mapping[str, Any], digest: str | None = None
+) -> Installed:
+    """Create or replace the container *name*; raises GearError and leaves what was there before.
+
+    With a *digest* it is that image, and *image_text* only what it is called.
+    """
     with files.locked(layout.lock), store.lease(layout):
         switching.finish(layout, name)
-        image = containers.resolve(layout, image_text)
+        image = containers.resolve(layout, digest or image_text)
+        if digest is not None:
+            image = dataclasses.replace(image, reference=image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
 

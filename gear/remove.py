@@ -23,6 +23,7 @@ from gear import (
     networks,
     publishing,
     removal,
+    scheduling,
     sockets,
     switching,
     uids,
@@ -50,6 +51,7 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     if boot.disable(unit):
         manager.reload()
     sockets.disable(layout, name)
+    scheduling.remove(manager, layout, name)
     if known:
         # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.
         listening = sockets.loaded(manager, name)

@@ -187,7 +187,9 @@ def installed(layout: Layout, name: str) -> Spec:
     """The spec of an installed container; raises GearError for one of gear run."""
     spec = containers.get(layout, name)
     if containers.run_of(layout, name) is not None:
-        raise GearError(f"{name} was run once and is not installed, so it has no snapshots.")
+        raise GearError(
+            f"{name} was run once and is not installed, so it has no snapshots and is not upgraded."
+        )
     return spec
 
 
@@ -197,9 +199,9 @@ def _write(path: Path, spec: Spec, volumes: Iterable[str]) -> None:
     files.write_atomic(path / "spec.json", files.dump_json(spec.to_mapping()), 0o600)
 
 
-def free_label(known: Sequence[str]) -> str:
-    """The time, to the second and then some: a label that is none of the *known* ones."""
-    stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+def free_label(known: Sequence[str], kind: str = "") -> str:
+    """A label that is none of the *known* ones: *kind* and the time, to the second and then some."""
+    stem = kind + time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     numbers = iter(range(2, len(known) + 3))
     label = stem
     while label in known:

@@ -117,6 +117,10 @@ class Manager:
         """Stop *units* at once and wait; the result of each job by unit."""
         return self._jobs("StopUnit", self._thawed(units))
 
+    def stop_alone(self, units: Iterable[str]) -> dict[str, str]:
+        """Stop *units* and nothing that depends on them, as the sockets on which PID 1 listens for them do."""
+        return self._jobs("StopUnit", self._thawed(units), mode="ignore-dependencies")
+
     def restart(self, units: Iterable[str]) -> dict[str, str]:
         """Restart *units* at once and wait; the result of each job by unit."""
         return self._jobs("RestartUnit", self._thawed(units))
@@ -138,13 +142,13 @@ class Manager:
                     self.thaw(unit)
         return wanted
 
-    def _jobs(self, method: str, units: Iterable[str]) -> dict[str, str]:
+    def _jobs(self, method: str, units: Iterable[str], *, mode: str = "replace") -> dict[str, str]:
         self._subscribe()
         jobs: dict[str, str] = {}
         outcome: dict[str, str] = {}
         for unit in units:
             try:
-                jobs[unit] = _string(self._call(method, "ss", unit.encode(), b"replace", unit=unit))
+                jobs[unit] = _string(self._call(method, "ss", unit.encode(), mode.encode(), unit=unit))
             except UnitError as error:
                 outcome[unit] = error.message
         for unit, job in jobs.items():

@@ -85,7 +85,7 @@ def start(bundle: str) -> int:
         rootfs.claim(bundle, step)
         if _exists(f"{bundle}/switch.json"):
             raise Failure(
-                "a restore of a snapshot was interrupted, and gear clean or gear start has to finish it first"
+                "an upgrade or a restore of a snapshot was interrupted: gear clean or gear start has to finish it first"
             )
         step.doing = f"read the bundle {bundle}"
         config = load_json(f"{bundle}/config.json")

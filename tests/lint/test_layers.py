@@ -23,7 +23,7 @@ LAYERS = {
     ),
     "pure": (
         "forwarding unitfile device_rules resources confinement attachment activation provision units bundle bpf "
-        "seccomp_profile seccomp_form"
+        "seccomp_profile seccomp_form schedule"
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
@@ -33,19 +33,12 @@ LAYERS = {
         "attached seccomp inroot reports stacking groups terminal definitions allocation hostsfile interfaces "
         "packetfilter objects envsets credentials variables download"
     ),
-    "operations": (
-        "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan "
-        "networks live linking exposure leftovers remove inside top attach copying transfer joining running "
-        "debugging history pruning saving verifying network_check network_state network_strays mending hindrances "
-        "network_repair volumes volume_copies volume_archive volume_check container_check fsck disk_use switching "
-        "contents pausing snapshots restoring cloning committing unfinished supplying"
-    ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
         "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config cli_env __main__"
+        "cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config cli_env cli_upgrade "
+        "cli_upgrade_state __main__"
     ),
 }
 # What points up all the same, and why.
@@ -68,6 +61,7 @@ HELPER_USERS = {
     "network_state": "what the helper makes of a network is worked out as it does it",
     "network_strays": "what is the helper's is known by the names and shapes that it gives",
     "linking": "where links lead to is found as it is found when they are made",
+    "draining": "pidfd_getfd(2), and where proxies look whether they are to wait",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.

@@ -235,6 +235,8 @@ JSON = {
     "diff": ("cli_changes", "report_changes"),
     "commit": ("cli_changes", "_run_commit"),
     "snapshot": ("snapshots", "document"),
+    "upgrade": ("cli_upgrade", "_candidate"),
+    "rollback and upgrade --history": ("upgrade_record", "document"),
     "image load and import": ("cli_image", "_report"),
     "image pull": ("cli_registry", "_pull"),
     "image push": ("cli_registry", "_push"),
@@ -244,12 +246,14 @@ JSON = {
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }
-# Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of containers.
+# Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of
+# containers, state() of cli_upgrade_state.
 _CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop", "limits"}
 ADDED = {
     "install and apply": {"restarted"},
     "snapshot": {"action"},
-    "status": _CONNECTION,
+    "status": _CONNECTION | {"previous", "schedule"},
+    "rollback and upgrade --history": {"name"},
     "list-units": _CONNECTION,
 }
 
