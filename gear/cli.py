@@ -57,6 +57,7 @@ TABLE = {
 GROUPS = {
     "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
     "network": "gear.cli_network gear.cli_network_check",
+    "log-namespace": "gear.cli_log_namespace",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gear import containers, files, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
+from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
@@ -92,6 +93,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+    logging_options(parser)
 
 
 def have_image(args: argparse.Namespace, context: Context) -> str:
@@ -157,6 +159,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),
+        "logging": logging_of(args),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from gear import members, mounting
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
+from gear.journaling import Logging
 from gear.members import container_path
 from gear.model import container_name
 from gear.mounting import Mount
@@ -92,6 +93,7 @@ class Spec:
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
+    logging: Logging = field(default_factory=Logging)
 
     @property
     def own_ids(self) -> bool:
@@ -144,6 +146,7 @@ class Spec:
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
+            "logging": self.logging.to_mapping(),
         }
 
     @classmethod
@@ -376,4 +379,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "naming": Naming.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
+    "logging": Logging.read,
 }
