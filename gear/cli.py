@@ -37,6 +37,8 @@ TABLE = {
     "pause": "gear.cli_inside",
     "resume": "gear.cli_inside",
     "top": "gear.cli_inside",
+    "stats": "gear.cli_stats",
+    "metrics": "gear.cli_stats",
     "attach": "gear.cli_inside",
     "run": "gear.cli_run",
     "exec": "gear.cli_exec",

@@ -5,6 +5,7 @@ Not a reader of journal files: journalctl always knows the format of the journal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,10 @@ def from_position(
 
 
 def synchronize(namespace: str | None = None) -> None:
-    """Have journald write what was sent to it so far, so that a reader finds it."""
+    """Have journald write what was sent to it so far, so that a reader finds it.  A namespace whose journald was never
+    started has nothing."""
+    if namespace is not None and not os.path.exists(f"/run/systemd/journal.{namespace}/io.systemd.journal"):
+        return
     process.output(["journalctl", "--sync", *_where(frozenset({namespace}))])
 
 
