@@ -39,6 +39,7 @@ TABLE = {
     "top": "gear.cli_inside",
     "stats": "gear.cli_stats",
     "metrics": "gear.cli_stats",
+    "events": "gear.cli_events",
     "attach": "gear.cli_inside",
     "run": "gear.cli_run",
     "exec": "gear.cli_exec",

@@ -56,7 +56,8 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         return 0
     header = ("NAME", "SIZE", "LIMITS", "CONTAINERS")
     rows = [
-        (item.name, amount(item.size), _words(item.limits), " ".join(item.containers) or "-") for item in found
+        (item.name, amount(item.size), _words(item.limits), " ".join(item.containers) or "-")
+        for item in found
     ]
     context.report(table(header, rows))
     return 0
@@ -94,8 +95,8 @@ VERBS = (
     Verb(
         "create",
         "say what a log namespace may keep",
-        "Write what the journal of a log namespace may keep; what is not given is left to journald.  Containers write to "
-        "it that are installed with --log-namespace.",
+        "Write what the journal of a log namespace may keep; what is not given is left to journald.  Containers write "
+        "to it that are installed with --log-namespace.",
         _create_arguments,
         _run_create,
     ),

@@ -147,7 +147,9 @@ def _lines(descriptor: int, prefixes: dict[str, bytes]) -> Iterator[list[bytes]]
 def _line(record: dict[str, object], prefixes: dict[str, bytes]) -> bytes:
     message = record.get("MESSAGE")
     # An array is how bytes come that are no text.
-    text = bytes(message) if isinstance(message, list) else str(message or "").encode("utf-8", "surrogateescape")
+    text = (
+        bytes(message) if isinstance(message, list) else str(message or "").encode("utf-8", "surrogateescape")
+    )
     return prefixes.get(str(record.get("_SYSTEMD_UNIT")), b"") + text + b"\n"
 
 
@@ -155,8 +157,8 @@ VERBS = (
     Verb(
         "logs",
         "print what containers have written",
-        "Print what payloads wrote to standard output and standard error, from the journal and from the journals of log "
-        "namespaces.  The lines of several containers are interleaved, each after the name of its container.",
+        "Print what payloads wrote to standard output and standard error, from the journal and from the journals of "
+        "log namespaces.  The lines of several containers are interleaved, each after the name of its container.",
         _arguments,
         _run,
     ),

@@ -125,7 +125,9 @@ def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--file", metavar="PATH", help="replace this file, instead of printing")
     where.add_argument(
-        "--serve", action="store_true", help="answer one HTTP request on standard input, as gear-metrics.socket asks"
+        "--serve",
+        action="store_true",
+        help="answer one HTTP request on standard input, as gear-metrics.socket asks",
     )
 
 
@@ -150,8 +152,8 @@ VERBS = (
     Verb(
         "stats",
         "show what containers use",
-        "Show what containers use of processors, memory, files and network, again every interval, until Ctrl-C.  CPU is "
-        "in percent of one processor, QUOTA in percent of what it may use; a dash is what this machine does not count.",
+        "Show what containers use of processors, memory, files and network, again every interval, until Ctrl-C.  CPU "
+        "is in percent of one processor, QUOTA of what it may use; a dash is what this machine does not count.",
         _arguments,
         _run,
     ),

@@ -11,7 +11,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, garbage, imagemounts, indexes, leases, signature_record, snapshots, store
+from gear import (
+    containers,
+    garbage,
+    imagemounts,
+    indexes,
+    leases,
+    notices,
+    signature_record,
+    snapshots,
+    store,
+)
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -198,6 +208,7 @@ def remove(
         )
     for text in doomed:
         store.remove_reference(layout, text)
+    notices.note("remove-image", IMAGE_NAME=name, IMAGE_DIGEST=digest)
     held = set(store.held(layout)) | set(in_use)
     if not last:
         if was_index:  # the other references keep the image, but not those for other platforms

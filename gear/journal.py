@@ -27,7 +27,9 @@ class Query:
     whole: bool = False  # with what systemd itself says about the unit
     grep: str | None = None  # a pattern of PCRE2
     priority: str | None = None  # a level of syslog(3), or a range
-    namespaces: frozenset[str | None] = frozenset({None})  # where the containers write; None is the usual journal
+    namespaces: frozenset[str | None] = frozenset(
+        {None}
+    )  # where the containers write; None is the usual journal
 
 
 def arguments(names: Sequence[str], query: Query) -> list[str]:

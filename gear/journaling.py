@@ -30,7 +30,7 @@ _LEAST_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class Rate:
-    """So many lines within so many seconds; what is more is dropped, and journald says how much.  Zero lines: no limit."""
+    """So many lines within so many seconds; what is more is dropped, and journald says how much.  Zero: no limit."""
 
     burst: int
     interval: float  # seconds
@@ -109,7 +109,9 @@ def parse_rate(text: str) -> Rate:
         return Rate(0, 0)
     match = _RATE.fullmatch(text)
     if not match or not int(match[1]):
-        raise UsageError(f"{text[:40]!r} is no rate of lines.", hint="Write LINES/TIME such as 1000/30s, or off.")
+        raise UsageError(
+            f"{text[:40]!r} is no rate of lines.", hint="Write LINES/TIME such as 1000/30s, or off."
+        )
     return _possible(Rate(int(match[1]), parse_time(match[2])))
 
 
@@ -160,14 +162,19 @@ class NamespaceLimits:
         if self.retention is not None:
             lines.append(f"MaxRetentionSec={time_span(self.retention)}")
         if self.rate is not None:
-            lines += [f"RateLimitIntervalSec={time_span(self.rate.interval)}", f"RateLimitBurst={self.rate.burst}"]
+            lines += [
+                f"RateLimitIntervalSec={time_span(self.rate.interval)}",
+                f"RateLimitBurst={self.rate.burst}",
+            ]
         header = "# Written by gear log-namespace create; settings of your own belong below /etc/systemd."
         return "\n".join([header, "[Journal]", *lines, ""]).encode()
 
     @classmethod
     def read(cls, settings: bytes) -> NamespaceLimits:
         """What settings() wrote; what it did not write is left out."""
-        found = dict(line.split("=", 1) for line in settings.decode(errors="replace").splitlines() if "=" in line)
+        found = dict(
+            line.split("=", 1) for line in settings.decode(errors="replace").splitlines() if "=" in line
+        )
         size = {name: int(text) for name, text in found.items() if text.isascii() and text.isdigit()}
         span = {name: _span(text) for name, text in found.items() if name.endswith("Sec")}
         interval = span.get("RateLimitIntervalSec")

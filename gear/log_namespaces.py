@@ -119,7 +119,8 @@ def remove(manager: Manager, layout: Layout, name: str, *, entries: bool = False
         users = _users(layout).get(name, [])
         if users:
             raise GearError(
-                f"The log namespace {name} is in use by {', '.join(users)}.", hint="gear delete, or install again"
+                f"The log namespace {name} is in use by {', '.join(users)}.",
+                hint="gear delete, or install again",
             )
         directory = _directory(layout, name)
         known = (directory / _FILE).exists() or any(_journals(name))

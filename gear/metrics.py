@@ -23,8 +23,18 @@ _PREFIX = "gear_container_"
 _FAMILIES = {
     "cpu_seconds": ("cpu_seconds", "counter", "seconds", "Processor time spent."),
     "cpu_quota": ("cpu_quota", "gauge", "", "Processors that it may use at once."),
-    "throttled_periods": ("cpu_throttled_periods", "counter", "", "Periods in which its processor time ran out."),
-    "throttled_seconds": ("cpu_throttled_seconds", "counter", "seconds", "Time for which it was kept from running."),
+    "throttled_periods": (
+        "cpu_throttled_periods",
+        "counter",
+        "",
+        "Periods in which its processor time ran out.",
+    ),
+    "throttled_seconds": (
+        "cpu_throttled_seconds",
+        "counter",
+        "seconds",
+        "Time for which it was kept from running.",
+    ),
     "memory": ("memory_bytes", "gauge", "bytes", "Memory in use, with the page cache."),
     "memory_limit": ("memory_limit_bytes", "gauge", "bytes", "Memory that it may use."),
     "memory_peak": ("memory_peak_bytes", "gauge", "bytes", "The most memory it has used."),
@@ -50,7 +60,8 @@ def families(looks: Iterable[Look]) -> list[Family]:
     running = Family(f"{_PREFIX}running", "gauge", "Whether it runs.")
     failed = Family(f"{_PREFIX}failed", "gauge", "Whether systemd has given up on it.")
     counted = {
-        name: Family(_PREFIX + ending, kind, text, unit) for name, (ending, kind, unit, text) in _FAMILIES.items()
+        name: Family(_PREFIX + ending, kind, text, unit)
+        for name, (ending, kind, unit, text) in _FAMILIES.items()
     }
     waits = Family(f"{_PREFIX}pressure_seconds", "counter", "Time for which its tasks waited.", "seconds")
     for look in looks:
@@ -85,7 +96,9 @@ def answer(source: int, target: int, measure: Callable[[], str]) -> None:
         return
     method, path = words[0], words[1].partition(b"?")[0]
     if method not in (b"GET", b"HEAD"):
-        reply = _response("405 Method Not Allowed", "text/plain", "Only GET is known here.\n", "Allow: GET, HEAD")
+        reply = _response(
+            "405 Method Not Allowed", "text/plain", "Only GET is known here.\n", "Allow: GET, HEAD"
+        )
     elif path != b"/metrics":
         reply = _response("404 Not Found", "text/plain", "Metrics are at /metrics.\n")
     else:
@@ -109,5 +122,10 @@ def _request(source: int) -> bytes | None:
 
 def _response(status: str, kind: str, body: str, *more: str) -> bytes:
     content = body.encode()
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(content)}", "Connection: close"]
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(content)}",
+        "Connection: close",
+    ]
     return "\r\n".join([*lines, *more, "", ""]).encode() + content

@@ -1,4 +1,7 @@
-"""The text format of OpenMetrics 1.0, as scrapers read it (https://openmetrics.io).  Pure: what is measured is elsewhere."""
+"""The text format of OpenMetrics 1.0, as scrapers read it (https://openmetrics.io).
+
+Pure: what is measured is elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from gear import (
     lifecycle,
     neighbours,
     networks,
+    notices,
     publishing,
     removal,
     sockets,
@@ -73,6 +74,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     if known and manager.get(unit, "NeedDaemonReload", "b"):
         # Another unit names it, so PID 1 keeps what it has read, and would start that.
         manager.reload()
+    if known:
+        notices.note("delete", CONTAINER_NAME=name)
     return known
 
 

@@ -27,6 +27,7 @@ from gear import (
     duplicate,
     files,
     members,
+    notices,
     pausing,
     removal,
     storage,
@@ -176,6 +177,7 @@ def take(
         except BaseException:
             switching.discard(partial)
             raise
+        notices.note("snapshot", CONTAINER_NAME=name, GEAR_SNAPSHOT=target.name)
         return find(layout, name, target.name)
 
 

@@ -22,7 +22,7 @@ RESOURCES = ("cpu", "memory", "io")
 
 @dataclass(frozen=True)
 class Pressure:
-    """How long tasks waited for a resource: `some` of them, or all at once (`full`); the kernel's accounting/psi.rst."""
+    """How long tasks waited for a resource: `some` of them, or all at once (`full`); accounting/psi.rst."""
 
     percent: float  # of the last ten seconds
     seconds: float  # in all
@@ -79,7 +79,11 @@ def _unified(group: str) -> str | None:
 def payload(group: str, known: int | None) -> int | None:
     """A process of the container: *known* while it is in the group still, or else the first of its pid namespace."""
     directory = _unified(group)
-    if known is not None and directory is not None and str(known) in _text(f"{directory}/cgroup.procs").split():
+    if (
+        known is not None
+        and directory is not None
+        and str(known) in _text(f"{directory}/cgroup.procs").split()
+    ):
         return known
     return groups.payload(group)
 
@@ -147,7 +151,7 @@ def _files(text: str, counted: bool) -> dict[str, int | None]:
 
 
 def _version1(group: str, directory: str) -> dict[str, float | int | None]:
-    """As systemd has it on a machine where the controllers are those of version 1: each below a directory of its own."""
+    """As systemd has it on a machine with controllers of version 1: each below a directory of its own."""
     place = {name: f"{_MOUNT}/{name}{group}" for name in ("cpu", "cpuacct", "memory", "blkio", "pids")}
     spent = _number(f"{place['cpuacct']}/cpuacct.usage")
     # Version 2 counts this much without any controller.

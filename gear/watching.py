@@ -13,6 +13,7 @@ from gear import containers, usage
 from gear.errors import GearError
 from gear.journaling import APP_LABEL
 from gear.model import Layout
+from gear.spec import unit_name
 from gear.systemd import Manager, UnitError
 from gear.usage import RESOURCES, Usage
 
@@ -69,7 +70,7 @@ class Watch:
         try:
             unit = containers.unit_of(self._layout, name)
         except GearError:  # of a damaged run.json
-            unit = containers.unit_name(name)
+            unit = unit_name(name)
         return _Known(unit, image, app)
 
     def _one(self, name: str, known: _Known, states: dict[str, str]) -> Look:
