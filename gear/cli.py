@@ -107,14 +107,14 @@ def usage() -> str:
         "Verbs:",
     ]
     for name, module in TABLE.items():
-        lines.append(f"  {name:<20}{verbs_of(module)[name].summary}")
+        lines.append(f"  {name:<22}{verbs_of(module)[name].summary}")
     for group, module in GROUPS.items():
         for name, verb in verbs_of(module).items():
-            lines.append(f"  {group + ' ' + name:<20}{verb.summary}")
-    lines.append(f"  {'version':<20}print the version of gear")
-    lines += [f"  {alias:<20}the same as {name}" for alias, name in ALIASES.items()]
+            lines.append(f"  {group + ' ' + name:<22}{verb.summary}")
+    lines.append(f"  {'version':<22}print the version of gear")
+    lines += [f"  {alias:<22}the same as {name}" for alias, name in ALIASES.items()]
     lines += ["", "Options:"]
-    lines += [f"  {option + ' DIR':<20}{text}" for option, (_, text) in _LAYOUT_OPTIONS.items()]
+    lines += [f"  {option + ' DIR':<22}{text}" for option, (_, text) in _LAYOUT_OPTIONS.items()]
     lines += ["", "gear VERB --help shows the arguments of a verb; gear(1) describes everything."]
     return "\n".join(lines)
 

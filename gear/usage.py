@@ -69,6 +69,11 @@ def read(group: str, pid: int | None) -> Usage | None:
     return Usage(time.monotonic(), pressure=_pressures(directory), **found, **_network(pid))  # type: ignore[arg-type]
 
 
+def is_there(group: str) -> bool:
+    """Whether there is a control group of this path."""
+    return _unified(group) is not None
+
+
 def _unified(group: str) -> str | None:
     for mount in _UNIFIED:
         if os.path.exists(f"{mount}{group}/cgroup.procs"):

@@ -1,6 +1,6 @@
 """Looking at what containers use again and again: which of them run, one reading of each, and what changed between two.
 
-PID 1 is asked once for each look, and once for each container that is new.
+PID 1 is asked once for each look, and once for a container that is new and not in the group where it should be.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, usage
+from gear import containers, groups, usage
 from gear.errors import GearError
 from gear.journaling import APP_LABEL
 from gear.model import Layout
@@ -27,6 +27,7 @@ class _Known:
     unit: str
     image: str
     app: str
+    usual: str  # its control group, unless a drop-in of the administrator's says otherwise
     group: str | None = None
     pid: int | None = None
 
@@ -71,28 +72,30 @@ class Watch:
             unit = containers.unit_of(self._layout, name)
         except GearError:  # of a damaged run.json
             unit = unit_name(name)
-        return _Known(unit, image, app)
+        slice_ = spec.slice if spec is not None else "container.slice"
+        return _Known(unit, image, app, f"{groups.slice_path(slice_)}/{unit}")
 
     def _one(self, name: str, known: _Known, states: dict[str, str]) -> Look:
         state = states.get(known.unit, "inactive")
         found = None
         if state in _RUNNING:
             if known.group is None:
-                # Once: an administrator's drop-in may have put it into another slice.
-                interface = "Scope" if known.unit.endswith(".scope") else "Service"
-                try:
-                    group = self._manager.get(
-                        known.unit, "ControlGroup", "s", f"org.freedesktop.systemd1.{interface}"
-                    )
-                except UnitError:  # it has just ended
-                    group = ""
-                known.group = str(group) or None
+                known.group = known.usual if usage.is_there(known.usual) else self._group(known.unit)
             if known.group is not None:
                 known.pid = usage.payload(known.group, known.pid)
                 found = usage.read(known.group, known.pid)
         if found is None:
             known.group = known.pid = None
         return Look(name, known.unit, state, known.image, known.app, found)
+
+    def _group(self, unit: str) -> str | None:
+        """The control group as PID 1 knows it; None when the unit has just ended."""
+        interface = "Scope" if unit.endswith(".scope") else "Service"
+        try:
+            group = self._manager.get(unit, "ControlGroup", "s", f"org.freedesktop.systemd1.{interface}")
+        except UnitError:
+            return None
+        return str(group) or None
 
 
 def document(now: Look, before: Look | None, at: float) -> dict[str, Any]:
