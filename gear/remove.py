@@ -19,6 +19,7 @@ from gear import (
     imagemounts,
     leftovers,
     lifecycle,
+    log_namespaces,
     neighbours,
     networks,
     notices,
@@ -116,6 +117,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         return outcome
     for network in definitions.names(layout):
         networks.remove(manager, layout, network)
+    for namespace in log_namespaces.listing(layout):
+        log_namespaces.remove(manager, layout, namespace.name)
     with files.locked(layout.lock):
         for item in leftovers.leftovers(layout):
             item.remove()
