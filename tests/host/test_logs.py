@@ -114,7 +114,7 @@ def test_a_failed_start_and_attach_read_the_right_journal(host: GearHost) -> Non
     host.gear("start", "obs-late")
     host.wait(lambda: host.gear("logs", "obs-late") == "said\n", "the first line")
     host.sh(
-        "rm -f /root/obs-attached; (gear attach obs-late > /root/obs-attached; echo $? >> /root/obs-attached) &"
+        "rm -f /root/obs-attached; (gear attach obs-late > /root/obs-attached; echo $? >> /root/obs-attached) >/dev/null 2>&1 &"
     )
     host.wait(lambda: "True" in host.out("python3", "-c", FOLLOWED), "somebody attached")
     host.sh("timeout 20 sh -c 'echo > /root/obs-go/go'")
