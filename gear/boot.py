@@ -22,7 +22,11 @@ DIRECTORY = Path("/etc/systemd/system")
 ACTIVE_TARGET = "container-active.target"
 SOCKETS_TARGET = "container-sockets.target"
 _USUAL = {"socket": SOCKETS_TARGET, "timer": "timers.target"}
-_WANTED_BY = {ACTIVE_TARGET: "multi-user.target", SOCKETS_TARGET: "sockets.target"}
+_WANTED_BY = {
+    ACTIVE_TARGET: "multi-user.target",
+    SOCKETS_TARGET: "sockets.target",
+    "gear-metrics.socket": "sockets.target",
+}
 
 
 def link(unit: str) -> Path:

@@ -1,4 +1,4 @@
-"""The verbs that run containers and look at them: start, stop, restart, status, list-units, logs, inspect."""
+"""The verbs that run containers and look at each: start, stop, restart, status, inspect."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import activation, cli_upgrade_state, containers, host, journal, lifecycle, process, upgrade_record
-from gear.command import Context, Verb, add_output_option, table
-from gear.errors import GearError, UsageError
+from gear import cli_upgrade_state, containers, host, lifecycle, process, upgrade_record
+from gear.command import Context, Verb, add_output_option
+from gear.errors import GearError
 from gear.limits import Limits
 from gear.model import container_name
-from gear.systemd import Manager, UnitState
+from gear.systemd import Manager
 
 # systemctl status says 3 for a unit that is not active, which is no failure to report.
 _STATUS_ACCEPTED = (0, 3)
@@ -130,112 +130,6 @@ def _range(base: int, size: int) -> str:
     return f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"
 
 
-def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-a", "--all", action="store_true", help="also those that are installed and not loaded"
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
-    add_output_option(parser)
-
-
-def _run_list(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("list containers")
-    with Manager() as manager:
-        loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service", "ctr-*.scope"])}
-        listening = {
-            f"ctr-{activation.owner(unit.name)}.service": True
-            for unit in manager.list_units(["ctr-*.socket"])
-            if unit.active == "active"
-        }
-        paused = {
-            name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
-        }
-    rows: list[dict[str, Any]] = []
-    status = 0
-    for name in containers.names(context.layout):
-        try:
-            spec = containers.get(context.layout, name)
-        except GearError as error:
-            context.fail(error)
-            status = max(status, error.exit_status)
-            continue
-        unit_id = containers.unit_of(context.layout, name)
-        unit = loaded.get(unit_id)
-        if unit is None and not args.all:
-            continue
-        unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
-        rows.append(
-            {
-                "name": name,
-                "unit": unit_id,
-                "load_state": unit.load,
-                "active_state": unit.active,
-                "sub_state": unit.sub,
-                "paused": unit_id in paused,
-                "image": spec.image.reference,
-                "digest": spec.image.digest,
-                **containers.connection(spec),
-                "listening": listening.get(unit_id, False),
-            }
-        )
-    if args.output == "json":
-        context.report_json(rows)
-    elif args.quiet:
-        for row in rows:
-            context.report(row["name"])
-    else:
-        columns = ("name", "active_state", "sub_state", "load_state", "image", "address", "ports", "unit")
-        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "ADDRESS", "PORTS", "UNIT")
-        shown = [
-            row
-            | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
-            | ({"sub_state": "paused"} if row["paused"] else {})
-            | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
-            for row in rows
-        ]
-        context.report(table(header, [[row[column] for column in columns] for row in shown]))
-    return status
-
-
-def _logs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", type=container_name, help="an installed container")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
-    parser.add_argument("-n", "--lines", "--tail", metavar="NUMBER", help="only the last NUMBER lines")
-    parser.add_argument("-S", "--since", metavar="TIME", help="from this time on, as in journalctl(1)")
-    parser.add_argument("-U", "--until", metavar="TIME", help="up to this time")
-    parser.add_argument("-b", "--boot", action="store_true", help="only since the machine was booted")
-    parser.add_argument(
-        "-i", "--invocation", action="store_true", help="only since the container was last started"
-    )
-    parser.add_argument(
-        "-t", "--timestamps", action="store_true", help="with time, host and process, as journalctl prints"
-    )
-    parser.add_argument("-a", "--all", action="store_true", help="also what systemd says about the unit")
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="json: one journal record a line"
-    )
-
-
-def _run_logs(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("read the journal of containers")
-    spec = containers.get(context.layout, args.name)
-    lines = None
-    if args.lines is not None and args.lines != "all":
-        if not (args.lines.isascii() and args.lines.isdigit() and len(args.lines) < 20):
-            raise UsageError(f"{args.lines!r} is no number of lines.")
-        lines = int(args.lines)
-    invocation = None
-    if args.invocation:
-        with Manager() as manager:
-            found = manager.properties(spec.unit).get("InvocationID")
-        invocation = bytes(found or b"").hex() or journal.last_invocation(spec.name)
-        if invocation is None:
-            raise GearError(f"{spec.name} has not been started yet, so there is nothing to show.")
-    output = "json" if args.output == "json" else "short-iso" if args.timestamps or args.all else "cat"
-    query = journal.Query(lines, args.follow, args.since, args.until, args.boot, invocation, output, args.all)
-    process.replace(journal.arguments(spec.name, query))
-
-
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     _names(parser)
     parser.add_argument("--output", choices=("json",), default="json", help="inspect always prints JSON")
@@ -330,20 +224,6 @@ VERBS = (
         "Print what systemctl status prints, and the image, network, ports and user ids of each container.",
         _status_arguments,
         _run_status,
-    ),
-    Verb(
-        "list-units",
-        "list the containers that are loaded",
-        "List the containers whose unit is loaded: running, starting, failed.  With --all every installed one.",
-        _list_arguments,
-        _run_list,
-    ),
-    Verb(
-        "logs",
-        "print what a container has written",
-        "Print what the payload wrote to standard output and standard error, from the journal.",
-        _logs_arguments,
-        _run_logs,
     ),
     Verb(
         "inspect",

@@ -7,6 +7,7 @@ from typing import Any
 
 from gear import containers, mount_words, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
+from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.cli_supplies import supplies_of, supply_options
 from gear.command import Context, environment_options
@@ -97,6 +98,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+    logging_options(parser)
 
 
 def have_image(args: argparse.Namespace, context: Context) -> str:
@@ -165,6 +167,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),
         "supplies": supplies_of(args),
+        "logging": logging_of(args),
     }
 
 

@@ -28,8 +28,8 @@ from gear import (
     store,
     switching,
     uids,
-    volume_check,
     upgrade_record,
+    volume_check,
 )
 from gear.checking import directory_mode
 from gear.errors import GearError

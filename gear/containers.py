@@ -44,7 +44,7 @@ _ZONE_LIMIT = 1 << 20
 
 def spec_path(layout: Layout, name: str) -> Path:
     """Where the spec of the container *name* is."""
-    return layout.containers / name / "spec.json"
+    return Path(f"{layout.container(name)}/spec.json")
 
 
 def names(layout: Layout) -> list[str]:
@@ -54,7 +54,10 @@ def names(layout: Layout) -> list[str]:
             entries = os.listdir(layout.containers)
         except FileNotFoundError:
             return []
-    return sorted(entry for entry in entries if NAME.fullmatch(entry) and spec_path(layout, entry).exists())
+    top = str(layout.containers)
+    return sorted(
+        entry for entry in entries if NAME.fullmatch(entry) and os.path.exists(f"{top}/{entry}/spec.json")
+    )
 
 
 def find(layout: Layout, name: str) -> Spec | None:
@@ -106,6 +109,8 @@ def switch_path(layout: Layout, name: str) -> Path:
 
 def run_of(layout: Layout, name: str) -> Run | None:
     """How the container *name* was run; None for an installed one."""
+    if not os.path.lexists(f"{layout.container(name)}/run.json"):  # nearly all of a thousand
+        return None
     document = files.read_json(run_path(layout, name))
     if not isinstance(document, dict):
         return None

@@ -16,13 +16,13 @@ from gear import (
     bundle,
     containers,
     files,
+    footprint,
     garbage,
     images,
     leases,
     leftovers,
     snapshots,
     store,
-    usage,
     volumes,
     volumestore,
 )
@@ -58,7 +58,7 @@ class _Sizes:
     """The bytes of each path that is part of the count, from one run of du."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._found = usage.each(list(dict.fromkeys(paths)))
+        self._found = footprint.each(list(dict.fromkeys(paths)))
 
     def of(self, paths: Iterable[Path]) -> int:
         return sum(self._found.get(path, 0) for path in paths)

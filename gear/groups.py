@@ -67,14 +67,19 @@ def can_hear(pid: int, signal: int) -> bool:
 
 
 def is_frozen(group: str) -> bool:
-    """Whether the processes of *group* stand still (cgroup v2, cgroup.events)."""
+    """Whether the processes of *group* stand still (cgroup v2, cgroup.freeze)."""
+    return frozen(group) or False
+
+
+def frozen(group: str) -> bool | None:
+    """The same, and None when there is no such group of version 2."""
     for hierarchy in HIERARCHIES:
         try:
-            with open(f"{hierarchy}{group}/cgroup.freeze", encoding="ascii") as file:
-                return file.read().strip() == "1"
+            with open(f"{hierarchy}{group}/cgroup.freeze", "rb", buffering=0) as file:
+                return file.read().strip() == b"1"
         except OSError:
             continue
-    return False
+    return None
 
 
 def of_process(pid: int) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from gear import (
     imagemounts,
     indexes,
     leases,
+    notices,
     signature_record,
     snapshots,
     store,
@@ -213,6 +214,7 @@ def remove(
         )
     for text in doomed:
         store.remove_reference(layout, text)
+    notices.note("remove-image", IMAGE_NAME=name, IMAGE_DIGEST=digest)
     held = set(store.held(layout)) | set(in_use)
     if not last:
         if was_index:  # the other references keep the image, but not those for other platforms

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from signal import pidfd_send_signal
 
-from gear import containers, groups
+from gear import containers, groups, notices
 from gear.errors import GearError
 from gear.files import explained
 from gear.model import Layout
@@ -113,6 +113,7 @@ def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
             os.close(pidfd)
     else:
         manager.kill(found.unit, signal)
+    notices.note("kill", CONTAINER_NAME=name, GEAR_SIGNAL=str(signal))
 
 
 def pause(manager: Manager, layout: Layout, name: str) -> bool:
@@ -121,6 +122,7 @@ def pause(manager: Manager, layout: Layout, name: str) -> bool:
     if found.frozen:
         return False
     freeze(manager, found)
+    notices.note("pause", CONTAINER_NAME=name)
     return True
 
 
@@ -141,6 +143,7 @@ def resume(manager: Manager, layout: Layout, name: str) -> bool:
     if not found.frozen:
         return False
     manager.thaw(found.unit)
+    notices.note("resume", CONTAINER_NAME=name)
     return True
 
 

@@ -23,6 +23,7 @@ from gear import (
     host,
     lifecycle,
     neighbours,
+    notices,
     objects,
     provision,
     publishing,
@@ -169,6 +170,13 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     changes = [] if old is None else _differences(old, spec)
     if old is not None and not changes:
         changes = [str(path) for path in changed]
+    if old is None or changes:
+        notices.note(
+            "install" if old is None else "change",
+            CONTAINER_NAME=name,
+            IMAGE_NAME=image.reference,
+            IMAGE_DIGEST=image.digest,
+        )
     return Installed(spec, old is None, tuple(changes))
 
 

@@ -31,8 +31,8 @@ from gear import (
     uids,
     unfinished,
     unitfile,
-    volumestore,
     upgrade_record,
+    volumestore,
 )
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout

@@ -211,7 +211,7 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "a unit that it depends on failed"
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
-    lines = journal.tail(spec.name, _TAIL, invocation)
+    lines = journal.tail(spec.name, spec.logging.namespace, _TAIL, invocation)
     hint = f"The whole story: journalctl -u {down[0].removesuffix('.service') if down else spec.unit}"
     if "can't map the ids of" in said and spec.image.reference.startswith("host:"):
         hint = "--userns host needs no mapping; root of the container is then root of this machine."

@@ -73,7 +73,7 @@ def publish_helper(layout: Layout) -> None:
 
 
 def static_units() -> dict[str, bytes]:
-    """The slices and targets that come with gear, by unit name."""
+    """The units that come with gear, by name: slices, targets, and what serves metrics."""
     package = Path(gear.__file__).parent
     directory = package / "static_units"
     if not directory.is_dir():
@@ -81,12 +81,12 @@ def static_units() -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if path.suffix in (".slice", ".target")
+        if path.suffix in (".slice", ".target", ".socket", ".service")
     }
 
 
 def publish_static_units(layout: Layout) -> list[str]:
-    """Write the slices and targets that are missing or of another version; returns their names."""
+    """Write the units that are missing or of another version; returns their names."""
     files.make_directory(layout.units)
     written = []
     for name, content in static_units().items():
@@ -120,6 +120,8 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
         written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
         written.append(containers.unit_path(layout, name).name)
     for unit in dict.fromkeys(written):
+        if "@." in unit:  # a template, which is read with each instance
+            continue
         manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
             manager.reload()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gear import fetching, images, indexes, registries, store
+from gear import fetching, images, indexes, notices, registries, store
 from gear.containers import is_directory
 from gear.errors import GearError, NotFoundError, RemoteError, UsageError
 from gear.fetching import Progress, Pulled, Silent, Wanted
@@ -41,7 +41,9 @@ def pull(
     for remote in candidates:
         try:
             wanted = Wanted(remote.wanted, str(remote), platform or images.host_platform(), every)
-            return _pull(layout, remote, settings, wanted, progress or Silent())
+            done = _pull(layout, remote, settings, wanted, progress or Silent())
+            notices.note("pull", IMAGE_NAME=str(remote))
+            return done
         except (NotFoundError, Denied) as error:
             failures.append(error)
     if len(failures) == 1:

@@ -19,8 +19,10 @@ from gear import (
     imagemounts,
     leftovers,
     lifecycle,
+    log_namespaces,
     neighbours,
     networks,
+    notices,
     publishing,
     removal,
     scheduling,
@@ -77,6 +79,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     if known and manager.get(unit, "NeedDaemonReload", "b"):
         # Another unit names it, so PID 1 keeps what it has read, and would start that.
         manager.reload()
+    if known:
+        notices.note("delete", CONTAINER_NAME=name)
     return known
 
 
@@ -118,6 +122,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         return outcome
     for network in definitions.names(layout):
         networks.remove(manager, layout, network)
+    for namespace in log_namespaces.listing(layout):
+        log_namespaces.remove(manager, layout, namespace.name)
     with files.locked(layout.lock):
         for item in leftovers.leftovers(layout):
             item.remove()

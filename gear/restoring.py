@@ -21,6 +21,7 @@ from gear import (
     install,
     lifecycle,
     neighbours,
+    notices,
     publishing,
     replacing,
     snapshots,
@@ -72,6 +73,7 @@ def restore(
         if runs:
             manager.start([unit])
         raise
+    notices.note("restore", CONTAINER_NAME=name, GEAR_SNAPSHOT=label)
     publishing.acquaint(manager, layout, [name])
     if runs:
         manager.reset_failed(unit)

@@ -26,6 +26,7 @@ from gear import (
     contents,
     files,
     members,
+    notices,
     pausing,
     removal,
     storage,
@@ -180,6 +181,7 @@ def take(
         except BaseException:
             switching.discard(partial)
             raise
+        notices.note("snapshot", CONTAINER_NAME=name, GEAR_SNAPSHOT=target.name)
         return find(layout, name, target.name)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from gear import members, mounting
 from gear.errors import IntegrityError, UsageError
 from gear.isolation import Isolation
+from gear.journaling import Logging
 from gear.members import container_path
 from gear.model import container_name
 from gear.mounting import Mount
@@ -94,6 +95,7 @@ class Spec:
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
     supplies: Supplies = field(default_factory=Supplies)
+    logging: Logging = field(default_factory=Logging)
 
     @property
     def own_ids(self) -> bool:
@@ -147,6 +149,7 @@ class Spec:
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
             **({"supplies": self.supplies.to_mapping()} if self.supplies != Supplies() else {}),
+            "logging": self.logging.to_mapping(),
         }
 
     @classmethod
@@ -380,4 +383,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "ephemeral": members.boolean,
     "storage": storage_driver,
     "supplies": Supplies.read,
+    "logging": Logging.read,
 }

@@ -12,6 +12,7 @@ from typing import Any
 from gear import activation, confinement, provision, unitfile
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
+from gear.journaling import APP_LABEL, DISCARD, time_span
 from gear.model import Layout
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
@@ -99,7 +100,7 @@ def render(
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
         ("Slice", spec.slice),
-        ("SyslogIdentifier", unitfile.word(spec.name)),
+        *_logging(spec),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
         *unit_lines(resources(spec)),
@@ -129,6 +130,35 @@ def render(
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _logging(spec: Spec) -> list[tuple[str, str]]:
+    """What becomes of the output, and what each entry of the journal says of the container: Docker's and Podman's
+    fields where they have one."""
+    about = {
+        "CONTAINER_NAME": spec.name,
+        "IMAGE_NAME": spec.image.reference,
+        "IMAGE_DIGEST": spec.image.digest,
+        "GEAR_APP": spec.labels.get(APP_LABEL, ""),
+    }
+    words = [unitfile.word(f"{name}={_one_line(text)}") for name, text in about.items() if text]
+    wanted = spec.logging
+    settings = [("SyslogIdentifier", unitfile.word(spec.name)), ("LogExtraFields", " ".join(words))]
+    if wanted.driver == DISCARD:
+        settings += [("StandardOutput", "null"), ("StandardError", "null")]
+    if wanted.namespace is not None:
+        settings.append(("LogNamespace", wanted.namespace))
+    if wanted.rate is not None:
+        settings.append(("LogRateLimitIntervalSec", time_span(wanted.rate.interval)))
+        settings.append(("LogRateLimitBurst", str(wanted.rate.burst)))
+    if wanted.level is not None:
+        settings.append(("LogLevelMax", wanted.level))
+    return settings
+
+
+def _one_line(text: str) -> str:
+    """*text* for a field of the journal that people read."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _wanted_by(spec: Spec) -> str:

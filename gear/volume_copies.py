@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import bundle, files, members, removal, usage, volumes, volumestore
+from gear import bundle, files, footprint, members, removal, volumes, volumestore
 from gear.errors import GearError, IntegrityError, NotFoundError
 from gear.model import Layout
 from gear.snapshots import free_label, label_of
@@ -39,7 +39,7 @@ class VolumeSnapshot:
             "volume": self.volume,
             "label": self.label,
             "created": self.created,
-            "used": usage.of(self.path / "data"),
+            "used": footprint.of(self.path / "data"),
         }
 
 

@@ -16,12 +16,12 @@ from gear import (
     bundle,
     containers,
     files,
+    footprint,
     inside,
     leftovers,
     pausing,
     quotas,
     store,
-    usage,
     volumestore,
 )
 from gear.errors import GearError, NotFoundError, UsageError
@@ -95,7 +95,7 @@ def details(layout: Layout, name: str, used_by: Mapping[str, Sequence[str]]) -> 
         "created": record.created,
         "labels": dict(record.labels),
         "anonymous": record.anonymous,
-        "used": usage.of(data),
+        "used": footprint.of(data),
         "size": record.size,
         "limit": quotas.limit_of(data),
         "owner": {"uid": status.st_uid, "gid": status.st_gid, "mode": f"{status.st_mode & 0o7777:04o}"},

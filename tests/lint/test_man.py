@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import gear
-from gear import cli, cli_lifecycle
+from gear import cli, cli_lifecycle, events
 from gear.command import Verb
 from gear.model import Layout
 
@@ -213,7 +213,7 @@ JSON = {
     "install and apply": ("cli_install", "_report"),
     "plan": ("cli_plan", "_show"),
     "status": ("containers", "state"),
-    "list-units": ("cli_lifecycle", "_run_list"),
+    "list-units": ("cli_list", "_list"),
     "ports": ("exposure", "of_container"),
     "link": ("linking", "listed"),
     "network create": ("cli_network", "_created"),
@@ -221,6 +221,9 @@ JSON = {
     "network list": ("networks", "summary"),
     "network inspect": ("networks", "details"),
     "top": ("top", "table"),
+    "stats": ("watching", "document"),
+    "events": ("events", "event"),
+    "log-namespace list": ("cli_log_namespace", "_run_list"),
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
     "volume list": ("volumes", "details"),
@@ -247,7 +250,7 @@ JSON = {
     "image inspect": ("images", "inspect"),
 }
 # Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of
-# containers, state() of cli_upgrade_state.
+# containers, state() of cli_upgrade_state; and what an event has depends on its kind.
 _CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop", "limits"}
 ADDED = {
     "install and apply": {"restarted"},
@@ -255,6 +258,7 @@ ADDED = {
     "status": _CONNECTION | {"previous", "schedule"},
     "rollback and upgrade --history": {"name"},
     "list-units": _CONNECTION,
+    "events": {"event", "name", "exit_code", "exit_status", *events._ATTRIBUTES},
 }
 
 

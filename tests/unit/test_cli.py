@@ -22,6 +22,7 @@ from gear import cli, cli_spec, host
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.isolation import Isolation
+from gear.journaling import Logging, Rate
 from gear.model import Layout
 from gear.mounting import Mount
 from gear.naming import Naming
@@ -300,6 +301,7 @@ DEFAULTS: dict[str, Any] = {
     "storage": None,
     "isolation": Isolation(),
     "supplies": Supplies(),
+    "logging": Logging(),
 }
 
 
@@ -330,6 +332,11 @@ DEFAULTS: dict[str, Any] = {
         (["-m", "512m"], {"memory": 512 << 20}),
         (["--cpus", "0.5"], {"cpus": 0.5}),
         (["--pids-limit", "7"], {"pids_limit": 7}),
+        (["--log-driver", "none"], {"logging": Logging("none")}),
+        (
+            ["--log-namespace", "shop", "--log-rate-limit", "9/2min", "--log-level-max=err"],
+            {"logging": Logging(namespace="shop", rate=Rate(9, 120), level="err")},
+        ),
         (["--restart", "no"], {"restart": "no"}),
         (["--stop-signal", "quit"], {"stop_signal": "quit"}),
         (["--stop-timeout", "0"], {"stop_timeout": 0.0}),

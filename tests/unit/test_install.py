@@ -167,6 +167,8 @@ def test_static_units_come_from_the_checkout() -> None:
         "container.target",
         "container-active.target",
         "container-sockets.target",
+        "gear-metrics.socket",
+        "gear-metrics@.service",
     }
     assert found == {path.name: path.read_bytes() for path in (rendering.TOP / "units").iterdir()}
 

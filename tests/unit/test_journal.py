@@ -51,12 +51,12 @@ def test_a_program_of_gears_own_gets_what_no_argument_could_hold() -> None:
         (Query(since=""), [*BASE, "--lines=all", "--since=", *PAYLOAD]),
         (Query(this_boot=True), [*BASE, "--lines=all", "--boot", *PAYLOAD]),
         (
-            Query(invocation="ab" * 16),
+            Query(invocations=("ab" * 16,)),
             [*BASE, "--lines=all", *PAYLOAD, f"_SYSTEMD_INVOCATION_ID={'ab' * 16}"],
         ),
         (Query(whole=True), [*BASE, "--lines=all", "--unit=ctr-web.service"]),
         (
-            Query(whole=True, invocation="ab"),
+            Query(whole=True, invocations=("ab",)),
             [*BASE, "--lines=all", UNIT, "_SYSTEMD_INVOCATION_ID=ab", "+", "UNIT=ctr-web.service"]
             + ["INVOCATION_ID=ab"],
         ),
@@ -67,11 +67,38 @@ def test_a_program_of_gears_own_gets_what_no_argument_could_hold() -> None:
     ],
 )
 def test_arguments(query: Query, arguments: list[str]) -> None:
-    assert journal.arguments("web", query) == arguments
+    assert journal.arguments(["web"], query) == arguments
+
+
+def test_several_containers_are_alternatives() -> None:
+    other = "_SYSTEMD_UNIT=ctr-db.service"
+    query = Query(invocations=("ab", "cd"), grep="-x", priority="err")
+    assert journal.arguments(["web", "db"], query) == [
+        *BASE, "--lines=all", "--grep=-x", "--priority=err", UNIT, other, "_TRANSPORT=stdout",
+        "_SYSTEMD_INVOCATION_ID=ab", "_SYSTEMD_INVOCATION_ID=cd",
+    ]  # fmt: skip
+    whole = journal.arguments(["web", "db"], Query(whole=True))
+    assert whole[-2:] == ["--unit=ctr-web.service", "--unit=ctr-db.service"]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "whole", "option"),
+    [
+        ({None}, False, None),
+        ({"shop"}, False, "--namespace=shop"),
+        ({"shop"}, True, "--namespace=+shop"),
+        ({"shop", None}, False, "--namespace=+shop"),
+        ({"shop", "db"}, False, "--namespace=*"),
+        ({"shop", "db", None}, True, "--namespace=*"),
+    ],
+)
+def test_namespaces(namespaces: set[str | None], whole: bool, option: str | None) -> None:
+    found = journal.arguments(["web"], Query(whole=whole, namespaces=frozenset(namespaces)))
+    assert [word for word in found if word.startswith("--namespace")] == ([option] if option else [])
 
 
 def test_option_like_times_stay_values() -> None:
-    arguments = journal.arguments("web", Query(since="--vacuum-size=1", until="--flush"))
+    arguments = journal.arguments(["web"], Query(since="--vacuum-size=1", until="--flush"))
     assert "--since=--vacuum-size=1" in arguments and "--until=--flush" in arguments
 
 
