@@ -87,11 +87,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             ]
         elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path, holds_data=True))
-    for path in entries(layout.units):
-        name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
-        known = unit_name(name) == path.name or activation.owner(path.name) is not None
-        if known and name not in installed and rendered_by_gear(path, layout):
-            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    found += _units(layout, installed)
     for taken in uids.ranges(layout):
         if taken.name not in installed:
             remove = partial(files.remove_file, taken.path)
@@ -114,6 +110,22 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         for path in entries(layout.volumes):
             if path.name not in used and not path.name.startswith(files.PARTIAL):
                 found.append(_tree("a volume that no container uses", path, holds_data=True))
+    return found
+
+
+def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Unit files of containers that are gone, installed or run."""
+    found = []
+    for path in entries(layout.units):
+        name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
+        known = unit_name(name) == path.name or activation.owner(path.name) is not None
+        if known and name not in installed and rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    for path in entries(layout.transient_units):
+        if unit_name(path.stem.removeprefix("ctr-")) == path.name and path.stem[4:] not in installed:
+            if rendered_by_gear(path, layout):
+                what = "a unit of a container that was run and is gone"
+                found.append(Leftover(what, path, partial(files.remove_file, path)))
     return found
 
 

@@ -36,7 +36,8 @@ LAYERS = {
         "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
         "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
         "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
-        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "container_check running_check fsck switching contents pausing snapshots restoring cloning committing "
+        "unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
