@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from gear import (
@@ -22,6 +23,7 @@ from gear import (
     network_check,
     objects,
     publishing,
+    replacing,
     scheduling,
     snapshots,
     storage,
@@ -245,9 +247,13 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     layer = bundle.writable_layer(spec, layout)
     if not spec.ephemeral and not _is_layer(spec, layer):
         yield Finding(layer, "is missing: what the container wrote is gone", mend=mend, hint=hint, lost=True)
-    for path, (found, _) in containers.compare(rendered).items():
-        what = "is missing" if found is None else "is not what spec.json renders to"
-        yield Finding(path, what, mend=mend, hint=hint)
+    altered = containers.compare(rendered)
+    # `gear clean`, and fsck as well, tells of these as of what was interrupted, and finishes it.
+    ready = replacing.staged(altered)
+    for path, (found, _) in altered.items():
+        if path not in ready:
+            what = "is missing" if found is None else "is not what spec.json renders to"
+            yield Finding(path, what, mend=mend, hint=hint)
 
 
 def _private(directory: Path) -> Iterator[Finding]:
@@ -348,13 +354,17 @@ def _static_units(layout: Layout) -> Iterator[Finding]:
 
 
 def _boot_links(layout: Layout) -> Iterator[Finding]:
-    """Links that start at boot what is not there any more."""
-    for path in _entries(boot.link(f"x{'.service'}").parent):
-        target = os.readlink(path) if path.is_symlink() else ""
-        if os.path.dirname(target) == str(layout.units) and not os.path.lexists(target):
-            name = path.name
-
-            def remove(name: str = name) -> None:
-                boot.disable(name)
-
-            yield Finding(path, "starts a container that is not there", damage=False, mend=remove)
+    """Links that start at boot what is not there any more, and such as lead nowhere without another."""
+    for target in (boot.ACTIVE_TARGET, boot.SOCKETS_TARGET):
+        ours = 0
+        for path in _entries(boot.wants(target)):
+            leads_to = os.readlink(path) if path.is_symlink() else ""
+            if os.path.dirname(leads_to) != str(layout.units):
+                continue
+            ours += 1
+            if not os.path.lexists(leads_to):
+                what = "starts a container that is not there"
+                yield Finding(path, what, damage=False, mend=partial(boot.disable, path.name))
+        if ours and not boot.link(target).is_symlink():
+            what = f"is missing, so nothing of {target} starts at boot"
+            yield Finding(boot.link(target), what, mend=partial(boot.enable, layout, target))

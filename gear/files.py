@@ -209,7 +209,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove *path* and all below it; it is renamed first, so a half-removed tree is never taken for whole.
+    """Remove *path* and all below it; it is renamed first, durably, so a half-removed tree is never taken for whole.
 
     Not for what containers can write to (gear/removal.py).
     """
@@ -220,6 +220,7 @@ def remove_tree(path: Path) -> None:
                 os.rename(path, doomed)
             except FileNotFoundError:
                 return
+            sync_directory(path.parent)
             path = doomed
         # shutil.rmtree works below directory descriptors and follows no symlink (avoids_symlink_attacks).
         shutil.rmtree(path)
@@ -233,3 +234,12 @@ def remove_file(path: Path) -> bool:
         except FileNotFoundError:
             return False
         return True
+
+
+def remove_durably(path: Path) -> bool:
+    """Unlink *path*, so that a power cut does not bring it back; tells whether it was there."""
+    if not remove_file(path):
+        return False
+    with explained(f"remove {path}"):
+        sync_directory(path.parent)
+    return True

@@ -118,6 +118,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
 
 
 def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Unit files of containers that are gone, installed or run."""
     found = []
     for path in entries(layout.units):
         owner = activation.owner(path.name) or schedule.owner(path.name)
@@ -125,6 +126,11 @@ def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
         known = unit_name(name) == path.name or owner is not None
         if known and name not in installed and rendered_by_gear(path, layout):
             found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    for path in entries(layout.transient_units):
+        if unit_name(path.stem.removeprefix("ctr-")) == path.name and path.stem[4:] not in installed:
+            if rendered_by_gear(path, layout):
+                what = "a unit of a container that was run and is gone"
+                found.append(Leftover(what, path, partial(files.remove_file, path)))
     return found
 
 

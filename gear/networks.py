@@ -149,8 +149,9 @@ def remove(manager: Manager, layout: Layout, name: str) -> bool:
         if result != "done" and is_up(manager, name):
             raise GearError(f"The network {name} could not be taken down: {result.rstrip('.')}.")
         manager.reset_failed(unit.name)
-        files.remove_file(unit)
+        # The directory first, which decides: a unit without it is left over.
         files.remove_tree(directory)
+        files.remove_durably(unit)
         return True
 
 

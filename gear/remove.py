@@ -1,7 +1,7 @@
 """Taking things away: one container, everything, or what nothing refers to.
 
-Each step leaves a state from which the same command succeeds: what systemd runs goes first, then the unit, then the
-container's directory, which is renamed before it is emptied.
+Each step leaves a state from which the same command succeeds: what systemd runs goes first, then the container's
+directory, which is renamed before it is emptied, and that decides; then the unit, which without it is left over.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             manager.reset_failed(file.name)
         sockets.remove_files(layout, name)
         with neighbours.told(layout, name, None):
-            files.remove_file(path)
             removal.remove_tree(directory)
+            files.remove_durably(path)
         for volume in doomed:
             volumestore.remove(layout, volume)
         leftovers.release(layout, name)

@@ -39,8 +39,8 @@ LAYERS = {
         "networks live linking exposure leftovers remove inside top attach copying transfer joining running "
         "debugging history pruning saving verifying network_check network_state network_strays mending hindrances "
         "network_repair usage watching metrics events log_namespaces volumes volume_copies volume_archive "
-        "volume_check container_check fsck disk_use switching contents pausing snapshots restoring cloning "
-        "committing unfinished upgrade_record upgrading draining scheduling locking supplying"
+        "volume_check container_check running_check fsck disk_use switching contents pausing snapshots restoring "
+        "cloning committing unfinished upgrade_record upgrading draining scheduling locking supplying"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "

@@ -89,6 +89,36 @@ def test_failure_at_any_file_leaves_everything_as_it_was(tmp_path: Path, place: 
     assert tree(tmp_path) == before
 
 
+@pytest.mark.spawns
+@pytest.mark.parametrize("place", range(1, 5))
+def test_what_was_cut_off_after_the_first_file_is_found_and_finished(tmp_path: Path, place: int) -> None:
+    """At each of the renames, and where the hosts file, which is changed in place, has its turn."""
+    changed = old_files(tmp_path)
+    hosts = tmp_path / "a" / "hosts"
+    files.write_atomic(hosts, b"127.0.0.1 old\n")
+    changed[hosts] = (b"127.0.0.1 old\n", b"127.0.0.1 new\n")
+    number = hosts.stat().st_ino
+    renamed: list[object] = []
+    real = replacing._put
+
+    def put(*arguments: Any, **options: Any) -> None:
+        if len(renamed) == place:
+            os._exit(0)  # as a power cut: nothing is tidied up
+        renamed.append(arguments)
+        real(*arguments, **options)
+
+    if (child := os.fork()) == 0:
+        replacing._put = put
+        replacing.replace(changed)
+    os.waitpid(child, 0)
+    ready = replacing.staged(changed)
+    assert len(ready) == 5 - place and tmp_path / "a/spec.json" not in ready and hosts in ready
+    replacing.finish(changed)
+    assert all(path.read_bytes() == content for path, (_, content) in changed.items() if path != hosts)
+    assert b"127.0.0.1 new" in hosts.read_bytes() and hosts.stat().st_ino == number
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
 def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
     changed = old_files(tmp_path)
     changed[tmp_path / "b" / "large"] = (None, b"x" * 10000)
