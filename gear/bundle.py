@@ -191,6 +191,8 @@ def render(
         start["descriptors"] = passed
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
+    if spec.resources.hugepages:
+        start["hugepages"] = dict(spec.resources.hugepages)
     rendered = {directory / "config.json": dump_json(config)}
     if not shares_hosts(spec):
         rendered[directory / "hosts"] = hosts(spec, networks or {}, neighbours)

@@ -193,7 +193,7 @@ def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
 def _differences(old: Spec, new: Spec) -> list[str]:
     before, after = old.to_mapping(), new.to_mapping()
     found = []
-    for part in ("network", "naming", "isolation"):
+    for part in ("network", "naming", "isolation", "resources"):
         inner = before.pop(part), after.pop(part)
         members = {*inner[0], *inner[1]}
         found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
@@ -204,6 +204,7 @@ def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
     host.require_address_filter(spec)
+    host.require_devices(spec.name, spec.resources)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:

@@ -6,10 +6,12 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, unitfile
+from gear import activation, confinement, limiting, unitfile
+from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.model import Layout
@@ -30,8 +32,6 @@ DEFAULT_PIDS_LIMIT = 2048
 # Docker's time to stop; systemd's own default for a system that stops its own services.
 STOP_TIMEOUT = 10.0
 SYSTEM_STOP_TIMEOUT = 90.0
-# Microseconds, the kernel's own; CPUQuota= says the same in percent.
-_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -46,25 +46,9 @@ def seconds(value: float) -> str:
     return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def resources(spec: Spec) -> dict[str, Any]:
-    """What a container may use, as OCI's `linux.resources`."""
-    found: dict[str, Any] = {
-        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
-        "devices": confinement.device_rules(spec),
-        "memory": {},
-        "cpu": {},
-    }
-    if spec.memory is not None:
-        found["memory"] = {"limit": spec.memory}
-    if spec.memory_swap is not None:
-        found["memory"]["swap"] = spec.memory_swap
-    if spec.cpu_shares is not None:
-        found["cpu"]["shares"] = spec.cpu_shares
-    if spec.cpus is not None:
-        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
-    if spec.cpuset_cpus is not None:
-        found["cpu"]["cpus"] = spec.cpuset_cpus
-    return found
+def budget_of(spec: Spec) -> Budget:
+    """What a container may use: what was asked for, and that it can't have any number of processes."""
+    return dataclasses.replace(spec.resources, tasks_max=spec.resources.tasks_max or DEFAULT_PIDS_LIMIT)
 
 
 def render(
@@ -102,7 +86,9 @@ def render(
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        *unit_lines(resources(spec)),
+        *limiting.unit_lines(budget_of(spec)),
+        *limiting.service_lines(spec.resources),
+        *unit_lines({"devices": confinement.device_rules(spec)}),
         *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
     ]
@@ -228,7 +214,8 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("KillSignal", _stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
-        *properties(resources(spec)),
+        *limiting.properties(budget_of(spec)),
+        *properties({"devices": confinement.device_rules(spec)}),
     ]
 
 
