@@ -48,6 +48,7 @@ TABLE = {
     "clone": "gear.cli_changes",
     "snapshot": "gear.cli_snapshot",
     "plan": "gear.cli_plan",
+    "update": "gear.cli_update",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
@@ -57,6 +58,7 @@ TABLE = {
 GROUPS = {
     "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
     "network": "gear.cli_network gear.cli_network_check",
+    "slice": "gear.cli_slice",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 

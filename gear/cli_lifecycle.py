@@ -248,10 +248,18 @@ _IN_FORCE = {
         "MainPID",
         "ControlGroup",
         "Slice",
+        "MemoryMin",
+        "MemoryLow",
+        "MemoryHigh",
         "MemoryMax",
+        "MemorySwapMax",
         "MemoryCurrent",
+        "CPUWeight",
         "CPUQuotaPerSecUSec",
+        "IOWeight",
         "TasksMax",
+        "OOMPolicy",
+        "ManagedOOMMemoryPressure",
         "Restart",
         "NRestarts",
     ),
@@ -261,7 +269,7 @@ _IN_FORCE = {
 def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
 
-    from gear import snapshots  # which brings what the other verbs can do without
+    from gear import effective, snapshots  # which brings what the other verbs can do without
 
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
@@ -275,6 +283,7 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
             "spec": spec.to_mapping(),
             "state": containers.state(manager, context.layout, name),
             "systemd": properties,
+            "kernel": effective.limits(str(properties.get("ControlGroup") or "")),
             "files": [str(path) for path in rendered],
             "altered": [str(path) for path in containers.compare(rendered)],
             "snapshots": [snapshot.document() for snapshot in snapshots.listing(context.layout, name)],

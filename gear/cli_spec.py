@@ -109,6 +109,12 @@ def have_image(args: argparse.Namespace, context: Context) -> str:
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
     """The container names and the fields of Spec that a command line asks for; raises UsageError."""
+    names, found = fields_of(args, command)
+    return names, found | {"network": network_of(args), "resources": budget_of(args)}
+
+
+def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
+    """The same but for the network and the resources, whose options have to go together; raises UsageError."""
     names, env = [], environment(args.env, args.env_file)
     for item in args.names:
         name, separator, value = item.partition("=")
@@ -139,11 +145,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
         "labels": labels,
         "slice": spec.slice_name(args.slice),
-        "resources": budget_of(args),
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
-        "network": network_of(args),
         "naming": naming_of(args),
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),

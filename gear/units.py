@@ -86,9 +86,7 @@ def render(
         ("SyslogIdentifier", unitfile.word(spec.name)),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        *limiting.unit_lines(budget_of(spec)),
-        *limiting.service_lines(spec.resources),
-        *unit_lines({"devices": confinement.device_rules(spec)}),
+        *_resource_lines(spec),
         *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
     ]
@@ -114,6 +112,11 @@ def render(
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _resource_lines(spec: Spec) -> list[tuple[str, str]]:
+    devices = unit_lines({"devices": confinement.device_rules(spec)})
+    return [*limiting.unit_lines(budget_of(spec)), *limiting.service_lines(spec.resources), *devices]
 
 
 def _wanted_by(spec: Spec) -> str:
@@ -189,6 +192,17 @@ def render_network(name: str, layout: Layout, parent: str | None = None) -> byte
         f"Settings of your own belong into a drop-in: systemctl edit {unit_name(name)}",
     )
     return unitfile.render(header, [("Unit", unit), ("Service", service)]).encode()
+
+
+def render_slice(name: str, budget: Budget, layout: Layout) -> bytes:
+    """The text of the slice unit *name*."""
+    header = (
+        f"Rendered by gear from {unitfile.value(str(layout.slices))}/{name.removesuffix('.slice')}.json; "
+        "gear slice create overwrites changes here.",
+        f"Settings of your own belong into a drop-in: systemctl edit {name}",
+    )
+    unit = [("Description", f"Containers of {name}"), ("Before", "slices.target")]
+    return unitfile.render(header, [("Unit", unit), ("Slice", limiting.slice_lines(budget))]).encode()
 
 
 def render_sockets(spec: Spec, layout: Layout) -> dict[str, bytes]:

@@ -18,7 +18,8 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting spec oci reference settings claims weights budget effects"
+        "network naming underlay definition mounting spec oci reference settings claims "
+        "weights budget effects"
     ),
     "pure": (
         "forwarding unitfile device_rules resources limiting confinement attachment activation units bundle bpf "
@@ -36,11 +37,13 @@ LAYERS = {
         "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
         "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
         "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
-        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "container_check fsck updating effective slices switching contents pausing snapshots restoring cloning "
+        "committing unfinished"
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_resources cli_slice cli_update cli_network cli_network_check cli_findings "
+        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
+        "cli_resources cli_slice cli_update "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
         "cli_store __main__"
     ),

@@ -1,0 +1,48 @@
+"""The table of what a change takes: it has every member of spec.json, and no other."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import rendering
+
+from gear import effects
+from gear.budget import Budget
+from gear.effects import LIVE, RESTART, Change
+from gear.isolation import Isolation
+from gear.naming import Naming
+from gear.network import Network
+
+PARTS = {"network": Network, "naming": Naming, "isolation": Isolation, "resources": Budget}
+
+
+def test_every_member_has_a_class_and_nothing_else_has_one() -> None:
+    wanted = set(rendering.make_spec().to_mapping()) - set(effects.NESTED)
+    for part, kind in PARTS.items():
+        wanted |= {f"{part}.{field.name}" for field in dataclasses.fields(kind)}
+    assert set(effects.TABLE) == wanted
+    assert set(PARTS) == set(effects.NESTED)
+    assert set(effects.TABLE.values()) <= set(effects.CLASSES)
+
+
+def test_nested_members_are_all_objects_of_the_document() -> None:
+    document = rendering.make_spec().to_mapping()
+    # Whatever else is an object there is the user's: variables and labels, and what an image is.
+    objects = {name for name, value in document.items() if isinstance(value, dict)}
+    assert objects - set(effects.NESTED) == {"env", "labels", "image"}
+
+
+def test_changes_are_named_with_their_class() -> None:
+    old = rendering.make_spec()
+    assert effects.between(old, old) == [] and effects.worst([]) == LIVE
+    new = replace(old, env={"A": "1"}, restart="no", resources=Budget(memory_max=1 << 30))
+    found = effects.between(old, new)
+    assert found == [Change("env"), Change("restart"), Change("resources.memory_max")]
+    assert [(change.member, change.effect) for change in found] == [
+        ("env", RESTART),
+        ("restart", LIVE),
+        ("memory_max", LIVE),
+    ]
+    assert effects.worst(found) == RESTART
+    assert effects.worst(found[1:]) == LIVE
