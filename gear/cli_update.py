@@ -329,7 +329,7 @@ VERBS = (
         "change some of what a container is, at once where that can be",
         "Change what is named of installed containers, and keep all the rest and what they have written.  Limits, the "
         "restart policy, stop signal and timeout, labels, links, networks and their limits are in force at once "
-        "(live); other changes when the container is restarted.  Options that can be repeated set or add what they name "
+        "(live); other changes when the container is restarted.  Options that can be repeated add or set what is named "
         "and leave other items: --env K=V sets K, --volume the mount on its directory.  --unset env=K takes one item "
         "away, --unset memory a limit; so does a value of none for limits.",
         _arguments,
