@@ -121,7 +121,7 @@ def test_slices(host: GearHost) -> None:
     host.gear("update", NAME, "--unset", "slice", "--restart-now")
     assert host.gear("slice", "rm", SLICE) == f"{SLICE} is removed\n"
     assert "nothing was removed" in host.gear("slice", "rm", SLICE)
-    assert host.sh(f"systemctl show -p LoadState --value {SLICE}") == "not-found"
+    assert host.show(SLICE, "FragmentPath") == ""
     for name, message in (("web", "below container.slice"), ("container-small", "comes with gear")):
         assert message in host.fails(2, "slice", "create", name)
     host.fails(1, "slice", "inspect", "container-nowhere")
