@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from gear import container_check, containers, files, imagemounts, leftovers, publishing, record_check
+from gear import container_check, containers, files, imagemounts, leftovers, publishing, record_check, slices
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
@@ -34,7 +34,7 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
             yield treat(finding, repair=repair)
     changed = False
     with files.locked(layout.lock):
-        for finding in container_check.check(layout):
+        for finding in chain(container_check.check(layout), slices.check(layout)):
             outcome = treat(finding, repair=repair)
             changed = changed or outcome.mended
             yield outcome

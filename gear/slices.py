@@ -6,17 +6,19 @@ lies in the one that its name begins with (systemd.slice(5)): container-web.slic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gear import containers, effective, files, groups, host, publishing, units
 from gear.budget import Budget
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
+from gear.findings import Finding
 from gear.model import Layout
 from gear.spec import Spec, slice_name
-from gear.systemd import Manager
+from gear.systemd import Manager, booted
 
 VERSION = 1
 TOP = "container.slice"
@@ -91,17 +93,48 @@ def create(manager: Manager, layout: Layout, text: str, change: Callable[[Budget
         files.make_directory(layout.slices)
         document = {"version": VERSION, "name": name, "resources": wanted.to_mapping()}
         files.write_atomic(_path(layout, name), files.dump_json(document))
-        unit = layout.units / name
-        text_of_unit = units.render_slice(name, wanted, layout)
-        if files.read_bytes(unit) != text_of_unit:
-            files.make_directory(layout.units)
-            files.write_atomic(unit, text_of_unit)
+        if _is_altered(layout, name, wanted):
             publishing.publish_static_units(layout)
+            _write_unit(layout, name, wanted)
             # PID 1 may have made the slice itself, for a container that was in it before it had a budget.
             manager.reload()
     before, after = (old or Budget()).to_mapping(), wanted.to_mapping()
     changes = [member for member in sorted({*before, *after}) if before.get(member) != after.get(member)]
     return Made(name, wanted, old is None, tuple(changes))
+
+
+def _is_altered(layout: Layout, name: str, budget: Budget) -> bool:
+    return files.read_bytes(layout.units / name) != units.render_slice(name, budget, layout)
+
+
+def _write_unit(layout: Layout, name: str, budget: Budget) -> None:
+    files.make_directory(layout.units)
+    files.write_atomic(layout.units / name, units.render_slice(name, budget, layout))
+
+
+def check(layout: Layout) -> Iterator[Finding]:
+    """The faults of slices; the caller holds the lock."""
+    for path in sorted(layout.slices.glob("*.json")):
+        name = f"{path.stem}.slice"
+        try:
+            budget = find(layout, checked_name(name))
+        except GearError as error:
+            hint = f"rm {path}, and gear slice create {name} with all its options"
+            yield Finding(path, f"can't be read: {error.message}", hint=hint)
+            continue
+        if budget is not None and _is_altered(layout, name, budget):
+            yield Finding(
+                layout.units / name,
+                "is not what its slice asks for",
+                mend=partial(_mend, layout, name, budget),
+            )
+
+
+def _mend(layout: Layout, name: str, budget: Budget) -> None:
+    _write_unit(layout, name, budget)
+    if booted():
+        with Manager() as manager:
+            manager.reload()
 
 
 def remove(manager: Manager, layout: Layout, text: str) -> bool:
@@ -164,6 +197,5 @@ def details(manager: Manager, layout: Layout, text: str) -> dict[str, Any]:
         "slice": summary(layout, name),
         "systemd": {key: values[key] for key in _IN_FORCE if key in values},
         "kernel": effective.limits(groups.slice_path(name)),
-        "altered": budget is not None
-        and files.read_bytes(layout.units / name) != units.render_slice(name, budget, layout),
+        "altered": budget is not None and _is_altered(layout, name, budget),
     }

@@ -118,6 +118,11 @@ def test_slices(host: GearHost) -> None:
     host.sh(f'test -z "$(systemd-analyze verify {SLICE} 2>&1)"')
     (document,) = json.loads(host.gear("slice", "inspect", SLICE))
     assert document["systemd"]["ControlGroup"] == f"/container.slice/{SLICE}" and not document["altered"]
+    unit = f"/usr/local/lib/systemd/system/{SLICE}"
+    host.sh(f"rm {unit}")
+    assert unit in host.run("gear", "fsck", "--quick", check=False).stdout.decode()
+    host.gear("fsck", "--quick", "--repair")
+    assert host.show(SLICE, "FragmentPath") == unit
     host.gear("update", NAME, "--unset", "slice", "--restart-now")
     assert host.gear("slice", "rm", SLICE) == f"{SLICE} is removed\n"
     assert "nothing was removed" in host.gear("slice", "rm", SLICE)
