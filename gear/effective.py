@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 _ROOT = "/sys/fs/cgroup"
@@ -89,6 +90,16 @@ def _processors(group: str) -> float | None:
         if quota.isdigit() and period.isdigit():
             shares.append(int(quota) / int(period))
     return min(shares, default=None)
+
+
+def forget_devices(group: str) -> None:
+    """Take away the limits of all devices in *group*: PID 1 writes those that it knows when it reads units again, and
+    leaves those as they are that it has been told of before."""
+    lines = (_read(group, "io.max") or "").splitlines()
+    for device in [line.split()[0] for line in lines if line]:
+        with suppress(OSError):  # gone meanwhile
+            with open(f"{_ROOT}{group}/io.max", "w", encoding="ascii") as file:
+                file.write(f"{device} rbps=max wbps=max riops=max wiops=max")
 
 
 def usage(group: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gear.budget import Budget
     from gear.spec import Spec
 
 # At once; by a reload of the payload; by a restart of it.
@@ -90,6 +91,15 @@ def _nested(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str
         for member in sorted({*old, *new}):
             if old.get(member) != new.get(member):
                 yield f"{part}.{member}"
+
+
+def forgets_devices(old: Budget, new: Budget) -> bool:
+    """Whether a device is limited by *old*, and not by *new*."""
+    before, after = old.to_mapping(), new.to_mapping()
+    return any(set(before[name]) - set(after.get(name, ())) for name in before if name.endswith(_OF_DEVICES))
+
+
+_OF_DEVICES = ("bandwidth_max", "iops_max")
 
 
 def worst(changes: Iterable[Change]) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gear import containers, effective, files, groups, host, publishing, units
+from gear import containers, effective, effects, files, groups, host, publishing, units
 from gear.budget import Budget
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.findings import Finding
@@ -96,6 +96,8 @@ def create(manager: Manager, layout: Layout, text: str, change: Callable[[Budget
         if _is_altered(layout, name, wanted):
             publishing.publish_static_units(layout)
             _write_unit(layout, name, wanted)
+            if effects.forgets_devices(old or Budget(), wanted):
+                effective.forget_devices(groups.slice_path(name))
             # PID 1 may have made the slice itself, for a container that was in it before it had a budget.
             manager.reload()
     before, after = (old or Budget()).to_mapping(), wanted.to_mapping()

@@ -14,6 +14,7 @@ from typing import Any
 from gear import (
     allocation,
     containers,
+    effective,
     effects,
     files,
     host,
@@ -102,6 +103,9 @@ def update(manager: Manager, layout: Layout, name: str, change: Callable[[Spec],
         spec = _installed(layout, name)
         before = look(manager, layout, name) or Before(spec)
         done = install.apply(layout, change(spec), containers.image_of(layout, spec))
+        if effects.forgets_devices(spec.resources, done.spec.resources):
+            group = manager.properties(spec.unit, "Service").get("ControlGroup")
+            effective.forget_devices(str(group or ""))
         publishing.acquaint(manager, layout, [name])
         follow(manager, layout, before, done.spec)
     running = live.payload(manager, layout, name) is not None

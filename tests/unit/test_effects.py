@@ -33,6 +33,14 @@ def test_nested_members_are_all_objects_of_the_document() -> None:
     assert objects - set(effects.NESTED) == {"env", "labels", "image"}
 
 
+def test_devices_that_are_forgotten() -> None:
+    limited = Budget(io_read_iops_max=(("/dev/a", 1), ("/dev/b", 2)), io_weight=5)
+    assert not effects.forgets_devices(limited, replace(limited, io_weight=None))
+    assert not effects.forgets_devices(Budget(), limited)
+    assert effects.forgets_devices(limited, replace(limited, io_read_iops_max=(("/dev/b", 2),)))
+    assert effects.forgets_devices(limited, Budget())
+
+
 def test_changes_are_named_with_their_class() -> None:
     old = rendering.make_spec()
     assert effects.between(old, old) == [] and effects.worst([]) == LIVE
