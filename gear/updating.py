@@ -78,6 +78,10 @@ def _is_drifted(layout: Layout, spec: Spec) -> bool:
 def follow(manager: Manager, layout: Layout, before: Before, spec: Spec) -> None:
     """Have the payload get at once what of *spec* is live, once PID 1 knows its unit; the caller holds the lock."""
     changes = effects.between(before.spec, spec)
+    if effects.forgets_devices(before.spec.resources, spec.resources):
+        group = manager.properties(spec.unit, "Service").get("ControlGroup")
+        effective.forget_devices(str(group or ""))
+        manager.reload()  # which writes those that are left
     if before.pid is None or effects.worst(changes) != LIVE:
         return
     if any(change.path.startswith("network.") for change in changes):
@@ -89,7 +93,7 @@ def follow(manager: Manager, layout: Layout, before: Before, spec: Spec) -> None
 
 def catch_up(manager: Manager, layout: Layout, before: Before | None, spec: Spec) -> None:
     """follow() for what gear install has written, unless somebody has changed it again meanwhile."""
-    if before is None or before.pid is None:
+    if before is None:
         return
     with files.locked(layout.lock):
         if containers.existing(layout, spec.name) == spec:
@@ -103,9 +107,6 @@ def update(manager: Manager, layout: Layout, name: str, change: Callable[[Spec],
         spec = _installed(layout, name)
         before = look(manager, layout, name) or Before(spec)
         done = install.apply(layout, change(spec), containers.image_of(layout, spec))
-        if effects.forgets_devices(spec.resources, done.spec.resources):
-            group = manager.properties(spec.unit, "Service").get("ControlGroup")
-            effective.forget_devices(str(group or ""))
         publishing.acquaint(manager, layout, [name])
         follow(manager, layout, before, done.spec)
     running = live.payload(manager, layout, name) is not None
