@@ -223,6 +223,8 @@ def render(
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
     start |= provision.start_members(spec, identity, layout)
+    if spec.resources.hugepages:
+        start["hugepages"] = dict(spec.resources.hugepages)
     rendered = {
         directory / "config.json": dump_json(config),
         **provision.files(spec, layout, content or Content()),

@@ -57,6 +57,7 @@ TABLE = {
     "rollback": "gear.cli_upgrade",
     "lock": "gear.cli_upgrade",
     "plan": "gear.cli_plan",
+    "update": "gear.cli_update",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
@@ -71,6 +72,7 @@ GROUPS = {
     "secret": "gear.cli_secret",
     "config": "gear.cli_config",
     "log-namespace": "gear.cli_log_namespace",
+    "slice": "gear.cli_slice",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 

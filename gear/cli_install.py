@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, host, install, lifecycle, publishing, store, switching
+from gear import containers, files, host, install, lifecycle, publishing, store, switching, updating
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
 from gear.cli_supplies import warn
@@ -51,19 +51,21 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     else:
         args.image = have_image(args, context)
     status, reports, done = 0, [], []
+    before: dict[str, updating.Before | None] = {}
     with Manager() as manager:
         publishing.require_unit_directory(manager, context.layout)
-        for name in names:
+        for word in names:
             try:
-                done.append(
-                    install.install(context.layout, container_name(name), args.image, options, digest)
-                )
+                name = container_name(word)
+                before[name] = updating.look(manager, context.layout, name)
+                done.append(install.install(context.layout, name, args.image, options, digest))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
         if done:
             publishing.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
+            updating.catch_up(manager, context.layout, before[item.spec.name], item.spec)
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
             status = max(status, _start(manager, context, done, reports))

@@ -142,10 +142,18 @@ _IN_FORCE = {
         "MainPID",
         "ControlGroup",
         "Slice",
+        "MemoryMin",
+        "MemoryLow",
+        "MemoryHigh",
         "MemoryMax",
+        "MemorySwapMax",
         "MemoryCurrent",
+        "CPUWeight",
         "CPUQuotaPerSecUSec",
+        "IOWeight",
         "TasksMax",
+        "OOMPolicy",
+        "ManagedOOMMemoryPressure",
         "Restart",
         "NRestarts",
     ),
@@ -155,7 +163,7 @@ _IN_FORCE = {
 def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
 
-    from gear import snapshots  # which brings what the other verbs can do without
+    from gear import effective, snapshots  # which brings what the other verbs can do without
 
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
@@ -170,6 +178,7 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
             "state": cli_upgrade_state.state(manager, context, name),
             "upgrades": [entry.document() for entry in upgrade_record.read(context.layout, name).history],
             "systemd": properties,
+            "kernel": effective.limits(str(properties.get("ControlGroup") or "")),
             "files": [str(path) for path in rendered],
             "altered": [str(path) for path in containers.compare(rendered)],
             "snapshots": [snapshot.document() for snapshot in snapshots.listing(context.layout, name)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gear import host, journaling, log_namespaces, spec
+from gear import budget, host, journaling, log_namespaces
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.journaling import NamespaceLimits, namespace_name, time_span
 from gear.progress import amount
@@ -35,7 +35,7 @@ def _run_create(args: argparse.Namespace, context: Context) -> int:
 
 
 def _size(text: str | None) -> int | None:
-    return None if text is None else journaling.namespace_size(spec.parse_size(text))
+    return None if text is None else journaling.namespace_size(budget.parse_size(text))
 
 
 def _run_list(args: argparse.Namespace, context: Context) -> int:

@@ -9,6 +9,7 @@ from gear import containers, mount_words, mounting, spec
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
+from gear.cli_resources import budget_of, resource_options
 from gear.cli_supplies import supplies_of, supply_options
 from gear.command import Context, environment_options
 from gear.errors import NotFoundError, UsageError
@@ -73,12 +74,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         default="container.slice",
         help="the slice it runs in, for example container-small",
     )
-    add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
-    add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
-    add("--memory-swap", metavar="SIZE", help="the most memory and swap together; -1 for no limit of swap")
-    add("--cpu-shares", metavar="NUMBER", help="its weight when processors are busy; 1024 is usual")
-    add("--cpuset-cpus", metavar="LIST", help="the processors it may use, for example 0-3,7")
-    add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
+    resource_options(parser)
     add(
         "--restart",
         metavar="POLICY",
@@ -120,6 +116,12 @@ def have_image(args: argparse.Namespace, context: Context) -> str:
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
     """The container names and the fields of Spec that a command line asks for; raises UsageError."""
+    names, found = fields_of(args, command)
+    return names, found | {"network": network_of(args), "resources": budget_of(args)}
+
+
+def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
+    """The same but for the network and the resources, whose options have to go together; raises UsageError."""
     names, env = [], environment(args.env, args.env_file)
     for item in args.names:
         name, separator, value = item.partition("=")
@@ -152,16 +154,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
         "labels": labels,
         "slice": spec.slice_name(args.slice),
-        "memory": None if args.memory is None else spec.memory_limit(spec.parse_size(args.memory)),
-        "cpus": None if args.cpus is None else spec.cpu_limit(args.cpus),
-        "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
-        "memory_swap": None if args.memory_swap is None else _swap(args.memory_swap),
-        "cpu_shares": None if args.cpu_shares is None else spec.cpu_shares(_number(args.cpu_shares)),
-        "cpuset_cpus": None if args.cpuset_cpus is None else spec.cpu_list(args.cpuset_cpus),
         "restart": spec.restart_policy(args.restart),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
-        "network": network_of(args),
         "naming": naming_of(args),
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
@@ -169,14 +164,6 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "supplies": supplies_of(args),
         "logging": logging_of(args),
     }
-
-
-def _swap(text: str) -> int:
-    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from gear import (
     publishing,
     record_check,
     running_check,
+    slices,
 )
 from gear.checking import StoreCheck
 from gear.errors import GearError
@@ -45,7 +46,7 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
             yield treat(finding, repair=repair)
     changed = False
     with files.locked(layout.lock):
-        for finding in container_check.check(layout):
+        for finding in chain(container_check.check(layout), slices.check(layout)):
             outcome = treat(finding, repair=repair)
             changed = changed or outcome.mended
             yield outcome

@@ -19,6 +19,7 @@ from gear import (
     bundle,
     connecting,
     containers,
+    effects,
     files,
     host,
     lifecycle,
@@ -139,7 +140,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     name = spec.name
     old = containers.existing(layout, name)
     host.require_controllers(spec)
-    spec = _settled(layout, spec, old)
+    spec = settled(layout, spec, old)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     check_host(layout, spec, image)
     containers.render(spec, image, layout)
@@ -167,7 +168,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
             connecting.unpublish(layout, name)
         undo.pop_all()
     _give_back(layout, spec, had - allocation.wanted(layout, spec.network))
-    changes = [] if old is None else _differences(old, spec)
+    changes = [] if old is None else [change.member for change in effects.between(old, spec)]
     if old is not None and not changes:
         changes = [str(path) for path in changed]
     if old is None or changes:
@@ -204,26 +205,17 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    spec = _settled(layout, spec, containers.existing(layout, spec.name))
+    spec = settled(layout, spec, containers.existing(layout, spec.name))
     check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
-def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
+def settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
+    """*spec* with what is still to be chosen of its network; *old* is what the container is."""
     network = connecting.settle(layout, spec.name, spec.network, old.network if old else None)
-    settled = dataclasses.replace(spec, network=network)
-    neighbours.require_unambiguous(layout, settled)
-    return settled
-
-
-def _differences(old: Spec, new: Spec) -> list[str]:
-    before, after = old.to_mapping(), new.to_mapping()
-    found = []
-    for part in ("network", "naming", "isolation", "supplies"):
-        inner = before.pop(part, {}), after.pop(part, {})
-        members = {*inner[0], *inner[1]}
-        found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
-    return [member for member in after if before[member] != after[member]] + found
+    found = dataclasses.replace(spec, network=network)
+    neighbours.require_unambiguous(layout, found)
+    return found
 
 
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
@@ -232,6 +224,7 @@ def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     for secret in spec.supplies.names(SECRET):
         objects.require(layout, SECRET, secret)
     host.require_address_filter(spec)
+    host.require_devices(spec.name, spec.resources)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:

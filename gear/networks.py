@@ -239,7 +239,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
         done = install.apply(layout, wanted, containers.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         if pid is not None:
-            _bring_up(manager, done.spec)
+            bring_up(manager, done.spec)
             live.adjust(layout, name, pid, before)
             live.mark(layout, name)
             allocation.give_back(had - allocation.wanted(layout, done.spec.network))
@@ -247,7 +247,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
     return Reconnected(done.spec, live.is_stale(manager, layout, name), tuple(followed))
 
 
-def _bring_up(manager: Manager, spec: Spec) -> None:
+def bring_up(manager: Manager, spec: Spec) -> None:
     """Start the networks of a container that runs and may be new on one."""
     for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
         if result != "done":

@@ -34,6 +34,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     delegation,
     devices,
     hooks,
+    hugepages,
     idmaps,
     interpreter,
     lowports,
@@ -66,6 +67,7 @@ _LOADED = (
     copyup,
     devices,
     hooks,
+    hugepages,
     idmaps,
     lowports,
     nft,
@@ -134,6 +136,11 @@ def in_terminal(
             "What runs in the terminal can't be limited by --ip-allow and --ip-deny.",
             hint="Add --detach, or use gear install.",
         )
+    if options["resources"].oom_policy is not None:
+        raise UsageError(
+            "What runs in the terminal can't have an --oom-policy: that is a word for services.",
+            hint="Add --detach, or use gear install.",
+        )
     run = containers.Run("scope", remove_it)
     for number in (
         signal.SIGTERM,
@@ -192,7 +199,9 @@ class _Scope(container.Events):
         start_scope: Callable[[int], None],
         streams: Streams,
         connection: network.Network | None,
+        pages: dict[str, int],
     ) -> None:
+        self._hugepages = pages
         self._bundle, self._config, self._root, self._network = bundle, config, root, connection
         self._start_scope, self._streams = start_scope, streams
 
@@ -209,6 +218,8 @@ class _Scope(container.Events):
             self._start_scope(pid)
         except UnitError as error:
             raise Failure(error.message.rstrip(".")) from error
+        if self._hugepages:
+            hugepages.limit(delegation.group_of(pid), self._hugepages)
         if delegation.is_wanted(self._config):
             delegation.delegate(delegation.group_of(pid), self._config["linux"])
         if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
@@ -248,7 +259,8 @@ def _create(
         start.provide(config, extra, lambda secret: credentials.decrypt(layout, secret))
         if extra.get("join"):
             start.join(config, bundle, extra["join"])
-        events = _Scope(bundle, config, extra["root"], start_scope, streams, held)
+        pages = extra.get("hugepages") or {}
+        events = _Scope(bundle, config, extra["root"], start_scope, streams, held, pages)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):

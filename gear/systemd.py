@@ -25,7 +25,8 @@ _SERVICE = "org.freedesktop.systemd1.Service"
 _SIGNATURES = {
     name: signature
     for signature, names in {
-        b"s": "CollectMode Description DevicePolicy KillMode Slice",
+        b"s": "CollectMode Description DevicePolicy KillMode ManagedOOMMemoryPressure Slice",
+        b"u": "ManagedOOMMemoryPressureLimit",
         b"i": "KillSignal",
         b"b": "CPUAccounting DefaultDependencies Delegate IOAccounting MemoryAccounting TasksAccounting",
         b"t": (

@@ -6,10 +6,12 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, provision, unitfile
+from gear import activation, confinement, limiting, provision, unitfile
+from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.errors import UsageError
 from gear.journaling import APP_LABEL, DISCARD, time_span
@@ -31,8 +33,6 @@ DEFAULT_PIDS_LIMIT = 2048
 # Docker's time to stop; systemd's own default for a system that stops its own services.
 STOP_TIMEOUT = 10.0
 SYSTEM_STOP_TIMEOUT = 90.0
-# Microseconds, the kernel's own; CPUQuota= says the same in percent.
-_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -47,25 +47,9 @@ def seconds(value: float) -> str:
     return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def resources(spec: Spec) -> dict[str, Any]:
-    """What a container may use, as OCI's `linux.resources`."""
-    found: dict[str, Any] = {
-        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
-        "devices": confinement.device_rules(spec),
-        "memory": {},
-        "cpu": {},
-    }
-    if spec.memory is not None:
-        found["memory"] = {"limit": spec.memory}
-    if spec.memory_swap is not None:
-        found["memory"]["swap"] = spec.memory_swap
-    if spec.cpu_shares is not None:
-        found["cpu"]["shares"] = spec.cpu_shares
-    if spec.cpus is not None:
-        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
-    if spec.cpuset_cpus is not None:
-        found["cpu"]["cpus"] = spec.cpuset_cpus
-    return found
+def budget_of(spec: Spec) -> Budget:
+    """What a container may use: what was asked for, and that it can't have any number of processes."""
+    return dataclasses.replace(spec.resources, tasks_max=spec.resources.tasks_max or DEFAULT_PIDS_LIMIT)
 
 
 def render(
@@ -103,7 +87,7 @@ def render(
         *_logging(spec),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        *unit_lines(resources(spec)),
+        *_resource_lines(spec),
         *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
         *provision.unit_lines(spec, layout, (SHELL, f"{helper}/reload")),
@@ -159,6 +143,11 @@ def _logging(spec: Spec) -> list[tuple[str, str]]:
 def _one_line(text: str) -> str:
     """*text* for a field of the journal that people read."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _resource_lines(spec: Spec) -> list[tuple[str, str]]:
+    devices = unit_lines({"devices": confinement.device_rules(spec)})
+    return [*limiting.unit_lines(budget_of(spec)), *limiting.service_lines(spec.resources), *devices]
 
 
 def _wanted_by(spec: Spec) -> str:
@@ -236,6 +225,17 @@ def render_network(name: str, layout: Layout, parent: str | None = None) -> byte
     return unitfile.render(header, [("Unit", unit), ("Service", service)]).encode()
 
 
+def render_slice(name: str, budget: Budget, layout: Layout) -> bytes:
+    """The text of the slice unit *name*."""
+    header = (
+        f"Rendered by gear from {unitfile.value(str(layout.slices))}/{name.removesuffix('.slice')}.json; "
+        "gear slice create overwrites changes here.",
+        f"Settings of your own belong into a drop-in: systemctl edit {name}",
+    )
+    unit = [("Description", f"Containers of {name}"), ("Before", "slices.target")]
+    return unitfile.render(header, [("Unit", unit), ("Slice", limiting.slice_lines(budget))]).encode()
+
+
 def render_sockets(spec: Spec, layout: Layout) -> dict[str, bytes]:
     """The units by which PID 1 listens for the container, by their names."""
     return activation.render(spec, layout, INTERPRETER, helper_directory(layout))
@@ -259,7 +259,8 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("KillSignal", _stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
-        *properties(resources(spec)),
+        *limiting.properties(budget_of(spec)),
+        *properties({"devices": confinement.device_rules(spec)}),
     ]
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gear import members
+from gear.budget import parse_size
 from gear.errors import IntegrityError, UsageError
-from gear.spec import parse_size
 
 VERSION = 1
 # Bytes: below that file systems have no room for their own.

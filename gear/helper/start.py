@@ -50,12 +50,17 @@ class Unit(container.Events):
         self._config = config
         self._root = extra["root"]
         self._network = network
+        self._hugepages = extra.get("hugepages")
 
     def created(self, pid: int) -> None:
         """The process is in the unit's control group already; a container that manages groups of its own gets that."""
         if self._network is not None:
             self._network.connect(pid)
             self._network.link(pid)
+        if self._hugepages:
+            from gear.helper import delegation, hugepages
+
+            hugepages.limit(delegation.group_of(), self._hugepages)
         for mount in self._config.get("mounts", ()):
             if mount.get("type") == "cgroup" and "ro" not in mount.get("options", ()):
                 from gear.helper import delegation

@@ -146,7 +146,7 @@ def test_heading_has_positional_arguments(name: str) -> None:
 
 
 # Verbs whose section refers to another verb's for the options they share.
-SHARED = {"run": "install"}
+SHARED = {"run": "install", "update": "install"}
 
 
 @pytest.mark.parametrize(("name", "action"), OPTIONS, ids=OPTION_IDS)
@@ -211,7 +211,11 @@ def test_examples_are_accepted_by_the_parser() -> None:
 # Section of the page -> the function whose one dictionary display is the object that is printed.
 JSON = {
     "install and apply": ("cli_install", "_report"),
-    "plan": ("cli_plan", "_show"),
+    "plan": ("cli_plan", "show"),
+    "update": ("cli_update", "_report"),
+    "slice create": ("cli_slice", "_run_create"),
+    "slice list": ("slices", "summary"),
+    "slice inspect": ("slices", "details"),
     "status": ("containers", "state"),
     "list-units": ("cli_list", "_list"),
     "ports": ("exposure", "of_container"),

@@ -19,6 +19,7 @@ import rendering
 
 import gear
 from gear import cli, cli_spec, host
+from gear.budget import Budget
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
 from gear.isolation import Isolation
@@ -162,7 +163,7 @@ def test_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         (["install", "img", "A=1"], "No container is named.", "gear install IMAGE NAME..."),
         (
             ["install", "img", "web", "--memory"],
-            "Argument -m/--memory: expected one argument.",
+            "Argument -m/--memory/--memory-max: expected one argument.",
             "gear install --help",
         ),
         (
@@ -286,12 +287,7 @@ DEFAULTS: dict[str, Any] = {
     "hostname": None,
     "labels": {},
     "slice": "container.slice",
-    "memory": None,
-    "cpus": None,
-    "pids_limit": None,
-    "memory_swap": None,
-    "cpu_shares": None,
-    "cpuset_cpus": None,
+    "resources": Budget(),
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
@@ -329,9 +325,9 @@ DEFAULTS: dict[str, Any] = {
         (["--hostname", "db"], {"hostname": "db"}),
         (["-l", "a=b=c", "--label", "d"], {"labels": {"a": "b=c", "d": ""}}),
         (["--slice", "container-small"], {"slice": "container-small.slice"}),
-        (["-m", "512m"], {"memory": 512 << 20}),
-        (["--cpus", "0.5"], {"cpus": 0.5}),
-        (["--pids-limit", "7"], {"pids_limit": 7}),
+        (["-m", "512m"], {"resources": Budget(memory_max=512 << 20)}),
+        (["--cpus", "0.5"], {"resources": Budget(cpu_quota=0.5)}),
+        (["--pids-limit", "7"], {"resources": Budget(tasks_max=7)}),
         (["--log-driver", "none"], {"logging": Logging("none")}),
         (
             ["--log-namespace", "shop", "--log-rate-limit", "9/2min", "--log-level-max=err"],
@@ -343,9 +339,56 @@ DEFAULTS: dict[str, Any] = {
         (["--net", "host"], {"network": Network("host")}),
         (
             ["-m", "1m", "--memory-swap=-1", "--cpu-shares", "512", "--cpuset-cpus", "0-3,7"],
-            {"memory": 1 << 20, "memory_swap": -1, "cpu_shares": 512, "cpuset_cpus": "0-3,7"},
+            {"resources": Budget(memory_max=1 << 20, memory_swap_max=-1, cpu_weight=59, cpus="0-3,7")},
         ),
-        (["--memory-swap", "2m"], {"memory_swap": 2 << 20}),
+        (
+            ["-m", "1m", "--memory-swap", "3m"],
+            {"resources": Budget(memory_max=1 << 20, memory_swap_max=2 << 20)},
+        ),
+        (["--memory-swap-max", "0"], {"resources": Budget(memory_swap_max=0)}),
+        (
+            ["--cpu-quota", "5000", "--cpu-period", "10000"],
+            {"resources": Budget(cpu_quota=0.5, cpu_period=10000)},
+        ),
+        (["--memory", "none", "--cpu-weight", "7", "--cpu-shares", "2"], {"resources": Budget(cpu_weight=7)}),
+        (
+            ["--memory-reservation", "1m", "--memory-high", "2m", "--memory-min", "1", "--cpuset-mems", "0"],
+            {"resources": Budget(memory_low=1 << 20, memory_high=2 << 20, memory_min=1, memory_nodes="0")},
+        ),
+        (
+            ["--blkio-weight", "500", "--device-read-bps", "/dev/a:1m", "--device-write-iops", "/dev/b:9"],
+            {
+                "resources": Budget(
+                    io_weight=4950,
+                    io_read_bandwidth_max=(("/dev/a", 1 << 20),),
+                    io_write_iops_max=(("/dev/b", 9),),
+                )
+            },
+        ),
+        (
+            [
+                "--io-device-weight",
+                "/dev/a:5",
+                "--hugepages",
+                "2M:64m",
+                "--io-weight",
+                "3",
+                "--oom-policy",
+                "kill",
+            ],
+            {
+                "resources": Budget(
+                    io_device_weight=(("/dev/a", 5),),
+                    hugepages=(("2MB", 64 << 20),),
+                    io_weight=3,
+                    oom_policy="kill",
+                )
+            },
+        ),
+        (
+            ["--memory-pressure", "kill", "--memory-pressure-limit", "60%"],
+            {"resources": Budget(memory_pressure="kill", memory_pressure_limit=60)},
+        ),
         (["--ephemeral"], {"ephemeral": True}),
         (
             [
@@ -477,6 +520,17 @@ def test_many_names() -> None:
         (["-m", "12"], "A memory limit of 12 bytes can't work."),
         (["-m", "9" * 400], f"'{'9' * 400}' is no amount of memory."),
         (["--cpus", "0"], "'0' is no number of processors."),
+        (["--memory-swap", "2m"], "2m of memory and swap can't be: that includes memory."),
+        (
+            ["--memory-swappiness", "9"],
+            "--memory-swappiness is no limit of control groups of version 2: the kernel swaps all of them alike.",
+        ),
+        (
+            ["--cpus", "1", "--cpu-quota", "5000"],
+            "--cpus and --cpu-quota say the same, so only one of them can be given.",
+        ),
+        (["--device-read-bps", "1m"], "'1m' limits nothing."),
+        (["--device-read-bps", "sda:1m"], "'sda' names no device."),
         (["-w", "x"], "The working directory must be an absolute path in the container, not 'x'."),
         (["--hostname", "a b"], "'a b' can't be a host name."),
         (["--slice", "-"], "'-' can't name a slice."),

@@ -296,12 +296,6 @@ def test_bind_source_must_be_there(layout: Layout, tmp_path: Path) -> None:
     install.preview(layout, spec, image)
 
 
-def test_differences_name_the_members() -> None:
-    old = rendering.make_spec()
-    assert install._differences(old, old) == []
-    assert install._differences(old, replace(old, env={"A": "1"}, memory=1 << 20)) == ["env", "memory"]
-
-
 def test_containers_are_found_by_their_spec(layout: Layout) -> None:
     assert containers.names(layout) == []
     image = make_image(layout, Cmd=["/x"])
