@@ -106,13 +106,19 @@ def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
         try:
             if is_gone(found):  # the number may be another's by now
                 raise not_running(name)
+            _announce(name, signal)
             pidfd_send_signal(pidfd, signal)
         except ProcessLookupError:
             raise not_running(name) from None
         finally:
             os.close(pidfd)
     else:
+        _announce(name, signal)
         manager.kill(found.unit, signal)
+
+
+def _announce(name: str, signal: int) -> None:
+    """Note the signal before it is sent, or what PID 1 says of its effect may come first."""
     notices.note("kill", CONTAINER_NAME=name, GEAR_SIGNAL=str(signal))
 
 
