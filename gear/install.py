@@ -145,6 +145,8 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publishing.publish_helper(layout)
+    # What the container's unit needs is there before it, also when power is cut between.
+    publishing.publish_static_units(layout, missing=True)
     with contextlib.ExitStack() as undo:
         if old is None:
             undo.callback(uids.release, layout, name)

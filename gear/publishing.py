@@ -85,12 +85,14 @@ def static_units() -> dict[str, bytes]:
     }
 
 
-def publish_static_units(layout: Layout) -> list[str]:
-    """Write the units that are missing or of another version; returns their names."""
+def publish_static_units(layout: Layout, *, missing: bool = False) -> list[str]:
+    """Write the units that are missing or of another version, or *missing* ones only, which PID 1 finds without being
+    told; returns their names."""
     files.make_directory(layout.units)
     written = []
     for name, content in static_units().items():
-        if files.read_bytes(layout.units / name) != content:
+        found = files.read_bytes(layout.units / name)
+        if found is None or (found != content and not missing):
             files.write_atomic(layout.units / name, content)
             written.append(name)
     return written
