@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gear import containers, files, mounting, spec
+from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.command import Context, environment_options
@@ -74,12 +75,6 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     add("--cpuset-cpus", metavar="LIST", help="the processors it may use, for example 0-3,7")
     add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
     add(
-        "--restart",
-        metavar="POLICY",
-        default="on-failure",
-        help="when PID 1 starts it again: no, on-failure (default), always",
-    )
-    add(
         "--stop-signal",
         metavar="SIGNAL",
         help="what asks it to stop; the image's signal or SIGTERM if not given",
@@ -92,6 +87,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+    health_options(parser)
 
 
 def have_image(args: argparse.Namespace, context: Context) -> str:
@@ -132,6 +128,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
     if args.stop_signal is not None:
         spec.signal_number(args.stop_signal)
     labels = dict(_pair(text) for text in args.label)
+    policy, pace = restart_of(args)
     return names, {
         "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),
         "command": command,
@@ -149,7 +146,9 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "memory_swap": None if args.memory_swap is None else _swap(args.memory_swap),
         "cpu_shares": None if args.cpu_shares is None else spec.cpu_shares(_number(args.cpu_shares)),
         "cpuset_cpus": None if args.cpuset_cpus is None else spec.cpu_list(args.cpuset_cpus),
-        "restart": spec.restart_policy(args.restart),
+        "restart": policy,
+        "pace": pace,
+        "health": health_of(args),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "network": network_of(args),

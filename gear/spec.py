@@ -14,12 +14,14 @@ from typing import Any
 
 from gear import members, mounting
 from gear.errors import IntegrityError, UsageError
+from gear.health import Health
 from gear.isolation import Isolation
 from gear.members import container_path
 from gear.model import container_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.restarts import Pace, restart_policy
 
 VERSION = 1
 UID_RANGE_SIZE = 65536
@@ -28,19 +30,6 @@ UID_RANGE_SIZE = 65536
 HOST_ROOT = "host:"
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
-# systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
-# boot whatever the policy, so here it means what `always` means.
-RESTARTS = (
-    "no",
-    "on-failure",
-    "always",
-    "unless-stopped",
-    "on-success",
-    "on-abnormal",
-    "on-abort",
-    "on-watchdog",
-)
-
 _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
@@ -92,6 +81,8 @@ class Spec:
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
+    health: Health = Health()
+    pace: Pace = Pace()
 
     @property
     def own_ids(self) -> bool:
@@ -144,6 +135,9 @@ class Spec:
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
+            # Only what was asked for, so that older specifications stay as they are.
+            **({} if self.health == Health() else {"health": self.health.to_mapping()}),
+            **({} if self.pace == Pace() else {"pace": self.pace.to_mapping()}),
         }
 
     @classmethod
@@ -320,13 +314,6 @@ def signal_number(text: str) -> int:
     raise UsageError(f"{text[:40]!r} is no signal.", hint="For example SIGTERM, QUIT, 15 or SIGRTMIN+3.")
 
 
-def restart_policy(text: str) -> str:
-    """One of RESTARTS; raises UsageError."""
-    if text not in RESTARTS:
-        raise UsageError(f"{text!r} is no restart policy.", hint=f"Policies are {', '.join(RESTARTS)}.")
-    return text
-
-
 def storage_driver(value: Any) -> str:
     """One of STORAGE_DRIVERS; raises UsageError."""
     if value not in STORAGE_DRIVERS:
@@ -374,6 +361,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "network": Network.read,
     "naming": Naming.read,
+    "health": Health.read,
+    "pace": Pace.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
 }

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, unitfile
+from gear import activation, confinement, unitfile, watching
 from gear.bundle import effective_mounts, is_system, volume_directory
-from gear.errors import UsageError
 from gear.model import Layout
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
-from gear.spec import Spec, signal_number
+from gear.spec import Spec
 from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -80,12 +79,13 @@ def render(
     directory = layout.containers / spec.name
     helper = helper_directory(layout)
     system = is_system(spec, image)
-    stop_signal = _stop_signal(spec, image, system=system)
+    stop_signal = watching.stop_signal(spec, image, system=system)
     unit = _unit_section(spec, image, layout)
+    looked_after, notifiers = watching.unit_settings(spec, image, stop_signal)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
-        ("NotifyAccess", "main"),
+        ("NotifyAccess", notifiers),
         # For the helper alone: in the C locale the interpreter takes paths as UTF-8 (PEP 540), and a millisecond
         # sooner than with -X utf8.
         ("Environment", "LC_ALL=C"),
@@ -95,6 +95,7 @@ def render(
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
+        *looked_after,
         *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
@@ -112,8 +113,9 @@ def render(
     )
     sections = [("Unit", unit), ("Service", service)]
     needs, has = activation.service_settings(spec)
-    unit += needs
-    service += has
+    limit, delays = watching.pace(spec)
+    unit += needs + limit
+    service += has + delays
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
         sections.append(("Install", [("WantedBy", _wanted_by(spec))]))
@@ -225,7 +227,7 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
-        ("KillSignal", _stop_signal(spec, image, system=system)),
+        ("KillSignal", watching.stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
         *properties(resources(spec)),
@@ -237,19 +239,6 @@ def declared_volumes(spec: Spec, image: Image) -> set[str]:
     asked = {mount.destination for mount in spec.mounts}
     mounts = effective_mounts(spec, image)
     return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
-
-
-def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:
-    if spec.stop_signal or not image.config.stop_signal:
-        # systemd shuts down in order on this one (systemd(1), "Signals").
-        return signal_number(spec.stop_signal or ("SIGRTMIN+3" if system else "SIGTERM"))
-    try:
-        return signal_number(image.config.stop_signal)
-    except UsageError as error:
-        raise UsageError(
-            f"The stop signal {image.config.stop_signal[:40]!r} of the image {spec.image.reference} is no signal.",
-            hint="Give another one with --stop-signal.",
-        ) from error
 
 
 def _stop_timeout(spec: Spec, *, system: bool) -> float:

@@ -18,10 +18,10 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting spec oci reference settings claims"
+        "network naming underlay definition mounting health restarts spec oci reference settings claims"
     ),
     "pure": (
-        "forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
+        "watching forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
         "seccomp_profile seccomp_form"
     ),
     "host": (
@@ -40,7 +40,7 @@ LAYERS = {
     ),
     "front ends": (
         "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
+        "cli_health cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
         "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
         "cli_store __main__"
     ),

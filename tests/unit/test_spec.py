@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import isolation, members, mounting, spec, tunables
+from gear import isolation, members, mounting, restarts, spec, tunables
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
 from gear.isolation import Device, Isolation
@@ -76,9 +76,9 @@ def test_good(check: Check, text: Any, value: Any) -> None:
     assert type(check(text)) is type(value)
 
 
-@pytest.mark.parametrize("policy", spec.RESTARTS)
+@pytest.mark.parametrize("policy", restarts.RESTARTS)
 def test_good_restart_policies(policy: str) -> None:
-    assert spec.restart_policy(policy) == policy
+    assert restarts.restart_policy(policy) == policy
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_is_no_signal(text: str) -> None:
             "Use up to 64 letters, digits, '-' and '.'.",
         ),
         (
-            spec.restart_policy,
+            restarts.restart_policy,
             ["", "never", "Always", "always\n", "on-failure:3"],
             "{value!r} is no restart policy.",
             "Policies are no, on-failure, always, unless-stopped, on-success, on-abnormal, on-abort, on-watchdog.",
@@ -486,7 +486,7 @@ SPECS = st.builds(
     memory_swap=st.sampled_from([None, -1]),
     cpu_shares=st.none() | st.integers(2, 262144),
     cpuset_cpus=st.sampled_from([None, "0", "0-3,7"]),
-    restart=st.sampled_from(spec.RESTARTS),
+    restart=st.sampled_from(restarts.RESTARTS),
     stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
     stop_timeout=st.none() | st.floats(0, 86400),
     ephemeral=st.booleans(),
