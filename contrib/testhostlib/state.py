@@ -62,7 +62,9 @@ def load_request(directory: Path) -> Request | None:
         return None
     data["owner"] = _process(data["owner"])
     data["binds"] = tuple((source, target) for source, target in data["binds"])
-    return Request(**data)
+    # A host of another version of this program may say more.
+    known = {field.name for field in dataclasses.fields(Request)}
+    return Request(**{name: value for name, value in data.items() if name in known})
 
 
 def load_state(directory: Path) -> State | None:
