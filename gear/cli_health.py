@@ -6,11 +6,14 @@ The options are part of those of gear/cli_spec.py.
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from gear import health, restarts
-from gear.errors import UsageError
+from gear.command import Context, Verb
+from gear.errors import GearError, UsageError
 from gear.health import Health
+from gear.model import container_name
 from gear.restarts import Pace
 
 
@@ -90,3 +93,59 @@ def _time(text: str | None, check: Any) -> float | None:
 
 def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+_CONDITIONS = {
+    "running": "until it runs, and is ready",
+    "healthy": "until its health check finds it well",
+    "stopped": "until it does not run, and PID 1 will not start it again",
+    "exit": "until its payload has ended, and print how (default)",
+}
+
+
+def _wait_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names", metavar="NAME", nargs="+", type=container_name, help="an installed container"
+    )
+    choice = parser.add_mutually_exclusive_group()
+    for condition, text in _CONDITIONS.items():
+        choice.add_argument(
+            f"--{condition}", dest="condition", action="store_const", const=condition, help=text
+        )
+    parser.set_defaults(condition="exit")
+    parser.add_argument("--timeout", metavar="TIME", help="give up after this, with status 124")
+
+
+def _run_wait(args: argparse.Namespace, context: Context) -> int:
+    # Imported here: each install reads this module for its options.
+    from gear import host, waiting
+    from gear.systemd import Manager
+
+    host.require_root("wait for containers")
+    deadline = None
+    if args.timeout is not None:
+        deadline = time.monotonic() + restarts.parse_duration(args.timeout)
+    status = 0
+    with Manager() as manager:
+        for name in args.names:
+            try:
+                ended = waiting.until(manager, context.layout, name, args.condition, deadline)
+            except GearError as error:
+                context.fail(error)
+                status = max(status, error.exit_status)
+                continue
+            context.report(str(ended) if args.condition == "exit" else f"{name} is {args.condition}")
+    return status
+
+
+VERBS = (
+    Verb(
+        "wait",
+        "wait until containers are running, healthy or over",
+        "Wait for containers, one after the other.  Without a condition, wait until each payload has ended and print "
+        "its exit status, 128 and the number for a signal; for one that does not run, how it ended last.  Ends with "
+        "status 1 when a container has failed that was to run, and with 124 when the time is over.",
+        _wait_arguments,
+        _run_wait,
+    ),
+)

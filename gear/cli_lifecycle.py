@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import activation, containers, host, journal, lifecycle, process
-from gear.command import Context, Verb, add_output_option, table
+from gear import activation, containers, host, journal, lifecycle, probed, process
+from gear.command import Context, Verb, add_output_option, printable, table
 from gear.errors import GearError, UsageError
 from gear.limits import Limits
 from gear.model import container_name
@@ -109,6 +109,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", _at_boot(state)),
     ]
+    lines += _wellness(state)
     if state["on_demand"]:
         idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
         closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
@@ -117,6 +118,25 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Paused", f"runs again with: gear resume {state['name']}"))
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
+    return lines
+
+
+def _wellness(state: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether it is well, and how often PID 1 had to start it again."""
+    lines = []
+    if health := state["health"]:
+        last, text = health["last"], health["status"]
+        if health["failing"] and last:
+            said = " ".join(str(last["output"]).split())[:200]
+            text += (
+                f", {health['failing']} failing probes, the last: {last['why']}{': ' if said else ''}{said}"
+            )
+        lines.append(("Health", printable(text)))
+    if state["restarts"] or state["active_state"] == "failed":
+        gone = state["active_state"] == "failed"
+        again = f"; PID 1 gave up: gear start {state['name']}" if gone else ""
+        times = f"{state['restarts']} times since it was started"
+        lines.append(("Restarted", f"{times}, result {state['result']}{again}" if gone else times))
     return lines
 
 
@@ -150,6 +170,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         paused = {
             name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
         }
+        results = {
+            name: manager.get(name, "Result", "s", "org.freedesktop.systemd1.Service")
+            for name, unit in loaded.items()
+            if unit.active == "failed" and name.endswith(".service")
+        }
     rows: list[dict[str, Any]] = []
     status = 0
     for name in containers.names(context.layout):
@@ -164,6 +189,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         if unit is None and not args.all:
             continue
         unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
+        health = probed.health(context.layout, name, unit.active, listed=True)
         rows.append(
             {
                 "name": name,
@@ -176,6 +202,8 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
                 "digest": spec.image.digest,
                 **containers.connection(spec),
                 "listening": listening.get(unit_id, False),
+                "health": health and health["status"],
+                "result": results.get(unit_id),
             }
         )
     if args.output == "json":
@@ -189,6 +217,8 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         shown = [
             row
             | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
+            | ({"sub_state": row["health"]} if row["health"] and row["active_state"] == "active" else {})
+            | ({"sub_state": row["result"]} if row["result"] else {})
             | ({"sub_state": "paused"} if row["paused"] else {})
             | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
             for row in rows

@@ -51,6 +51,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     args.names = [name]
     _, options = options_of(args, tuple(words) if args.words else None)
     if not args.detach:
+        if options["health"].asks_for_prober:
+            raise UsageError("Nobody looks after what is run in a terminal.", hint="Use --detach.")
         running.protect(options)
     args.image = have_image(args, context)
     with Manager() as manager:

@@ -116,6 +116,11 @@ class Health:
     ready: Readiness | None = None
     start_timeout: float | None = None  # 0 for none
 
+    @property
+    def asks_for_prober(self) -> bool:
+        """Whether something was asked for, other than to leave the image's check out."""
+        return self not in (Health(), Health(test=("NONE",)))
+
     def to_mapping(self) -> dict[str, Any]:
         """The member `health` of spec.json."""
         return {
