@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
-from gear import health, restarts
-from gear.command import Context, Verb
+from gear import health, host, restarts
+from gear.command import Context, Verb, warn
 from gear.errors import GearError, UsageError
 from gear.health import Health
 from gear.model import container_name
 from gear.restarts import Pace
+
+# RestartSteps= and RestartMaxDelaySec=.
+_GROWS_SINCE = 254
 
 
 def health_options(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +86,10 @@ def restart_of(args: argparse.Namespace) -> tuple[str, Pace]:
         _time(args.restart_delay, restarts.delay), _time(args.restart_max_delay, restarts.delay), *limit
     )
     pace.require_consistent()
+    if pace.max_delay is not None and host.systemd_version() < _GROWS_SINCE:
+        # PID 1 would complain of unknown settings at each reload.
+        warn("systemd before 254 has no growing delay: each restart waits as long as the first one")
+        pace = replace(pace, max_delay=None)
     if pace != Pace() and policy == "no":
         raise UsageError("What is not restarted has no delay or limit of restarts.")
     return policy, pace
@@ -118,7 +126,7 @@ def _wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_wait(args: argparse.Namespace, context: Context) -> int:
     # Imported here: each install reads this module for its options.
-    from gear import host, waiting
+    from gear import waiting
     from gear.systemd import Manager
 
     host.require_root("wait for containers")

@@ -132,11 +132,11 @@ def _wellness(state: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f", {health['failing']} failing probes, the last: {last['why']}{': ' if said else ''}{said}"
             )
         lines.append(("Health", printable(text)))
-    if state["restarts"] or state["active_state"] == "failed":
-        gone = state["active_state"] == "failed"
-        again = f"; PID 1 gave up: gear start {state['name']}" if gone else ""
-        times = f"{state['restarts']} times since it was started"
-        lines.append(("Restarted", f"{times}, result {state['result']}{again}" if gone else times))
+    if state["active_state"] == "failed":
+        after = f" after {state['restarts']} starts" if state["restarts"] else ""
+        lines.append(("Failed", f"result {state['result']}{after}; again with: gear start {state['name']}"))
+    elif state["restarts"]:
+        lines.append(("Restarted", f"{state['restarts']} times by PID 1"))
     return lines
 
 

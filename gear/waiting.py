@@ -33,7 +33,7 @@ class Seen:
 
 
 def until(manager: Manager, layout: Layout, name: str, condition: str, deadline: float | None) -> int:
-    """Wait until *name* is `running`, `healthy`, `stopped`, or with `exit` until its payload has ended, or did so before.
+    """Wait until *name* is `running`, `healthy`, `stopped`, or with `exit` until its payload has ended.
 
     *deadline* is one of time.monotonic(), or None.  Returns for `exit` how the payload ended, as a shell has it, else
     0.  Raises NotFoundError, UsageError for `healthy` without a check, and WaitError.

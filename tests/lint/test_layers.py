@@ -32,17 +32,18 @@ LAYERS = {
         "stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
     ),
     "operations": (
-        "sockets probed containers waiting signatures signature_files images loading fetching pulling pushing signing referrers "
+        "sockets probed containers waiting "
+        "signatures signature_files images loading fetching pulling pushing signing referrers "
         "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
         "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
         "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
         "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
     ),
     "front ends": (
-        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_health cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check "
-        "cli_findings cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store __main__"
+        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_health "
+        "cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check "
+        "cli_findings cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures "
+        "cli_spec cli_store __main__"
     ),
 }
 # What points up all the same, and why.
