@@ -78,7 +78,7 @@ def test_a_server_that_hangs_is_restarted_and_no_timer_is_made(host: GearHost) -
     host.gear("wait", "--healthy", "hc-web", "--timeout", "60s")
     assert probers(host, "hc-web") == 1
     host.gear("stop", "hc-web")
-    assert host.sh("pgrep -f current/health.*hc-web || :") == ""
+    assert host.sh("pgrep -P 1 -f current/health.*hc-web || :") == ""
     assert check(host, "hc-web")["status"] == "stopped"
 
 
@@ -95,7 +95,7 @@ def test_units_that_are_ordered_after_it_wait_until_it_is_healthy(host: GearHost
     last = check(host, "hc-db")["last"]
     assert last["exit_status"] == 1 and "can't open '/tmp/up'" in last["output"], last
     # The time until it has to be healthy is added to systemd's own: 90 s, 5 min, two intervals and a probe.
-    assert host.show("ctr-hc-db.service", "TimeoutStartUSec") == "6min 35.600s"
+    assert host.show("ctr-hc-db.service", "TimeoutStartUSec") == "6min 35.600000s"
     host.gear("exec", "hc-db", "touch", "/tmp/up")
     host.wait(lambda: host.show("hc-after.service", "ActiveState") == "active", "what is ordered after it")
     assert words(host, "hc-db") == ["gear: healthy"]
@@ -103,8 +103,9 @@ def test_units_that_are_ordered_after_it_wait_until_it_is_healthy(host: GearHost
 
 
 def test_what_never_gets_healthy_does_not_start(host: GearHost) -> None:
-    host.gear("install", "hello", "hc-ill", *SHELL, "--restart", "no", "--health-cmd",
-              "printf 'no \\033[31mway\\n\\377\\0 MAINPID=1'; exit 3", "--health-interval", "200ms", "--", "-c", LOOP)  # fmt: skip
+    probe = "printf 'no \\033[31mway\\n\\377\\0 MAINPID=1'; exit 3"
+    host.gear("install", "hello", "hc-ill", *SHELL, "--restart", "no", "--health-cmd", probe, "--health-interval",
+              "200ms", "--", "-c", LOOP)  # fmt: skip
     error = host.fails(1, "start", "hc-ill")
     assert "unhealthy: exit status 3: no ?[31mway" in error and "watchdog" in error
     assert check(host, "hc-ill")["status"] == "unhealthy"
@@ -155,7 +156,7 @@ def test_a_prober_that_stood_still_raises_no_alarm(host: GearHost) -> None:
               "--health-timeout", "1s", "--health-retries", "1", "--start", "--", "-c",
               "n=0; while :; do n=$((n+1)); echo $n >/tmp/n; sleep 0.1; done")  # fmt: skip
     pid = host.pid("hc-still")
-    prober = host.sh("pgrep -f current/health.*hc-still")
+    prober = host.sh("pgrep -P 1 -f current/health.*hc-still")
     count = f"/proc/{pid}/root/tmp/n"
 
     def counted() -> int:
@@ -285,8 +286,9 @@ def test_nothing_is_beside_a_container_without_check(host: GearHost) -> None:
 
 
 def test_restarts_come_to_an_end_that_is_seen(host: GearHost) -> None:
-    begun = host.run("gear", "install", "hello", "hc-crash", *SHELL, "--restart", "on-failure:2", "--restart-delay",
-                     "100ms", "--restart-max-delay", "400ms", "--start", "--", "-c", "sleep 0.3; echo oh; exit 7")  # fmt: skip
+    pace = ("--restart", "on-failure:2", "--restart-delay", "100ms", "--restart-max-delay", "400ms")
+    begun = host.run("gear", "install", "hello", "hc-crash", *SHELL, *pace, "--start", "--", "-c",
+                     "sleep 0.3; echo oh; exit 7")  # fmt: skip
     grows = int(host.out("systemctl", "--version").split()[1].partition(".")[0]) >= 254
     assert (b"no growing delay" in begun.stderr) is not grows
     unit = "ctr-hc-crash.service"

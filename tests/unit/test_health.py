@@ -1,4 +1,4 @@
-"""Health checks, readiness and restarts as words and as rendered files; and the parts of the prober that need no host."""
+"""Health checks, readiness and restarts as words and as rendered files; and what of the prober needs no host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gear.helper import probe
 from gear.helper.relay import Relay
 from gear.model import Layout
 from gear.oci import Identity, ImageConfig
-from gear.restarts import Pace
 from gear.spec import Spec
 
 SECOND = 1_000_000_000
@@ -276,7 +275,7 @@ def test_output_of_probes_is_one_line(output: bytes) -> None:
     ],
 )
 def test_what_the_prober_has_found(tmp_path: Path, active: str, kept: str, shown: str) -> None:
-    layout = replace(Layout(), state=tmp_path)
+    layout = Layout(state=tmp_path)
     directory = layout.containers / "web"
     directory.mkdir(parents=True)
     assert probed.health(layout, "web", active) is None

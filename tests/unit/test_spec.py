@@ -507,7 +507,10 @@ def test_round_trip(wanted: Spec) -> None:
 
 def test_every_field_is_in_the_document() -> None:
     fields = set(Spec.__dataclass_fields__)
-    assert set(rendering.make_spec().to_mapping()) == fields | {"version"}
+    # What was not there from the beginning is written when it was asked for.
+    asked = rendering.make_spec(health={"test": ["NONE"]}, pace={"delay": 1})
+    assert set(asked.to_mapping()) == fields | {"version"}
+    assert set(rendering.make_spec().to_mapping()) == fields - {"health", "pace"} | {"version"}
 
 
 def test_smallest_document_gets_the_defaults() -> None:
