@@ -120,7 +120,6 @@ def _wait_arguments(parser: argparse.ArgumentParser) -> None:
         choice.add_argument(
             f"--{condition}", dest="condition", action="store_const", const=condition, help=text
         )
-    parser.set_defaults(condition="exit")
     parser.add_argument("--timeout", metavar="TIME", help="give up after this, with status 124")
 
 
@@ -133,16 +132,16 @@ def _run_wait(args: argparse.Namespace, context: Context) -> int:
     deadline = None
     if args.timeout is not None:
         deadline = time.monotonic() + restarts.parse_duration(args.timeout)
-    status = 0
+    status, condition = 0, args.condition or "exit"
     with Manager() as manager:
         for name in args.names:
             try:
-                ended = waiting.until(manager, context.layout, name, args.condition, deadline)
+                ended = waiting.until(manager, context.layout, name, condition, deadline)
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
                 continue
-            context.report(str(ended) if args.condition == "exit" else f"{name} is {args.condition}")
+            context.report(str(ended) if condition == "exit" else f"{name} is {condition}")
     return status
 
 
