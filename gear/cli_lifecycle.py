@@ -170,11 +170,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         paused = {
             name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
         }
-        results = {
-            name: manager.get(name, "Result", "s", "org.freedesktop.systemd1.Service")
-            for name, unit in loaded.items()
-            if unit.active == "failed" and name.endswith(".service")
-        }
+        results = _results(manager, loaded)
     rows: list[dict[str, Any]] = []
     status = 0
     for name in containers.names(context.layout):
@@ -212,19 +208,33 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         for row in rows:
             context.report(row["name"])
     else:
-        columns = ("name", "active_state", "sub_state", "load_state", "image", "address", "ports", "unit")
-        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "ADDRESS", "PORTS", "UNIT")
-        shown = [
-            row
-            | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
-            | ({"sub_state": row["health"]} if row["health"] and row["active_state"] == "active" else {})
-            | ({"sub_state": row["result"]} if row["result"] else {})
-            | ({"sub_state": "paused"} if row["paused"] else {})
-            | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
-            for row in rows
-        ]
-        context.report(table(header, [[row[column] for column in columns] for row in shown]))
+        _show_list(context, rows)
     return status
+
+
+def _results(manager: Manager, loaded: Mapping[str, UnitState]) -> dict[str, str]:
+    """How the services that have failed ended."""
+    return {
+        name: manager.get(name, "Result", "s", "org.freedesktop.systemd1.Service")
+        for name, unit in loaded.items()
+        if unit.active == "failed" and name.endswith(".service")
+    }
+
+
+def _show_list(context: Context, rows: Sequence[dict[str, Any]]) -> None:
+    """The table for people: what is most telling stands where systemd's own word would."""
+    columns = ("name", "active_state", "sub_state", "load_state", "image", "address", "ports", "unit")
+    header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "ADDRESS", "PORTS", "UNIT")
+    shown = [
+        row
+        | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
+        | ({"sub_state": row["health"]} if row["health"] and row["active_state"] == "active" else {})
+        | ({"sub_state": row["result"]} if row["result"] else {})
+        | ({"sub_state": "paused"} if row["paused"] else {})
+        | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
+        for row in rows
+    ]
+    context.report(table(header, [[row[column] for column in columns] for row in shown]))
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:

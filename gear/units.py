@@ -76,12 +76,11 @@ def render(
 ) -> bytes:
     """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* (the volumes that go with it)
     leaves nothing when it ends."""
-    directory = layout.containers / spec.name
-    helper = helper_directory(layout)
+    directory, helper = layout.containers / spec.name, helper_directory(layout)
     system = is_system(spec, image)
     stop_signal = watching.stop_signal(spec, image, system=system)
     unit = _unit_section(spec, image, layout)
-    looked_after, notifiers = watching.unit_settings(spec, image, stop_signal)
+    settings, notifiers = watching.unit_settings(spec, image, stop_signal)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
@@ -95,7 +94,7 @@ def render(
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
-        *looked_after,
+        *settings,
         *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
@@ -112,10 +111,9 @@ def render(
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
     sections = [("Unit", unit), ("Service", service)]
-    needs, has = activation.service_settings(spec)
-    limit, delays = watching.pace(spec)
-    unit += needs + limit
-    service += has + delays
+    for needs, has in (activation.service_settings(spec), watching.pace(spec)):
+        unit += needs
+        service += has
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
         sections.append(("Install", [("WantedBy", _wanted_by(spec))]))

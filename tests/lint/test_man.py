@@ -248,6 +248,8 @@ ADDED = {
     "snapshot": {"action"},
     "status": _CONNECTION,
     "list-units": _CONNECTION,
+    # Only where they were asked for.
+    "spec.json": {"health", "pace"},
 }
 
 
