@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
@@ -66,6 +66,7 @@ def start(
         manager.stop([unit for spec in specs.values() for unit in sockets.outdated(manager, layout, spec)])
     operation = manager.restart if again else manager.start
     results = operation([unit for spec in specs.values() for unit in sockets.starts_at_boot(spec)])
+    results |= _once_more(manager, specs.values())
     for name, spec in specs.items():
         wrong = [results[unit] for unit in sockets.starts_at_boot(spec) if results[unit] != "done"]
         outcome[name] = None
@@ -75,6 +76,21 @@ def start(
                 sockets.why(manager, layout, spec, closed) if closed else why(manager, spec, wrong[0])
             )
     return {name: outcome[name] for name in names}
+
+
+def _once_more(manager: Manager, specs: Iterable[Spec]) -> dict[str, str]:
+    """Start those again whose sockets could not be opened though nobody else has their ports; returns jobs' results.
+
+    A socket that PID 1 closes and opens again within a restart was seen not to get its port, on a busy machine.
+    """
+    free = []
+    for spec in specs:
+        closed = sockets.failed(manager, spec)
+        if closed and sockets.taken(spec, closed) is None:
+            free.append(spec)
+            for unit in (*closed, spec.unit):
+                manager.reset_failed(unit)
+    return manager.start([unit for spec in free for unit in sockets.starts_at_boot(spec)])
 
 
 def stop(manager: Manager, layout: Layout, names: Sequence[str]) -> dict[str, GearError | None]:

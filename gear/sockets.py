@@ -107,30 +107,33 @@ def failed(manager: Manager, spec: Spec) -> list[str]:
     return [unit for unit in activation.sockets(spec) if manager.get(unit, "ActiveState", "s") == "failed"]
 
 
-def why(manager: Manager, layout: Layout, spec: Spec, units: Sequence[str]) -> GearError:
-    """The error for sockets *units* of *spec* that could not be opened: who has the port."""
+def taken(spec: Spec, units: Sequence[str]) -> dict[str, Any] | None:
+    """A port of the sockets *units* of *spec* that somebody else has, as start.json has ports; None if all are free."""
     from gear.helper import ports  # the same words as the start helper's
 
     for port in spec.network.ports:
-        unit = activation.socket_of(spec, port)
-        if unit is None or unit not in units:
-            continue
-        asked: dict[str, Any] = {
-            "address": port.address,
-            "port": port.external,
-            "protocol": port.protocol,
-        }
-        if ports.is_taken(asked):
-            owner = ports.owner_of(asked, spec.name, str(layout.containers))
-            return GearError(
-                f"{spec.name} can't publish port {ports.shown(asked)}: it is taken by {owner}.",
-                hint=f"The whole story: journalctl -u {unit}",
-            )
+        if activation.socket_of(spec, port) in units:
+            asked = {"address": port.address, "port": port.external, "protocol": port.protocol}
+            if ports.is_taken(asked):
+                return asked
+    return None
+
+
+def why(manager: Manager, layout: Layout, spec: Spec, units: Sequence[str]) -> GearError:
+    """The error for sockets *units* of *spec* that could not be opened: who has the port, or what PID 1 says."""
+    from gear.helper import ports
+
+    hint = f"The whole story: journalctl -u {' -u '.join(units)}"
+    if (asked := taken(spec, units)) is not None:
+        owner = ports.owner_of(asked, spec.name, str(layout.containers))
+        return GearError(
+            f"{spec.name} can't publish port {ports.shown(asked)}: it is taken by {owner}.", hint=hint
+        )
     result = ", ".join(f"{unit}: {manager.get(unit, 'Result', 's', _SOCKET)}" for unit in units)
     return GearError(
         f"{spec.name} can't publish its ports: systemd does not listen ({result}).",
         details=[line for unit in units for line in journal.of_systemd(unit, _SAID)],
-        hint=f"The whole story: journalctl -u {' -u '.join(units)}",
+        hint=hint,
     )
 
 

@@ -192,16 +192,19 @@ class GearHost:
         assert done.returncode in (0, 137), done.stderr.decode()
         return done.returncode == 137
 
-    def steps(self, *arguments: str, most: int = 16) -> list[tuple[str, int]]:
+    def steps(self, *arguments: str, most: int = 10) -> list[tuple[str, int]]:
         """Run gear and choose some of the changes that it makes, for killed(): *most* of each thread's, or a few more.
 
         A call that fails changes nothing, and a kill loses nothing that is written, so a kill at either shows what one
         at the next call shows.  Of calls of one kind in one directory the first two and the last are among those to
-        choose from.  With GEAR_TEST_EVERY=1 in the environment all are chosen.
+        choose from.  Of one release it is others than of the other.  With GEAR_TEST_EVERY=1 in the environment all are
+        chosen.
         """
         traced = ("strace", "-qq", "-f", "-y", "-o", "/root/changes", "-e", f"trace={_CHANGES}")
         self.run(*traced, "/usr/local/bin/gear", *arguments, env=_NO_CACHE)
-        return chosen_steps(self.read("/root/changes").decode(errors="replace"), most)
+        return chosen_steps(
+            self.read("/root/changes").decode(errors="replace"), most, late=RELEASE != "bookworm"
+        )
 
     def forget(self) -> None:
         """Delete all containers and networks."""
@@ -235,7 +238,7 @@ def start_host(*, vm: bool = False, extra: str = "") -> GearHost:
     return GearHost(boot(RELEASE, vm=vm, extra=extra))
 
 
-def chosen_steps(trace: str, most: int, every: bool = EVERY) -> list[tuple[str, int]]:
+def chosen_steps(trace: str, most: int, every: bool = EVERY, *, late: bool = False) -> list[tuple[str, int]]:
     """What GearHost.steps() chooses, as call and number, of what strace wrote of all changing calls of some threads."""
     numbers: dict[tuple[str, str], int] = {}
     threads: dict[str, dict[tuple[str, int], str]] = {}
@@ -254,7 +257,8 @@ def chosen_steps(trace: str, most: int, every: bool = EVERY) -> list[tuple[str, 
         # What was made is put in its place at the end.
         last = most // 4
         begin, end = steps[:-last], steps[-last:]
-        chosen |= dict.fromkeys(steps if every else begin[:: -(-len(begin) // (most - last)) or 1] + end)
+        apart = -(-len(begin) // (most - last)) or 1
+        chosen |= dict.fromkeys(steps if every else begin[apart // 2 * late :: apart] + end)
     return list(chosen)
 
 

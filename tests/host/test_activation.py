@@ -77,6 +77,26 @@ def test_descriptors_are_passed_into_the_payload(serving: ServingHost) -> None:
     assert {("fd", 8100), ("fd", 8101), ("nat", 8102)} <= rows
 
 
+def test_a_socket_that_could_not_be_opened_is_tried_once_more(serving: ServingHost) -> None:
+    host = serving.host
+    serving.install("xagain", ["--net", "none", "-p", "8105:80,fd"], "fd")
+    # Fails as often as there are files, and then does not.
+    drop_in = "[Socket]\nExecStartPre=sh -c 'rm /run/xagain/$(ls /run/xagain | head -n1) 2>/dev/null && exit 1 || :'\n"
+    place = "/etc/systemd/system/ctr-xagain.socket.d/again.conf"
+    host.write(place, drop_in.replace("$", "$$").encode())
+    host.sh("systemctl daemon-reload; mkdir /run/xagain; touch /run/xagain/1")
+    host.gear("restart", "xagain")
+    assert serving.ask("tcp/127.0.0.1/8105/a") == ["xagain 80/tcp a"]
+    host.sh("touch /run/xagain/1 /run/xagain/2")
+    said = host.fails(1, "restart", "xagain")
+    assert "xagain can't publish its ports: systemd does not listen (ctr-xagain.socket: exit-code)." in said
+    assert "ctr-xagain.socket: Failed with result 'exit-code'." in said
+    # More restarts than systemd allows a unit within ten seconds do not count against the socket.
+    for _ in range(7):
+        host.gear("restart", "xagain")
+    host.sh("rm -r /run/xagain /etc/systemd/system/ctr-xagain.socket.d")
+
+
 def test_twenty_first_connections_start_a_slow_container(serving: ServingHost) -> None:
     host = serving.host
     serving.install("xslow", ["-p", "8110:80", "--on-demand"], "wait2", "t80")
