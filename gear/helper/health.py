@@ -257,6 +257,10 @@ class Prober:
 
     def _judge(self, result: probe.Result) -> None:
         check = self._check
+        gone = poll()
+        gone.register(self._ended, POLLIN)
+        if gone.poll(0):
+            return  # how the payload ended is the result, and not that nobody answers any more
         if result.status == 0:
             self._next = check["interval"]
             self._is_healthy(result)

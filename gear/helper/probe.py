@@ -76,6 +76,8 @@ class Probe:
             self._silence()
             os.close(self.reader)
             kill_strays(self.pid)
+            if self.pid:
+                os.waitpid(self.pid, 0)
             raise
         self._silence()
 
@@ -122,7 +124,7 @@ def _in_time(action: Callable[[], int], seconds: float) -> int:
 
     def ring(*_: object) -> None:
         left[0] -= 1
-        if left[0] <= 0:
+        if left[0] == 0:  # once: what cleans up after it must not be interrupted
             raise TooLate
 
     signal(SIGALRM, ring)
