@@ -106,7 +106,15 @@ def test_helper_is_complete() -> None:
     sources = publishing.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
-    assert set(sources) == modules | {"gear/__init__.py", "start", "network", "proxy", "health", "stop", "remove"}
+    assert set(sources) == modules | {
+        "gear/__init__.py",
+        "start",
+        "network",
+        "proxy",
+        "health",
+        "stop",
+        "remove",
+    }
     assert sources["start"] == (package / "launcher").read_bytes()
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
