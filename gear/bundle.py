@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import attachment, confinement, naming, provision
+from gear import attachment, confinement, naming, prober, provision
 from gear.confinement import INIT, LOCALTIME, QUIET
 from gear.definition import Definition
 from gear.errors import UsageError
@@ -176,6 +176,7 @@ def _mounts(spec: Spec, image: Image, layout: Layout, *, zone_in_image: bool) ->
         if destination not in taken:
             entry = {"destination": destination, "type": "bind", "source": source}
             mounts.append(entry | {"options": ["bind", "ro", *options]})
+    mounts += prober.notify_mount(spec, image, layout)
     return mounts + provision.mounts(spec, layout, taken)
 
 
@@ -201,7 +202,7 @@ def render(
     naming.require_possible(spec.naming, spec.network)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
-    config = {
+    config: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": _process(
             spec,
@@ -220,6 +221,11 @@ def render(
         start["network"] = attachment.start_member(spec.name, spec.network, networks or {}, spec.naming)
     if passed := attachment.descriptors(spec.network):
         start["descriptors"] = passed
+    system = is_system(spec, image)
+    if health := prober.start_member(spec, image, prober.stop_signal(spec, image, system=system)):
+        start["health"] = health
+    if health and health["ready"] == "notify":
+        config["process"]["env"].append(f"NOTIFY_SOCKET={prober.NOTIFY_INSIDE}")
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
     start |= provision.start_members(spec, identity, layout)

@@ -27,6 +27,7 @@ TABLE = {
     "start": "gear.cli_lifecycle",
     "stop": "gear.cli_lifecycle",
     "restart": "gear.cli_lifecycle",
+    "wait": "gear.cli_health",
     "status": "gear.cli_lifecycle",
     "logs": "gear.cli_logs",
     "list-units": "gear.cli_list",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gear import cli_upgrade_state, containers, host, lifecycle, process, upgrade_record
-from gear.command import Context, Verb, add_output_option
+from gear.command import Context, Verb, add_output_option, printable
 from gear.errors import GearError
 from gear.limits import Limits
 from gear.model import container_name
@@ -109,6 +109,7 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("At boot", _at_boot(state)),
     ]
     lines += cli_upgrade_state.lines(state)
+    lines += _wellness(state)
     if state["on_demand"]:
         idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
         closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
@@ -117,6 +118,25 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Paused", f"runs again with: gear resume {state['name']}"))
     if state["restart_needed"]:
         lines.append(("Changed", f"runs with what was before until: gear restart {state['name']}"))
+    return lines
+
+
+def _wellness(state: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether it is well, and how often PID 1 had to start it again."""
+    lines = []
+    if health := state["health"]:
+        last, text = health["last"], health["status"]
+        if health["failing"] and last:
+            said = " ".join(str(last["output"]).split())[:200]
+            text += (
+                f", {health['failing']} failing probes, the last: {last['why']}{': ' if said else ''}{said}"
+            )
+        lines.append(("Health", printable(text)))
+    if state["active_state"] == "failed":
+        after = f" after {state['restarts']} starts" if state["restarts"] else ""
+        lines.append(("Failed", f"result {state['result']}{after}; again with: gear start {state['name']}"))
+    elif state["restarts"]:
+        lines.append(("Restarted", f"{state['restarts']} times by PID 1"))
     return lines
 
 

@@ -6,10 +6,11 @@ import argparse
 import gc
 from typing import Any
 
-from gear import activation, containers, groups, host
+from gear import activation, containers, groups, host, probed
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError
 from gear.spec import Spec
+from gear.status import connection
 from gear.systemd import Manager, UnitState
 
 
@@ -44,6 +45,13 @@ def _is_paused(manager: Manager, spec: Spec, unit: UnitState | None) -> bool:
     return manager.is_frozen(unit.name) if frozen is None else frozen
 
 
+def _result(manager: Manager, unit: UnitState) -> str | None:
+    """How a service that has failed ended; None for others."""
+    if unit.active != "failed" or not unit.name.endswith(".service"):
+        return None
+    return str(manager.get(unit.name, "Result", "s", "org.freedesktop.systemd1.Service"))
+
+
 def _list(
     args: argparse.Namespace,
     context: Context,
@@ -66,6 +74,7 @@ def _list(
             continue
         paused = _is_paused(manager, spec, unit)
         unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
+        health = probed.health(context.layout, name, unit.active, listed=True)
         rows.append(
             {
                 "name": name,
@@ -76,8 +85,10 @@ def _list(
                 "paused": paused,
                 "image": spec.image.reference,
                 "digest": spec.image.digest,
-                **containers.connection(spec),
+                **connection(spec),
                 "listening": unit_id in listening,
+                "health": health and health["status"],
+                "result": _result(manager, unit),
             }
         )
     if args.output == "json":
@@ -91,6 +102,8 @@ def _list(
         shown = [
             row
             | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
+            | ({"sub_state": row["health"]} if row["health"] and row["active_state"] == "active" else {})
+            | ({"sub_state": row["result"]} if row["result"] else {})
             | ({"sub_state": "paused"} if row["paused"] else {})
             | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
             for row in rows

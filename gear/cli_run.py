@@ -52,6 +52,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     args.names = [name]
     _, options = options_of(args, tuple(words) if args.words else None)
     if not args.detach:
+        if options["health"].asks_for_prober:
+            raise UsageError("Nobody looks after what is run in a terminal.", hint="Use --detach.")
         running.protect(options)
     warn(context, options["supplies"])
     args.image = have_image(args, context)

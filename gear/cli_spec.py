@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gear import containers, mount_words, mounting, spec
+from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
@@ -76,12 +77,6 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     )
     resource_options(parser)
     add(
-        "--restart",
-        metavar="POLICY",
-        default="on-failure",
-        help="when PID 1 starts it again: no, on-failure (default), always",
-    )
-    add(
         "--stop-signal",
         metavar="SIGNAL",
         help="what asks it to stop; the image's signal or SIGTERM if not given",
@@ -94,6 +89,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+    health_options(parser)
     logging_options(parser)
 
 
@@ -143,6 +139,7 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
     if args.stop_signal is not None:
         spec.signal_number(args.stop_signal)
     labels = dict(_pair(text) for text in args.label)
+    policy, pace = restart_of(args)
     return names, {
         "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),
         "command": command,
@@ -154,7 +151,9 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
         "labels": labels,
         "slice": spec.slice_name(args.slice),
-        "restart": spec.restart_policy(args.restart),
+        "restart": policy,
+        "pace": pace,
+        "health": health_of(args),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
         "naming": naming_of(args),

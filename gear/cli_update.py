@@ -17,14 +17,15 @@ from gear.model import container_name
 from gear.spec import Spec
 from gear.systemd import Manager
 
-# How an option's value meets what is there: in its place, an object's members, items with a key, or one more.
-IS, MEMBERS, MORE = "is", "members", "more"
+# How an option's value meets what is there: in its place, in its place unless it says nothing of it, an object's
+# members, or one more; else items with a key.
+IS, SAYS, MEMBERS, MORE = "is", "says", "members", "more"
 # Option -> (member of spec.json, how); of a list of objects the name of the member that tells them apart.
 _FIELDS: Mapping[str, tuple[str, str]] = {
     **{
         name: (name, IS)
         for name in (
-            "entrypoint user workdir read_only hostname slice restart stop_signal stop_timeout ephemeral".split()
+            "entrypoint user workdir read_only hostname slice stop_signal stop_timeout ephemeral".split()
         )
     },
     "command": ("command", IS),
@@ -43,6 +44,18 @@ _FIELDS: Mapping[str, tuple[str, str]] = {
         for option, member in (("driver", "driver"), ("namespace", "namespace"), ("rate_limit", "rate"))
     },
     "log_level_max": ("logging.level", IS),
+    # on-failure:MAX is a limit, too.
+    "restart": ("restart pace.limit pace.window", SAYS),
+    "restart_delay": ("pace.delay", IS),
+    "restart_max_delay": ("pace.max_delay", IS),
+    "restart_limit": ("pace.limit pace.window", IS),
+    **{
+        f"health_{member}": (f"health.{member}", IS)
+        for member in "interval timeout retries start_period start_interval on_failure".split()
+    },
+    **dict.fromkeys(("health_cmd", "no_healthcheck"), ("health.test", IS)),
+    "ready_when": ("health.ready_when", IS),
+    "start_timeout": ("health.start_timeout", IS),
     "net": ("network.mode network.interfaces", IS),
     "publish": ("network.ports", MORE),
     "ports": ("network.ports", MORE),
@@ -231,6 +244,8 @@ def _merge(document: dict[str, Any], asked: dict[str, Any], path: str, how: str)
         there.pop(name, None)
         if new is not None:
             there[name] = new
+    elif new is not None and how == SAYS:
+        there[name] = new
     elif new is not None and how == MEMBERS:
         there[name] = {**(old or {}), **new}
     elif new is not None and how == MORE:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gear import containers, scheduling, upgrade_record
+from gear import scheduling, status, upgrade_record
 from gear.command import Context, for_each
 from gear.systemd import Manager
 
@@ -30,7 +30,7 @@ def state(manager: Manager, context: Context, name: str) -> dict[str, Any]:
     """All that gear status says of a container."""
     previous = upgrade_record.read(context.layout, name).previous
     image = None if previous is None else previous.image
-    return containers.state(manager, context.layout, name) | {
+    return status.state(manager, context.layout, name) | {
         "previous": None if image is None else {"reference": image.reference, "digest": image.digest},
         "schedule": scheduling.state(manager, context.layout, name),
     }

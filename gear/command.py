@@ -38,7 +38,7 @@ class Context:
 
     def warn(self, line: str) -> None:
         """Print one line on standard error that is no failure."""
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn(line)
 
     def fail(self, error: GearError) -> None:
         """Print *error* on standard error: the sentence, the evidence, then the hint on its own line."""
@@ -48,6 +48,11 @@ class Context:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.stderr.flush()
+
+
+def warn(line: str) -> None:
+    """Print one line on standard error that is no failure."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

@@ -25,7 +25,6 @@ from gear import (
     hostsfile,
     provision,
     seccomp,
-    sockets,
     store,
     units,
 )
@@ -35,7 +34,6 @@ from gear.mounting import host_path, volume_name
 from gear.oci import Identity, Image, ImageConfig
 from gear.spec import HOST_ROOT, ImageRef, Spec, unit_name
 from gear.supplies import CONFIG, SECRET, object_path
-from gear.systemd import Manager
 from gear.view import View
 
 # The largest file of tzdata has some 4 KiB.
@@ -330,50 +328,6 @@ def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
         configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names(CONFIG))
         stale = stale or _latest(*configs) > read
     return bool(service.get("MainPID")) and stale
-
-
-def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
-    """What there is to say of a container: the members of `gear status --output json`, described in gear(1)."""
-    spec = get(layout, name)
-    unit_id = unit_of(layout, name)
-    unit = manager.properties(unit_id)
-    service = manager.properties(unit_id, "Service") if unit_id == spec.unit else {}
-    return {
-        "name": name,
-        "unit": unit_id,
-        "image": {"reference": spec.image.reference, "digest": spec.image.digest},
-        "load_state": unit.get("LoadState", ""),
-        "active_state": unit.get("ActiveState", ""),
-        "sub_state": unit.get("SubState", ""),
-        "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
-        "boot": manager.file_state((sockets.starts_at_boot(spec) if unit_id == spec.unit else [unit_id])[0]),
-        "listening": sockets.state(manager, spec),
-        "main_pid": service.get("MainPID", 0),
-        "result": service.get("Result", ""),
-        "exit_status": service.get("ExecMainStatus", 0),
-        "status_text": service.get("StatusText", ""),
-        "restarts": service.get("NRestarts", 0),
-        "invocation": bytes(unit.get("InvocationID") or b"").hex(),
-        "control_group": service.get("ControlGroup", ""),
-        **connection(spec),
-        # None: the host's own ids.
-        "uid_range": {"base": spec.uid_base, "size": spec.id_count} if spec.own_ids else None,
-        "restart_needed": is_stale(spec, layout, service),
-    }
-
-
-def connection(spec: Spec) -> dict[str, Any]:
-    """How a container is connected, in words: members of `gear status` and `gear list-units`."""
-    addresses = [address for item in spec.network.interfaces for address in item.addresses()]
-    return {
-        "net": spec.network.words,
-        "address": addresses[0] if addresses else None,
-        "addresses": addresses,
-        "ports": [str(port) for port in spec.network.ports],
-        "on_demand": spec.network.on_demand,
-        "idle_stop": spec.network.idle_stop,
-        "limits": spec.network.limits.to_mapping(),
-    }
 
 
 def require_installed(spec: Spec) -> None:

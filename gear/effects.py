@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LIVE, RELOAD, RESTART = "live", "reload", "restart"
 CLASSES = (LIVE, RELOAD, RESTART)
 # Members that are objects of gear's own, whose members have classes.
-NESTED = ("network", "naming", "isolation", "resources", "supplies", "logging")
+NESTED = ("network", "naming", "isolation", "resources", "supplies", "logging", "health", "pace")
 
 
 def _all(part: str, members: str, effect: str) -> dict[str, str]:
@@ -46,6 +46,13 @@ TABLE: Mapping[str, str] = {
     **_all("naming.", "hosts servers search options", RESTART),
     **_all("supplies.", "env_sets secrets configs", RESTART),
     "supplies.reload_signal": LIVE,
+    # PID 1 asks for these when the payload ends, and the prober has the others from its start on.
+    **_all("pace.", "delay max_delay limit window", LIVE),
+    **_all(
+        "health.",
+        "test interval timeout retries start_period start_interval on_failure ready_when start_timeout",
+        RESTART,
+    ),
     # journald and PID 1 take these when a program begins.
     **_all("logging.", "driver namespace rate level", RESTART),
     # Namespaces, rights and the environment are given to a process when it begins.

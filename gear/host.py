@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from gear import process
 from gear.budget import Budget, option
 from gear.errors import HostError, UsageError
 from gear.isolation import Device
@@ -43,6 +45,12 @@ def require_root(doing: str) -> None:
     """Raise HostError unless gear runs as root."""
     if os.geteuid() != 0:
         raise HostError(f"Only root can {doing}.", hint="Run the same command with sudo.")
+
+
+def systemd_version() -> int:
+    """The number of systemd's version here; raises GearError."""
+    words = process.output(["systemctl", "--version"]).split()  # systemd 252 (252.39-1~deb12u1)
+    return int("".join(itertools.takewhile(str.isdigit, words[1])) or "0")
 
 
 def require_isolation(

@@ -189,14 +189,15 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     down = [unit for unit in map(network_unit, spec.network.networks) if not _is_up(manager, unit)]
     if result == "start-limit-hit":
         reason = "it was started too often in a short time, and systemd gave up"
-    elif said:
+    elif result == "timeout":
+        reason = "it was not ready within the start timeout"
+        reason += f" ({said})" if said not in ("", "starting") else ""
+    elif said not in ("", "starting"):
         reason = said
     elif down:
         # What it failed with itself is forgotten already, as systemd tries again.
         told = journal.last_words(down[0])
         reason = f"the unit {down[0]} of its network failed{f': {told}' if told else ''}"
-    elif result == "timeout":
-        reason = "it was not ready within the start timeout"
     elif result == "oom-kill":
         reason = "it ran out of the memory it may use"
     elif result == "exit-code" and service.get("ExecMainStatus") == _NO_CREDENTIALS:

@@ -20,7 +20,7 @@ from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
 _HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove", "reload": "reload"}
-_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy")}
+_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy", "health")}
 
 
 def helper_sources() -> dict[str, bytes]:

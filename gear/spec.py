@@ -15,6 +15,7 @@ from typing import Any
 from gear import budget, members, mounting
 from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
+from gear.health import Health
 from gear.isolation import Isolation
 from gear.journaling import Logging
 from gear.members import container_path
@@ -22,6 +23,7 @@ from gear.model import container_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.restarts import Pace, restart_policy
 from gear.supplies import Supplies
 
 VERSION = 1
@@ -31,19 +33,6 @@ UID_RANGE_SIZE = 65536
 HOST_ROOT = "host:"
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
-# systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
-# boot whatever the policy, so here it means what `always` means.
-RESTARTS = (
-    "no",
-    "on-failure",
-    "always",
-    "unless-stopped",
-    "on-success",
-    "on-abnormal",
-    "on-abort",
-    "on-watchdog",
-)
-
 _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 
@@ -89,6 +78,8 @@ class Spec:
     isolation: Isolation = field(default_factory=Isolation)
     supplies: Supplies = field(default_factory=Supplies)
     logging: Logging = field(default_factory=Logging)
+    health: Health = Health()
+    pace: Pace = Pace()
 
     @property
     def own_ids(self) -> bool:
@@ -136,7 +127,10 @@ class Spec:
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
+            # Only what was asked for, so that older specifications stay as they are.
             **({"supplies": self.supplies.to_mapping()} if self.supplies != Supplies() else {}),
+            **({"health": self.health.to_mapping()} if self.health != Health() else {}),
+            **({"pace": self.pace.to_mapping()} if self.pace != Pace() else {}),
             "logging": self.logging.to_mapping(),
         }
 
@@ -254,13 +248,6 @@ def signal_number(text: str) -> int:
     raise UsageError(f"{text[:40]!r} is no signal.", hint="For example SIGTERM, QUIT, 15 or SIGRTMIN+3.")
 
 
-def restart_policy(text: str) -> str:
-    """One of RESTARTS; raises UsageError."""
-    if text not in RESTARTS:
-        raise UsageError(f"{text!r} is no restart policy.", hint=f"Policies are {', '.join(RESTARTS)}.")
-    return text
-
-
 def storage_driver(value: Any) -> str:
     """One of STORAGE_DRIVERS; raises UsageError."""
     if value not in STORAGE_DRIVERS:
@@ -303,6 +290,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "network": Network.read,
     "naming": Naming.read,
+    "health": Health.read,
+    "pace": Pace.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
     "supplies": Supplies.read,

@@ -10,16 +10,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, limiting, provision, unitfile
+from gear import activation, confinement, limiting, prober, provision, unitfile
 from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
-from gear.errors import UsageError
 from gear.journaling import APP_LABEL, DISCARD, time_span
 from gear.model import Layout
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
-from gear.spec import Spec, signal_number
+from gear.spec import Spec
 from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -62,15 +61,15 @@ def render(
 ) -> bytes:
     """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* (the volumes that go with it)
     leaves nothing when it ends."""
-    directory = layout.containers / spec.name
-    helper = helper_directory(layout)
+    directory, helper = layout.containers / spec.name, helper_directory(layout)
     system = is_system(spec, image)
-    stop_signal = _stop_signal(spec, image, system=system)
+    stop_signal = prober.stop_signal(spec, image, system=system)
     unit = _unit_section(spec, image, layout)
+    settings, notifiers = prober.unit_settings(spec, image, stop_signal)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
-        ("NotifyAccess", "main"),
+        ("NotifyAccess", notifiers),
         # For the helper alone: in the C locale the interpreter takes paths as UTF-8 (PEP 540), and a millisecond
         # sooner than with -X utf8.
         ("Environment", "LC_ALL=C"),
@@ -80,6 +79,7 @@ def render(
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
+        *settings,
         *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
@@ -97,23 +97,30 @@ def render(
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
     sections = [("Unit", unit), ("Service", service)]
-    needs, has = activation.service_settings(spec)
-    unit += needs
-    service += has
+    for needs, has in (activation.service_settings(spec), prober.pace(spec)):
+        unit += needs
+        service += has
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
         sections.append(("Install", [("WantedBy", _wanted_by(spec))]))
-    if spec.network.interfaces:
-        # Also when the payload was killed, so that its ports are free again.
-        unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
-        service.append(("ExecStopPost", unpublish))
-    if published := spec.network.served_by(NAT):
-        # The helper has PID 1 hold a socket for each, which keeps others off.
-        service.append(("FileDescriptorStoreMax", str(len(published))))
+    service += _ports(spec, helper, str(directory))
     if remove is not None:
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _ports(spec: Spec, helper: str, directory: str) -> list[tuple[str, str]]:
+    """What PID 1 does for published ports."""
+    settings = []
+    if spec.network.interfaces:
+        # Also when the payload was killed, so that its ports are free again.
+        unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", directory])
+        settings.append(("ExecStopPost", unpublish))
+    if published := spec.network.served_by(NAT):
+        # The helper has PID 1 hold a socket for each, which keeps others off.
+        settings.append(("FileDescriptorStoreMax", str(len(published))))
+    return settings
 
 
 def _logging(spec: Spec) -> list[tuple[str, str]]:
@@ -256,7 +263,7 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
-        ("KillSignal", _stop_signal(spec, image, system=system)),
+        ("KillSignal", prober.stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
         *limiting.properties(budget_of(spec)),
@@ -269,19 +276,6 @@ def declared_volumes(spec: Spec, image: Image) -> set[str]:
     asked = {mount.destination for mount in spec.mounts}
     mounts = effective_mounts(spec, image)
     return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
-
-
-def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:
-    if spec.stop_signal or not image.config.stop_signal:
-        # systemd shuts down in order on this one (systemd(1), "Signals").
-        return signal_number(spec.stop_signal or ("SIGRTMIN+3" if system else "SIGTERM"))
-    try:
-        return signal_number(image.config.stop_signal)
-    except UsageError as error:
-        raise UsageError(
-            f"The stop signal {image.config.stop_signal[:40]!r} of the image {spec.image.reference} is no signal.",
-            hint="Give another one with --stop-signal.",
-        ) from error
 
 
 def _stop_timeout(spec: Spec, *, system: bool) -> float:

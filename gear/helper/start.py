@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
     from gear.helper.network import Network
     from gear.helper.ports import Reservation
+    from gear.helper.watch import Watch
 
 
 def main(arguments: list[str]) -> int:
     """Start the container of the bundle directory *arguments[0]*; returns the exit status."""
     (bundle,) = arguments
     try:
-        pid = start(bundle)
+        pid, watch, config = start(bundle)
+        if watch is not None:
+            watch.go_on(pid, config)
     except Failure as failure:
         print(f"gear: {failure.message}", file=sys.stderr, flush=True)
         notify(f"STATUS={failure.message}")
@@ -79,8 +82,9 @@ class Unit(container.Events):
             self._network.publish()
 
 
-def start(bundle: str) -> int:
-    """Create the container and its payload; returns the payload's pid once execve(2) has succeeded.
+def start(bundle: str) -> tuple[int, Watch | None, dict]:  # type: ignore[type-arg]
+    """Create the container and its payload; returns, once execve(2) has succeeded, the payload's pid, what looks after
+    it if anything does, and config.json.
 
     Raises Failure; then nothing of the container is left but a process that is ending.
     """
@@ -113,10 +117,18 @@ def start(bundle: str) -> int:
         name = bundle.rstrip("/").rpartition("/")[2]
         wanted.passed = activation.find(extra["descriptors"], f"ctr-{name}.socket")
     provide(config, extra, None)
+    watch = None
+    if extra.get("health"):
+        from gear.helper.watch import Watch
+
+        try:
+            watch = Watch(bundle, extra["health"], step)
+        except OSError as error:
+            raise step.failure(error) from error
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
-    return pid
+    return pid, watch, config
 
 
 def provide(config: dict, extra: dict, read: Callable[[str], bytes] | None) -> None:  # type: ignore[type-arg]

@@ -18,12 +18,12 @@ PACKAGE = TOP / "gear"
 LAYERS = {
     "words": (
         "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting journaling mount_words supplies spec volume_record oci "
-        "reference settings claims weights budget effects"
+        "network naming underlay definition mounting health restarts journaling mount_words supplies spec "
+        "volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
         "forwarding unitfile device_rules resources limiting confinement attachment activation provision units "
-        "bundle bpf seccomp_profile seccomp_form openmetrics schedule"
+        "bundle bpf seccomp_profile seccomp_form openmetrics schedule prober"
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
@@ -34,22 +34,22 @@ LAYERS = {
         "hostsfile interfaces packetfilter objects envsets credentials variables download"
     ),
     "operations": (
-        "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan "
-        "networks live linking exposure leftovers remove inside top attach copying transfer joining running "
-        "debugging history pruning saving verifying network_check network_state network_strays mending hindrances "
-        "network_repair usage watching metrics events log_namespaces volumes volume_copies volume_archive "
-        "volume_check container_check running_check fsck updating effective slices disk_use switching contents "
-        "pausing snapshots restoring cloning committing unfinished upgrade_record upgrading draining scheduling "
-        "locking supplying"
+        "sockets probed containers status waiting signatures signature_files images loading fetching pulling "
+        "pushing signing referrers offering sending publishing replacing connecting neighbours install lifecycle "
+        "defining network_plan networks live linking exposure leftovers remove inside top attach copying transfer "
+        "joining running debugging history pruning saving verifying network_check network_state network_strays "
+        "mending hindrances network_repair usage watching metrics events log_namespaces volumes volume_copies "
+        "volume_archive volume_check container_check running_check fsck updating effective slices disk_use "
+        "switching contents pausing snapshots restoring cloning committing unfinished upgrade_record upgrading "
+        "draining scheduling locking supplying"
     ),
     "front ends": (
-        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_inside cli_install cli_isolation cli_lifecycle cli_list cli_logging cli_logs cli_log_namespace "
-        "cli_stats cli_events cli_net cli_network cli_network_check cli_findings cli_resources cli_slice cli_update "
-        "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config cli_env cli_upgrade "
-        "cli_upgrade_state __main__"
+        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_health "
+        "cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_list cli_logging cli_logs "
+        "cli_log_namespace cli_stats cli_events cli_net cli_network cli_network_check cli_findings cli_resources "
+        "cli_slice cli_update cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send "
+        "cli_signatures cli_spec cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config "
+        "cli_env cli_upgrade cli_upgrade_state __main__"
     ),
 }
 # What points up all the same, and why.

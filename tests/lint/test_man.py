@@ -216,7 +216,7 @@ JSON = {
     "slice create": ("cli_slice", "_run_create"),
     "slice list": ("slices", "summary"),
     "slice inspect": ("slices", "details"),
-    "status": ("containers", "state"),
+    "status": ("status", "state"),
     "list-units": ("cli_list", "_list"),
     "ports": ("exposure", "of_container"),
     "link": ("linking", "listed"),
@@ -263,6 +263,8 @@ ADDED = {
     "rollback and upgrade --history": {"name"},
     "list-units": _CONNECTION,
     "events": {"event", "name", "exit_code", "exit_status", *events._ATTRIBUTES},
+    # Only where they were asked for.
+    "spec.json": {"health", "pace"},
 }
 
 

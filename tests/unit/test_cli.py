@@ -22,12 +22,15 @@ from gear import cli, cli_spec, host
 from gear.budget import Budget
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
+from gear.health import Health, Readiness
 from gear.isolation import Isolation
 from gear.journaling import Logging, Rate
 from gear.model import Layout
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Interface, Network
+from gear.restarts import Pace
+from gear.spec import Spec
 from gear.supplies import Config, Secret, Supplies
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
@@ -277,6 +280,8 @@ def parsed(*words: str) -> tuple[list[str], dict[str, Any]]:
 
 NULL = replace(host.devices("/dev/null", "/dev/x", "r")[0], kind="c", major=1, minor=3)
 DEFAULTS: dict[str, Any] = {
+    "health": Health(),
+    "pace": Pace(),
     "entrypoint": None,
     "command": None,
     "env": {},
@@ -481,6 +486,38 @@ DEFAULTS: dict[str, Any] = {
             },
         ),
         (["--net=host", "--start", "--dry-run", "--output=json"], {"network": Network("host")}),
+        (["--restart=on-failure:5"], {"pace": Pace(limit=5, window=86400.0)}),
+        (
+            ["--restart=always", "--restart-limit=3/10m"],
+            {"restart": "always", "pace": Pace(limit=3, window=600.0)},
+        ),
+        (["--restart-delay=2"], {"pace": Pace(delay=2.0)}),
+        (["--no-healthcheck"], {"health": Health(test=("NONE",))}),
+        (["--health-cmd=none"], {"health": Health(test=("NONE",))}),
+        (
+            ["--health-cmd=curl -f localhost || exit 1"],
+            {"health": Health(test=("CMD-SHELL", "curl -f localhost || exit 1"))},
+        ),
+        (
+            ['--health-cmd=["pg_isready", "-q"]', "--ready-when=log:^up$", "--start-timeout=0"],
+            {
+                "health": Health(
+                    ("CMD", "pg_isready", "-q"), ready=Readiness("log", pattern="^up$"), start_timeout=0.0
+                )
+            },
+        ),
+        (
+            [
+                "--health-interval=1m30s",
+                "--health-timeout=500ms",
+                "--health-retries=2",
+                "--health-start-period=2h",
+                "--health-start-interval=0.5",
+                "--health-on-failure=stop",
+                "--ready-when=port:80",
+            ],
+            {"health": Health(None, 90.0, 0.5, 2, 7200.0, 0.5, "stop", Readiness("port", 80))},
+        ),
     ],
 )
 def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
@@ -488,8 +525,7 @@ def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
 
 
 def test_every_option_is_a_field_of_the_spec() -> None:
-    made = {field.name for field in fields(rendering.make_spec())}
-    made -= {"name", "image", "uid_base"}
+    made = {field.name for field in fields(Spec)} - {"name", "image", "uid_base"}
     assert set(parsed("web")[1]) == made == set(DEFAULTS)
 
 
@@ -509,6 +545,31 @@ def test_many_names() -> None:
             "The variable NOT_SET_HERE is not set here, so its value can't be passed on.",
         ),
         (["-l", "=x"], "'=x' is no label."),
+        (["--restart", "always:3"], "'always:3' is no restart policy."),
+        (["--restart", "on-failure:x"], "'on-failure:x' is no restart policy."),
+        (
+            ["--restart", "no", "--restart-delay", "1s"],
+            "What is not restarted has no delay or limit of restarts.",
+        ),
+        (
+            ["--restart", "on-failure:3", "--restart-limit", "3/1m"],
+            "on-failure:MAX and --restart-limit exclude each other.",
+        ),
+        (["--restart-limit", "3"], "'3' is no limit of restarts."),
+        (["--restart-delay", "1.2.3s"], "'1.2.3s' is no time."),
+        (["--restart-delay", "2d"], "'2d' is no time."),
+        (["--restart-max-delay", "1s"], "The longest delay of a restart takes a first one that is shorter."),
+        (["--health-cmd", "x", "--no-healthcheck"], "--health-cmd and --no-healthcheck exclude each other."),
+        (["--health-cmd", ""], "['CMD-SHELL', ''] is no health check."),
+        (["--health-retries", "0"], "0 is no number of retries."),
+        (["--health-interval", "0"], "0 seconds are no time of a health check."),
+        (["--health-on-failure", "panic"], "'panic' is nothing to do with an unhealthy container."),
+        (["--ready-when", "port:0"], "'port:0' is nothing to wait for."),
+        (["--ready-when", "log:"], "'log:' is nothing to wait for."),
+        (
+            ["--ready-when", "log:("],
+            "'(' is no regular expression: missing ), unterminated subpattern at position 0.",
+        ),
         (["-v", "/a:/b", "-v", "/c:/b/"], "Two mounts are asked for on /b."),
         (["-v", "/a:/b", "--tmpfs", "/b"], "Two mounts are asked for on /b."),
         (["--stop-signal", "x"], "'x' is no signal."),

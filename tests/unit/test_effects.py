@@ -11,10 +11,12 @@ import rendering
 from gear import effects
 from gear.budget import Budget
 from gear.effects import LIVE, RESTART, Change
+from gear.health import Health
 from gear.isolation import Isolation
 from gear.journaling import Logging
 from gear.naming import Naming
 from gear.network import Network
+from gear.restarts import Pace
 from gear.supplies import Supplies
 
 PARTS = {
@@ -24,13 +26,17 @@ PARTS = {
     "resources": Budget,
     "supplies": Supplies,
     "logging": Logging,
+    "health": Health,
+    "pace": Pace,
 }
 
 
 def test_every_member_has_a_class_and_nothing_else_has_one() -> None:
     wanted = set(_document()) - set(effects.NESTED)
     for part, kind in PARTS.items():
-        wanted |= {f"{part}.{field.name}" for field in dataclasses.fields(kind)}
+        # What a start waits for is called as its option.
+        fields = (field.name.replace("ready", "ready_when") for field in dataclasses.fields(kind))
+        wanted |= {f"{part}.{name}" for name in fields}
     assert set(effects.TABLE) == wanted
     assert set(PARTS) == set(effects.NESTED)
     assert set(effects.TABLE.values()) <= set(effects.CLASSES)
@@ -38,7 +44,12 @@ def test_every_member_has_a_class_and_nothing_else_has_one() -> None:
 
 def _document() -> dict[str, Any]:
     """With all members, those too that are left out where nothing is asked for."""
-    return replace(rendering.make_spec(), supplies=Supplies(reload_signal="HUP")).to_mapping()
+    asked: dict[str, Any] = {
+        "supplies": Supplies(reload_signal="HUP"),
+        "health": Health(retries=1),
+        "pace": Pace(delay=1.0),
+    }
+    return replace(rendering.make_spec(), **asked).to_mapping()
 
 
 def test_nested_members_are_all_objects_of_the_document() -> None:

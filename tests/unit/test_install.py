@@ -141,6 +141,7 @@ def test_helper_is_complete() -> None:
         "start",
         "network",
         "proxy",
+        "health",
         "stop",
         "remove",
         "reload",
@@ -150,7 +151,15 @@ def test_helper_is_complete() -> None:
     assert all(sources.values())
     # Every file of the package is accounted for.
     others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others == {"launcher", "network-launcher", "proxy-launcher", "stop", "remove", "reload"}
+    assert others == {
+        "launcher",
+        "network-launcher",
+        "proxy-launcher",
+        "health-launcher",
+        "stop",
+        "remove",
+        "reload",
+    }
 
 
 @pytest.mark.spawns

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import budget, isolation, members, mounting, spec, tunables
+from gear import budget, isolation, members, mounting, restarts, spec, tunables
 from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
@@ -79,9 +79,9 @@ def test_good(check: Check, text: Any, value: Any) -> None:
     assert type(check(text)) is type(value)
 
 
-@pytest.mark.parametrize("policy", spec.RESTARTS)
+@pytest.mark.parametrize("policy", restarts.RESTARTS)
 def test_good_restart_policies(policy: str) -> None:
-    assert spec.restart_policy(policy) == policy
+    assert restarts.restart_policy(policy) == policy
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_what_is_no_signal(text: str) -> None:
             "Use up to 64 letters, digits, '-' and '.'.",
         ),
         (
-            spec.restart_policy,
+            restarts.restart_policy,
             ["", "never", "Always", "always\n", "on-failure:3"],
             "{value!r} is no restart policy.",
             "Policies are no, on-failure, always, unless-stopped, on-success, on-abnormal, on-abort, on-watchdog.",
@@ -509,7 +509,7 @@ SPECS = st.builds(
     labels=st.dictionaries(HOSTILE, HOSTILE, max_size=3),
     slice=st.sampled_from(["container.slice", "web-blog.slice"]),
     resources=BUDGETS,
-    restart=st.sampled_from(spec.RESTARTS),
+    restart=st.sampled_from(restarts.RESTARTS),
     stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
     stop_timeout=st.none() | st.floats(0, 86400),
     ephemeral=st.booleans(),
@@ -530,9 +530,12 @@ def test_round_trip(wanted: Spec) -> None:
 
 def test_every_field_is_in_the_document() -> None:
     fields = set(Spec.__dataclass_fields__)
-    # What was asked for of secrets and the like is left out where it is nothing.
-    full = replace(rendering.make_spec(), supplies=Supplies(env_sets=("common",)))
+    # What was not there from the beginning is written when it was asked for.
+    asked = rendering.make_spec(health={"test": ["NONE"]}, pace={"delay": 1})
+    full = replace(asked, supplies=Supplies(env_sets=("common",)))
     assert set(full.to_mapping()) == fields | {"version"}
+    later = {"health", "pace", "supplies"}
+    assert set(rendering.make_spec().to_mapping()) == fields - later | {"version"}
 
 
 def test_smallest_document_gets_the_defaults() -> None:

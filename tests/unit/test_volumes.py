@@ -182,14 +182,14 @@ def test_who_reads_a_volume_keeps_others_from_changing_it(layout: Layout) -> Non
 
 @pytest.mark.spawns
 def test_trees_are_counted_as_du_counts_them(tmp_path: Path) -> None:
-    from gear import usage
+    from gear import footprint
 
     first, second = tmp_path / "first", tmp_path / "second\n2"
     for path in (first, second):
         (path / "deep").mkdir(parents=True)
     (first / "file").write_bytes(bytes(range(256)) * 4096)
     os.link(first / "file", second / "again")
-    found = usage.each([first / "deep", first, second, tmp_path / "none"])
+    found = footprint.each([first / "deep", first, second, tmp_path / "none"])
     assert list(found) == [first / "deep", first, second]
     whole = subprocess.run(["du", "-sB1", tmp_path], capture_output=True, check=True).stdout
     assert sum(found.values()) + tmp_path.lstat().st_blocks * 512 == int(whole.split()[0])
