@@ -174,7 +174,7 @@ def test_what_is_no_time(text: str) -> None:
 def test_delays_and_programs() -> None:
     texts = ("30m", "30min", "90", "90s", "2h", "1d", "0")
     assert [schedule.parse_delay(text) for text in texts] == [1800, 1800, 90, 90, 7200, 86400, 0]
-    for text in ("", "-1", "8d", "1w", "1.5h", "30 m", "9999999"):
+    for text in ("", "-1", "8d", "2w", "1.5s", "30 m", "9999999"):
         with pytest.raises(UsageError):
             schedule.parse_delay(text)
     assert schedule.program("/usr/bin/../bin/gear") == "/usr/bin/gear"
