@@ -9,9 +9,8 @@ import sys
 import time
 from typing import Any
 
-from gear import files, host, metrics, watching
+from gear import durations, files, host, metrics, watching
 from gear.command import Context, Verb, add_output_option, table, write_output
-from gear.errors import UsageError
 from gear.model import absolute_path, container_name
 from gear.progress import amount
 from gear.systemd import Manager
@@ -30,7 +29,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
-    interval = _interval(args.interval)
+    interval = durations.within(args.interval, 0.1, 3600, "interval")
     host.require_root("measure containers")
     live = args.output == "table" and not args.no_stream and sys.stdout.isatty()
     drawn = 0
@@ -58,16 +57,6 @@ def _run(args: argparse.Namespace, context: Context) -> int:
                     return 0
         except KeyboardInterrupt:  # how it ends
             return 0
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise UsageError(f"{text[:40]!r} is no interval.", hint="Give seconds, 0.1 to 3600.")
-    return seconds
 
 
 def _redraw(lines: list[str], drawn: int) -> int:

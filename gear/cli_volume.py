@@ -7,11 +7,11 @@ import sys
 from typing import Any
 
 from gear import host, volume_record, volumes, volumestore
-from gear.cli_image import human_size
 from gear.command import Context, Verb, add_output_option, agreed, for_each, table
 from gear.errors import UsageError
 from gear.members import container_path
 from gear.mounting import volume_name
+from gear.progress import amount
 from gear.volumes import Wishes
 
 
@@ -108,8 +108,8 @@ def _list(args: argparse.Namespace, context: Context) -> int:
             (
                 row["name"],
                 row["driver"],
-                human_size(row["used"]),
-                "-" if row["size"] is None else human_size(row["size"]),
+                amount(row["used"]),
+                "-" if row["size"] is None else amount(row["size"]),
                 " ".join(row["containers"]) or "-",
             )
             for row in rows

@@ -32,6 +32,18 @@ def whole(text: str) -> int:
     return int(seconds)
 
 
+def within(text: str, least: float, most: float, what: str) -> float:
+    """The same between *least* and *most*; raises UsageError naming *what* it is."""
+    try:
+        seconds = parse(text)
+    except UsageError:
+        seconds = -1.0
+    if not least <= seconds <= most:
+        hint = f"Give {span(least)} to {span(most)}."
+        raise UsageError(f"{text[:40]!r} is no {what}.", hint=hint)
+    return seconds
+
+
 def span(seconds: float) -> str:
     """*seconds* for a unit or a file of settings, to the millisecond."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
