@@ -31,6 +31,7 @@ from gear.helper.start import read_filter
 _PIECE_S = 1.0  # a probe's time is counted in pieces of this
 _SLACK_S = 1.0  # later than this, somebody kept this process from running
 _PORT_S = 0.1
+_SPARED = -999  # proc_pid_oom_score_adj(5); the lowest would spare it where all of the unit is to end
 _AGAIN_S = 2.0
 
 
@@ -75,6 +76,7 @@ class Prober:
         self._process = {**config["process"], "terminal": False}
         if self._check:
             self._process["args"] = self._check["command"]
+        self._process.setdefault("oomScoreAdj", _be_spared())
         self._relay = None if listener < 0 else Relay(socket(fileno=listener))
         self._rest = 0.0  # so long nobody is heard
         self._search: asking.Program | None = None
@@ -331,6 +333,19 @@ class Prober:
         if text != self._shown:
             self._shown = text
             notify(f"STATUS={text}")
+
+
+def _be_spared() -> int:
+    """Have the kernel end anybody else of the container first when memory runs out: nobody would notice that this
+    process is gone.  Returns what holds for others, who would inherit it."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        before = int(file.read())
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(_SPARED))
+    except OSError:
+        pass  # a machine that is a container itself may not
+    return before
 
 
 def _group_of(process: int | str) -> str:

@@ -148,9 +148,14 @@ def test_a_probe_that_takes_too_long_is_killed_with_all_it_has_started(host: Gea
 
 
 def test_what_a_probe_leaves_behind_goes_with_it(host: GearHost) -> None:
-    host.gear("install", "hello", "hc-rest", *SHELL, "--health-cmd", "sleep 1005 & sleep 1006 & echo fine", *QUICK,
-              "--start", "--", "-c", LOOP)  # fmt: skip
-    assert check(host, "hc-rest")["last"]["output"] == "fine\n"
+    probe = "sleep 1005 & sleep 1006 & cat /proc/self/oom_score_adj"
+    host.gear(
+        "install", "hello", "hc-rest", *SHELL, "--health-cmd", probe, *QUICK, "--start", "--", "-c", LOOP
+    )
+    # The prober outlives others when memory runs out, and programs of the container have nothing of that.
+    usual = host.read(f"/proc/{host.pid('hc-rest')}/oom_score_adj").decode()
+    assert check(host, "hc-rest")["last"]["output"] == usual != "-999\n"
+    assert host.sh("cat /proc/$(pgrep -P 1 -f 'current/health.*/hc-rest ')/oom_score_adj") == "-999"
     # A program of words is found in the container's own PATH, and one that is not there is a failing probe.
     host.gear("install", "hello", "hc-word", *SHELL, "--health-cmd", '["nothing-there", "x y"]', *QUICK,
               "--restart", "no", "--ready-when", "started", "--start", "--", "-c", LOOP)  # fmt: skip
