@@ -14,7 +14,7 @@ from typing import Any
 
 from gear import files, history, host, imagemounts, images, pruning, saving, store, verifying
 from gear.cli_image import images_arguments
-from gear.command import Context, Verb, add_output_option, agreed, for_each, printable, table
+from gear.command import Context, Verb, add_output_option, agreed, for_each, label_filters, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
 from gear.progress import amount
@@ -78,10 +78,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace, context: Context) -> int:
     host.require_root("remove images")
-    labels = [
-        (name, value if equals else None)
-        for name, equals, value in (text.partition("=") for text in args.label)
-    ]
+    labels = label_filters(args.label)
     until = None
     if args.until is not None:
         until = pruning.parse_until(args.until, datetime.datetime.now(datetime.UTC))

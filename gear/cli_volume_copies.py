@@ -7,8 +7,8 @@ import time
 
 from gear import compression, host, volume_archive, volume_copies
 from gear.cli_changes import output_option, pause_option, write_archive
-from gear.cli_volume import labels_of, name_argument, new_options, size_of
-from gear.command import Context, Verb, add_output_option, table
+from gear.cli_volume import name_argument, new_options, size_of
+from gear.command import Context, Verb, add_output_option, labels_of, table
 from gear.errors import UsageError
 from gear.mounting import volume_name
 from gear.progress import amount
