@@ -20,7 +20,7 @@ LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 APP_LABEL = "gear.app"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}(?:ms|s|min|m|h|d)?)", re.ASCII)
+_RATE = re.compile(r"([0-9]{1,9})/([0-9a-z.]{1,20})", re.ASCII)
 _MOST_SECONDS = 10 * 365 * 86400
 # journald makes no file smaller than this (512 KiB), and keeps some of them.
 _LEAST_SIZE = 1 << 20
