@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from gear import durations, files, host, metrics, watching
 from gear.command import Context, Verb, add_output_option, table, write_output
@@ -33,6 +34,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     host.require_root("measure containers")
     live = args.output == "table" and not args.no_stream and sys.stdout.isatty()
     drawn = 0
+    interrupted = _interrupts()
     with Manager() as manager:
         watch = watching.Watch(manager, context.layout, args.names)
         # Whoever names a container wants its line, whether it runs or not.
@@ -40,7 +42,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         before = {look.name: look for look in watch.look()}
         due = time.monotonic() + interval
         try:
-            while True:
+            while not interrupted:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + interval, time.monotonic())
                 now, at = watch.look(), time.time()
@@ -56,7 +58,20 @@ def _run(args: argparse.Namespace, context: Context) -> int:
                 if args.no_stream:
                     return 0
         except KeyboardInterrupt:  # how it ends
-            return 0
+            pass
+    return 0
+
+
+def _interrupts() -> list[int]:
+    """What gets an entry with Ctrl-C: in the middle of a call to PID 1 the exception alone would be lost."""
+    found: list[int] = []
+
+    def end(number: int, frame: object) -> NoReturn:
+        found.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, end)
+    return found
 
 
 def _redraw(lines: list[str], drawn: int) -> int:
