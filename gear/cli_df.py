@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from gear import disk_use, host
-from gear.cli_image import human_size
 from gear.command import Context, Verb, add_output_option, printable, table
+from gear.progress import amount
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         (
             kind.kind,
             str(len(kind.items)),
-            human_size(kind.bytes),
-            human_size(kind.reclaimable),
+            amount(kind.bytes),
+            amount(kind.reclaimable),
             kind.verb if kind.reclaimable else "-",
         )
         for kind in found
@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     context.report(table(("KIND", "COUNT", "SIZE", "RECLAIMABLE", "BY"), cells))
     for kind in found if args.verbose else ():
         if kind.items:
-            rows = [(_called(item), human_size(item["bytes"]), _more(item)) for item in kind.items]
+            rows = [(_called(item), amount(item["bytes"]), _more(item)) for item in kind.items]
             context.report(f"\n{table((kind.kind.upper(), 'SIZE', 'OF IT'), rows)}")
     return 0
 
@@ -51,10 +51,10 @@ def _called(item: dict[str, Any]) -> str:
 
 def _more(item: dict[str, Any]) -> str:
     if "shared" in item:
-        shared = f"shared {human_size(item['shared'])}, own {human_size(item['own'])}"
+        shared = f"shared {amount(item['shared'])}, own {amount(item['own'])}"
         return shared + ("" if item["used"] else ", unused")
     if "writable" in item:
-        return f"writable {human_size(item['writable'])}"
+        return f"writable {amount(item['writable'])}"
     if "containers" in item:
         return " ".join(item["containers"]) or "unused"
     return "-"

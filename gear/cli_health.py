@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gear import health, host, restarts
+from gear import durations, health, host, restarts
 from gear.command import Context, Verb, warn
 from gear.errors import GearError, UsageError
 from gear.health import Health
@@ -96,7 +96,7 @@ def restart_of(args: argparse.Namespace) -> tuple[str, Pace]:
 
 
 def _time(text: str | None, check: Any) -> float | None:
-    return None if text is None else check(restarts.parse_duration(text))
+    return None if text is None else check(durations.parse(text))
 
 
 def _number(text: str) -> int | str:
@@ -131,7 +131,7 @@ def _run_wait(args: argparse.Namespace, context: Context) -> int:
     host.require_root("wait for containers")
     deadline = None
     if args.timeout is not None:
-        deadline = time.monotonic() + restarts.parse_duration(args.timeout)
+        deadline = time.monotonic() + durations.parse(args.timeout)
     status, condition = 0, args.condition or "exit"
     with Manager() as manager:
         for name in args.names:

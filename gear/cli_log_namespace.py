@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from gear import budget, host, journaling, log_namespaces
+from gear import budget, durations, host, journaling, log_namespaces
 from gear.command import Context, Verb, add_output_option, for_each, table
-from gear.journaling import NamespaceLimits, namespace_name, time_span
+from gear.journaling import NamespaceLimits, namespace_name
 from gear.progress import amount
 from gear.systemd import Manager
 
@@ -68,10 +68,10 @@ def _words(limits: NamespaceLimits | None) -> str:
         return "journald's"
     words = [] if limits.max_use is None else [f"{amount(limits.max_use)} in all"]
     words += [] if limits.max_file is None else [f"{amount(limits.max_file)} a file"]
-    words += [] if limits.retention is None else [time_span(limits.retention)]
+    words += [] if limits.retention is None else [durations.span(limits.retention)]
     if limits.rate is not None:
         rate = limits.rate
-        words.append(f"{rate.burst} lines in {time_span(rate.interval)}" if rate.burst else "any rate")
+        words.append(f"{rate.burst} lines in {durations.span(rate.interval)}" if rate.burst else "any rate")
     return ", ".join(words) or "journald's"
 
 

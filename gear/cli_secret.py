@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from gear import credentials, host, objects, supplying
-from gear.cli_supplies import documents, failures, labels_of, remover, tell
-from gear.command import Context, Verb, add_output_option, for_each, table
+from gear.cli_supplies import documents, failures, remover, tell
+from gear.command import Context, Verb, add_output_option, for_each, labels_of, table
 from gear.errors import GearError
 from gear.supplies import SECRET, object_name
 from gear.systemd import Manager
@@ -33,7 +33,7 @@ def _run_create(args: argparse.Namespace, context: Context) -> int:
         value = getpass.getpass(f"Value of {args.name}: ").encode(errors="surrogateescape")
     else:
         value = objects.read_given(args.file)
-    labels = labels_of(args.label)
+    labels = labels_of(args.label) or None
 
     def write() -> None:
         if objects.exists(context.layout, SECRET, args.name) and not args.replace:

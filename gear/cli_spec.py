@@ -12,7 +12,7 @@ from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
 from gear.cli_resources import budget_of, resource_options
 from gear.cli_supplies import supplies_of, supply_options
-from gear.command import Context, environment_options
+from gear.command import Context, environment_options, labels_of
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
 from gear.variables import environment
@@ -138,7 +138,6 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
             raise UsageError(f"Two mounts are asked for on {destination}.")
     if args.stop_signal is not None:
         spec.signal_number(args.stop_signal)
-    labels = dict(_pair(text) for text in args.label)
     policy, pace = restart_of(args)
     return names, {
         "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),
@@ -149,7 +148,7 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
         "mounts": tuple(mounts),
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
-        "labels": labels,
+        "labels": labels_of(args.label),
         "slice": spec.slice_name(args.slice),
         "restart": policy,
         "pace": pace,
@@ -163,10 +162,3 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
         "supplies": supplies_of(args),
         "logging": logging_of(args),
     }
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    if not name:
-        raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
-    return name, value

@@ -8,7 +8,6 @@ from typing import Any
 
 from gear import host, spec, supplies, supplying
 from gear.command import Context, for_each
-from gear.errors import UsageError
 from gear.supplies import Supplies
 from gear.supplying import Effect
 
@@ -69,17 +68,6 @@ def remover(kind: str) -> Callable[[argparse.Namespace, Context], int]:
         return for_each(args.names, one, context)
 
     return run
-
-
-def labels_of(texts: Sequence[str]) -> dict[str, str] | None:
-    """The notes of --label; None if there are none.  Raises UsageError."""
-    found = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not name:
-            raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
-        found[name] = value
-    return found or None
 
 
 def tell(context: Context, effects: Sequence[Effect]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gear import cli_upgrade_state, containers, host, schedule, upgrade_record
+from gear import cli_upgrade_state, containers, durations, host, schedule, upgrade_record
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import container_name
@@ -46,13 +46,7 @@ def _settle(args: argparse.Namespace) -> float:
 
     if args.settle is None:
         return upgrading.SETTLE_S
-    try:
-        seconds = float(args.settle)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= _LONGEST_SETTLE_S:
-        raise UsageError(f"{args.settle!r} is no time to stay up.", hint="Give seconds, at most 3600.")
-    return seconds
+    return durations.within(args.settle, 0, _LONGEST_SETTLE_S, "time to stay up")
 
 
 def _upgrade_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,20 +7,12 @@ import sys
 from typing import Any
 
 from gear import host, volume_record, volumes, volumestore
-from gear.cli_image import human_size
-from gear.command import Context, Verb, add_output_option, agreed, for_each, table
+from gear.command import Context, Verb, add_output_option, agreed, for_each, label_filters, labels_of, table
 from gear.errors import UsageError
 from gear.members import container_path
 from gear.mounting import volume_name
+from gear.progress import amount
 from gear.volumes import Wishes
-
-
-def labels_of(texts: list[str]) -> dict[str, str]:
-    """The labels that `--label` gives; raises UsageError."""
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [text for text, (name, _, _) in zip(texts, pairs, strict=True) if not name]:
-        raise UsageError(f"{wrong[0]!r} is no label.", hint="Write NAME=VALUE.")
-    return {name: value for name, _, value in pairs}
 
 
 def new_options(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +100,8 @@ def _list(args: argparse.Namespace, context: Context) -> int:
             (
                 row["name"],
                 row["driver"],
-                human_size(row["used"]),
-                "-" if row["size"] is None else human_size(row["size"]),
+                amount(row["used"]),
+                "-" if row["size"] is None else amount(row["size"]),
                 " ".join(row["containers"]) or "-",
             )
             for row in rows
@@ -175,8 +167,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 def _prune(args: argparse.Namespace, context: Context) -> int:
     host.require_root("remove volumes")
     layout = context.layout
-    pairs = [text.partition("=") for text in args.label]
-    labels = [(name, value if equals else None) for name, equals, value in pairs]
+    labels = label_filters(args.label)
     json = args.output == "json"
     doomed = volumes.unused(layout, named=args.all, labels=labels)
     asks = sys.stdin.isatty() and not args.yes and not json

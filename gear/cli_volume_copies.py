@@ -7,11 +7,11 @@ import time
 
 from gear import compression, host, volume_archive, volume_copies
 from gear.cli_changes import output_option, pause_option, write_archive
-from gear.cli_image import human_size
-from gear.cli_volume import labels_of, name_argument, new_options, size_of
-from gear.command import Context, Verb, add_output_option, table
+from gear.cli_volume import name_argument, new_options, size_of
+from gear.command import Context, Verb, add_output_option, labels_of, table
 from gear.errors import UsageError
 from gear.mounting import volume_name
+from gear.progress import amount
 from gear.systemd import Manager
 
 
@@ -37,7 +37,7 @@ def _snapshot(args: argparse.Namespace, context: Context) -> int:
         if json:
             context.report_json(rows)
         else:
-            cells = [(row["label"], _moment(row["created"]), human_size(row["used"])) for row in rows]
+            cells = [(row["label"], _moment(row["created"]), amount(row["used"])) for row in rows]
             context.report(table(("LABEL", "CREATED", "USED"), cells))
         return 0
     if args.rm is not None:
@@ -117,7 +117,7 @@ def _import(args: argparse.Namespace, context: Context) -> int:
     found = volume_archive.unpack(
         context.layout, args.name, args.file, labels=labels_of(args.label), size=size_of(args.size)
     )
-    context.report(f"{args.name} has {found.entries} files and directories with {human_size(found.size)}")
+    context.report(f"{args.name} has {found.entries} files and directories with {amount(found.size)}")
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gear.errors import GearError
+from gear.errors import GearError, UsageError
 
 # What every verb imports is paid for by every verb: for types alone, nothing is imported.
 TYPE_CHECKING = False
@@ -58,6 +58,23 @@ def warn(line: str) -> None:
 def printable(text: str) -> str:
     """What an image or a payload says, without what would steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """The labels that `--label NAME[=VALUE]` gives; raises UsageError."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name:
+            raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
+        found[name] = value
+    return found
+
+
+def label_filters(texts: Iterable[str]) -> list[tuple[str, str | None]]:
+    """The labels that `--label NAME[=VALUE]` asks for; None is any value."""
+    pairs = [text.partition("=") for text in texts]
+    return [(name, value if equals else None) for name, equals, value in pairs]
 
 
 def write_output(text: str = "") -> None:

@@ -64,10 +64,7 @@ def describe(layout: Layout, name: str) -> dict[str, Any]:
     path = object_path(layout, SECRET, name).with_name("secret.json")
     try:
         document = members.mapping(files.read_json(path) or {})
-        labels = {
-            members.text(key): members.text(value)
-            for key, value in members.mapping(document.get("labels", {})).items()
-        }
+        labels = members.text_mapping(document.get("labels", {}))
         times = [float(members.number(document.get(member, 0))) for member in ("created", "changed")]
         key = members.text(document.get("key", ""))
     except (TypeError, ValueError) as error:

@@ -31,10 +31,8 @@ def read(layout: Layout, name: str) -> dict[str, str]:
         document = members.mapping(files.read_json(path))
         if document["version"] != VERSION or set(document) != {"version", "variables"}:
             raise ValueError("it is none of this version")
-        return {
-            environment_name(members.text(key)): members.text(value)
-            for key, value in members.mapping(document["variables"]).items()
-        }
+        variables = members.text_mapping(document["variables"])
+        return {environment_name(key): value for key, value in variables.items()}
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise IntegrityError(
             f"{path} is damaged: {str(error).rstrip('.')}.", hint=f"gear set-env {name} --reset K=V..."

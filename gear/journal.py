@@ -106,15 +106,6 @@ def synchronize(namespace: str | None = None) -> None:
     process.output(["journalctl", "--sync", *_where(frozenset({namespace}))])
 
 
-def last_line(unit: str, invocation: str | None) -> str | None:
-    """What processes of *unit*, which is no container's, wrote last; None when they said nothing."""
-    command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"_SYSTEMD_UNIT={unit}"]
-    command.append("_TRANSPORT=stdout")
-    if invocation is not None:
-        command.append(f"_SYSTEMD_INVOCATION_ID={invocation}")
-    return process.output(command, accept=(0, 1)).strip() or None
-
-
 def tail(name: str, namespace: str | None, lines: int, invocation: str | None) -> list[str]:
     """The last *lines* of the journal of *name*, of one invocation if it is known."""
     invocations = () if invocation is None else (invocation,)
@@ -122,10 +113,13 @@ def tail(name: str, namespace: str | None, lines: int, invocation: str | None) -
     return process.output(arguments([name], query)).splitlines()
 
 
-def last_words(unit: str) -> str:
+def last_words(unit: str, *, invocation: str | None = None, namespace: str | None = None) -> str:
     """The last line that a program wrote as *unit*, which says what went wrong; empty if there is none."""
+    synchronize(namespace)
     command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1"]
-    said = process.output([*command, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"], accept=(0, 1)).strip()
+    command += [*_where(frozenset({namespace})), f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"]
+    command += [] if invocation is None else [f"_SYSTEMD_INVOCATION_ID={invocation}"]
+    said = process.output(command, accept=(0, 1)).strip()
     return said.removeprefix("gear: ").rstrip(".")
 
 

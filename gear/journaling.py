@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gear import members
+from gear import durations, members
 from gear.errors import UsageError
 
 # `journald` is Docker's word for what systemd does with the output of any service.
@@ -20,9 +20,7 @@ LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 APP_LABEL = "gear.app"
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}(?:ms|s|min|m|h|d)?)", re.ASCII)
-_TIME = re.compile(r"([0-9]{1,9})(ms|s|min|m|h|d|w)?", re.ASCII)
-_SECONDS = {"ms": 0.001, "": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_RATE = re.compile(r"([0-9]{1,9})/([0-9a-z.]{1,20})", re.ASCII)
 _MOST_SECONDS = 10 * 365 * 86400
 # journald makes no file smaller than this (512 KiB), and keeps some of them.
 _LEAST_SIZE = 1 << 20
@@ -131,17 +129,13 @@ def _possible(rate: Rate) -> Rate:
 
 
 def parse_time(text: str) -> float:
-    """Seconds from a number with ms, s, min, h, d or w; raises UsageError."""
-    match = _TIME.fullmatch(text)
-    seconds = int(match[1]) * _SECONDS[match[2] or ""] if match else 0.0
+    """Seconds for which something is kept or counted; raises UsageError."""
+    seconds = durations.parse(text)
     if not 0 < seconds <= _MOST_SECONDS:
-        raise UsageError(f"{text[:40]!r} is no time.", hint="For example 30s, 5min or 2d.")
+        raise UsageError(
+            f"{text[:40]!r} is no time to keep or count in.", hint="For example 30s, 5min or 2d."
+        )
     return seconds
-
-
-def time_span(seconds: float) -> str:
-    """As systemd.time(7) has it."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 @dataclass(frozen=True)
@@ -160,10 +154,10 @@ class NamespaceLimits:
             # Below /var, and below /run while that is not there yet.
             lines += [] if size is None else [f"System{name}={size}", f"Runtime{name}={size}"]
         if self.retention is not None:
-            lines.append(f"MaxRetentionSec={time_span(self.retention)}")
+            lines.append(f"MaxRetentionSec={durations.span(self.retention)}")
         if self.rate is not None:
             lines += [
-                f"RateLimitIntervalSec={time_span(self.rate.interval)}",
+                f"RateLimitIntervalSec={durations.span(self.rate.interval)}",
                 f"RateLimitBurst={self.rate.burst}",
             ]
         header = "# Written by gear log-namespace create; settings of your own belong below /etc/systemd."

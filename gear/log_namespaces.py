@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,9 @@ def _size(name: str) -> int:
     total = 0
     for directory in _journals(name):
         with os.scandir(directory) as entries:
-            total += sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+            for entry in entries:
+                with suppress(FileNotFoundError):  # journald removes old ones
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
 
 

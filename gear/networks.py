@@ -94,10 +94,8 @@ def _has_failed(manager: Manager, layout: Layout, definition: Definition) -> boo
 
 def _why(manager: Manager, unit: str, job: str) -> str:
     """What a network's unit said last when it failed, or systemd's word for it: the result *job*."""
-    journal.synchronize()
     invocation = bytes(manager.properties(unit).get("InvocationID") or b"").hex() or None
-    said = journal.last_line(unit, invocation)
-    return (said or job).removeprefix("gear: ").rstrip(".")
+    return journal.last_words(unit, invocation=invocation) or job.rstrip(".")
 
 
 def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:

@@ -1,15 +1,15 @@
 """Entries of the journal that say what gear has done, in the fields of KINDS: gear has no daemon that could tell.
 
-Written in journald's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), and read back by gear/events.py.
+Read back by gear/events.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from gear.helper import entries
 
-SOCKET = "/run/systemd/journal/socket"
-# What GEAR_EVENT may be, with the sentence for people who read the journal.  `health` is for what probes a container:
-# GEAR_HEALTH says how it is.
+SOCKET = entries.SOCKET
+# What GEAR_EVENT may be, with the sentence for people who read the journal.  `health` is of what probes
+# a container (gear/helper/account.py): GEAR_HEALTH says how it is.
 KINDS = {
     "install": "{CONTAINER_NAME} was installed",
     "change": "{CONTAINER_NAME} was changed",
@@ -30,8 +30,6 @@ _INFORMATIONAL = "6"  # syslog(3)
 def note(kind: str, **about: str) -> None:
     """Have the journal remember an event; *about* are fields.  What was done is done, so nothing is raised if journald
     can't be reached."""
-    import socket  # here: some who come by this module do not need it
-
     fields = {
         "MESSAGE": KINDS[kind].format_map(about),
         "PRIORITY": _INFORMATIONAL,
@@ -39,19 +37,4 @@ def note(kind: str, **about: str) -> None:
         "GEAR_EVENT": kind,
         **about,
     }
-    with socket.socket(
-        socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    ) as channel:
-        try:
-            channel.sendto(datagram(fields), SOCKET)
-        except OSError:
-            pass
-
-
-def datagram(fields: Mapping[str, str]) -> bytes:
-    """*fields* as journald reads them: each with its length, so that a value may hold anything."""
-    parts = []
-    for name, text in fields.items():
-        data = text.encode("utf-8", "surrogateescape")
-        parts.append(name.encode("ascii") + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
-    return b"".join(parts)
+    entries.send(fields, SOCKET)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gear import durations
 from gear.errors import UsageError
 from gear.health import START_TIMEOUT, Check, Readiness, check_of, readiness
+from gear.journaling import DISCARD
 from gear.model import Layout
 from gear.oci import Image
 from gear.restarts import STEPS
@@ -27,7 +29,13 @@ def wanted(spec: Spec, image: Image) -> tuple[Check | None, Readiness]:
     if not ports:
         exposed = (text.partition("/") for text in image.config.exposed_ports)
         ports = [int(number) for number, _, protocol in exposed if protocol == "tcp"]
-    return check, readiness(spec.health, check, list(dict.fromkeys(ports)))
+    ready = readiness(spec.health, check, list(dict.fromkeys(ports)))
+    if ready.kind == "log" and spec.logging.driver == DISCARD:
+        raise UsageError(
+            f"{spec.name} can't be ready when it has written a line: what it writes is thrown away.",
+            hint="Leave out --log-driver none, or give another --ready-when.",
+        )
+    return check, ready
 
 
 def start_member(spec: Spec, image: Image, signal: int) -> dict[str, Any] | None:
@@ -42,6 +50,8 @@ def start_member(spec: Spec, image: Image, signal: int) -> dict[str, Any] | None
         member["port"] = ready.port
     if ready.pattern is not None:
         member["pattern"] = ready.pattern
+        if spec.logging.namespace is not None:
+            member["namespace"] = spec.logging.namespace
     return member
 
 
@@ -77,7 +87,7 @@ def unit_settings(spec: Spec, image: Image, signal: int) -> tuple[list[tuple[str
         # The start must not time out before the prober has judged.
         timeout = START_TIMEOUT + check.patience + check.timeout
     if timeout is not None:
-        found.append(("TimeoutStartSec", f"{timeout:g}s" if timeout else "infinity"))
+        found.append(("TimeoutStartSec", durations.span(timeout) if timeout else "infinity"))
     if check is not None and check.on_failure in ("restart", "kill"):
         # No WatchdogSec=: PID 1 would count on while the container is paused.
         found.append(("WatchdogSignal", str(signal) if check.on_failure == "restart" else "SIGKILL"))
@@ -91,12 +101,12 @@ def pace(spec: Spec) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     if spec.pace.limit is not None and spec.pace.window is not None:
         # The first start counts as well.
         unit += [
-            ("StartLimitIntervalSec", f"{spec.pace.window:g}s"),
+            ("StartLimitIntervalSec", durations.span(spec.pace.window)),
             ("StartLimitBurst", str(spec.pace.limit + 1)),
         ]
     if spec.pace.delay is not None:
-        service.append(("RestartSec", f"{spec.pace.delay:g}s"))
+        service.append(("RestartSec", durations.span(spec.pace.delay)))
     if spec.pace.max_delay is not None:
         # systemd 254; before it the first delay is that of all restarts.
-        service += [("RestartSteps", str(STEPS)), ("RestartMaxDelaySec", f"{spec.pace.max_delay:g}s")]
+        service += [("RestartSteps", str(STEPS)), ("RestartMaxDelaySec", durations.span(spec.pace.max_delay))]
     return unit, service

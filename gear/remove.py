@@ -26,9 +26,11 @@ from gear import (
     publishing,
     removal,
     scheduling,
+    slices,
     sockets,
     switching,
     uids,
+    upgrade_record,
     volumestore,
 )
 from gear.errors import GearError, IntegrityError
@@ -47,6 +49,8 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     unit, path = containers.unit_of(layout, name), containers.unit_path(layout, name)
     directory = layout.containers / name
     known = containers.exists(layout, name)
+    # Who upgrades it would go on with another that is called the same.
+    upgrade_record.require_settled(layout, name)
     spec = containers.existing(layout, name)
     # Found out first: an error in this must not leave a container stopped and still there.
     doomed = _volumes_of(layout, spec) if volumes and spec else []
@@ -124,6 +128,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         networks.remove(manager, layout, network)
     for namespace in log_namespaces.listing(layout):
         log_namespaces.remove(manager, layout, namespace.name)
+    for name in sorted(slices.made(layout), reverse=True):  # the inner ones first
+        slices.remove(manager, layout, name)
     with files.locked(layout.lock):
         for item in leftovers.leftovers(layout):
             item.remove()
@@ -134,7 +140,13 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             files.remove_file(layout.units / unit)
         removal.remove_tree(layout.images)
         removal.remove_tree(layout.containers)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.ports, layout.networks):
+        for directory in (
+            layout.state / "helper",
+            uids.directory(layout),
+            layout.ports,
+            layout.networks,
+            layout.slices,
+        ):
             files.remove_tree(directory)
         for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)) if volumes else ():
             removal.remove_tree(kept)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gear import members
+from gear import durations, members
 from gear.errors import UsageError
 
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
@@ -29,7 +29,6 @@ DAY = 86400.0
 # From the first delay to the longest one in so many steps; five doublings of a second are half a minute.
 STEPS = 5
 _LIMIT = re.compile(r"([0-9]{1,6})/([0-9a-z.]{1,20})", re.ASCII)
-_DURATION = re.compile(r"(?:([0-9.]+)h)?(?:([0-9.]+)m(?!s))?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -95,21 +94,7 @@ def parse_limit(text: str) -> tuple[int, float]:
     match = _LIMIT.fullmatch(text)
     if not match:
         raise UsageError(f"{text[:40]!r} is no limit of restarts.", hint="Write MAX/TIME, for example 5/10m.")
-    return restarts(int(match[1])), window(parse_duration(match[2]))
-
-
-def parse_duration(text: str) -> float:
-    """Seconds: a number, or Docker's form such as 1m30s and 500ms; raises UsageError."""
-    try:
-        if text.isascii() and text.replace(".", "", 1).isdigit():
-            return float(text)
-        match = _DURATION.fullmatch(text)
-        if text and match:
-            hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
-            return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
-    except ValueError:
-        pass
-    raise UsageError(f"{text[:40]!r} is no time.", hint="Write for example 30s, 1m30s or 500ms.")
+    return restarts(int(match[1])), window(durations.parse(match[2]))
 
 
 def restarts(value: int) -> int:

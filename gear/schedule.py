@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import members, unitfile
+from gear import durations, members, unitfile
 from gear.errors import UsageError
 from gear.model import Layout, absolute_path, container_name
 
 _UNIT = re.compile(r"gear-upgrade@([A-Za-z0-9][A-Za-z0-9_.-]{0,62})\.(?:timer|service)", re.ASCII)
 # systemd.time(7), "Calendar Events"; systemd-analyze(1) has the last word.
 _CALENDAR = re.compile(r"[A-Za-z0-9 *:,./~_+-]{1,200}", re.ASCII)
-_DELAY = re.compile(r"([0-9]{1,6})(s|min|m|h|d)?", re.ASCII)
-_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _LONGEST = 7 * 86400
 # What an upgrade takes: files of any owner with any mode and attribute, nodes for whiteouts, mounts, who has a port.
 _CAPABILITIES = (
@@ -91,11 +89,8 @@ def calendar(text: str) -> str:
 
 
 def parse_delay(text: str) -> int:
-    """`--random-delay`: a number of seconds, or one with s, min, m, h or d; raises UsageError."""
-    match = _DELAY.fullmatch(text)
-    if not match:
-        raise UsageError(f"{text[:40]!r} is no delay.", hint="For example 30m, 90s or 2h.")
-    return _checked_delay(int(match[1]) * _SECONDS[match[2] or "s"])
+    """`--random-delay` in seconds; raises UsageError."""
+    return _checked_delay(durations.whole(text))
 
 
 def _checked_delay(seconds: int) -> int:

@@ -63,16 +63,22 @@ def program() -> str:
             hint="Call it by the path of the program gear.",
         )
     found = schedule.program(os.path.realpath(called))
-    for place in (Path(found), *Path(found).parents):
-        status = place.stat()
-        writers = 0o002 if status.st_gid in _TRUSTED_GROUPS else 0o022
-        shared = status.st_mode & writers and not (place.is_dir() and status.st_mode & stat.S_ISVTX)
-        if shared or status.st_uid not in (0, os.geteuid()):
-            raise UsageError(
-                f"No unit can run {found} as root: {place} can be changed by others.",
-                hint="Install gear where only root may write.",
-            )
+    # With the program come its modules and the interpreter.
+    for part in (Path(found), Path(__file__).resolve(), Path(sys.executable).resolve()):
+        for place in (part, *part.parents):
+            _require_ours(place, found)
     return found
+
+
+def _require_ours(place: Path, what: str) -> None:
+    status = place.stat()
+    writers = 0o002 if status.st_gid in _TRUSTED_GROUPS else 0o022
+    shared = status.st_mode & writers and not (place.is_dir() and status.st_mode & stat.S_ISVTX)
+    if shared or status.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"No unit can run {what} as root: {place} can be changed by others.",
+            hint="Install gear where only root may write.",
+        )
 
 
 def require_calendar(text: str) -> None:

@@ -67,10 +67,14 @@ def find(layout: Layout, name: str) -> Budget | None:
         raise IntegrityError(f"{path} is damaged: {error}.") from error
 
 
+def made(layout: Layout) -> set[str]:
+    """The slices that gear has made."""
+    return {f"{path.stem}.slice" for path in layout.slices.glob("*.json")}
+
+
 def names(layout: Layout) -> list[str]:
-    """The slices that gear has made, and those that come with it."""
-    found = {f"{path.stem}.slice" for path in layout.slices.glob("*.json")}
-    return sorted(found | {name for name in publishing.static_units() if name.endswith(".slice")})
+    """These, and those that come with gear."""
+    return sorted(made(layout) | {name for name in publishing.static_units() if name.endswith(".slice")})
 
 
 def users(layout: Layout, name: str) -> list[Spec]:

@@ -201,14 +201,7 @@ def environment_name(text: str) -> str:
 
 
 def _environment(value: Any) -> dict[str, str]:
-    return {
-        environment_name(members.text(name)): members.text(content)
-        for name, content in members.mapping(value).items()
-    }
-
-
-def _labels(value: Any) -> dict[str, str]:
-    return {members.text(name): members.text(content) for name, content in members.mapping(value).items()}
+    return {environment_name(name): content for name, content in members.text_mapping(value).items()}
 
 
 def slice_name(text: str) -> str:
@@ -280,7 +273,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "mounts": mounting.read,
     "read_only": members.boolean,
     "hostname": members.optional(lambda value: host_name(members.text(value))),
-    "labels": _labels,
+    "labels": members.text_mapping,
     "slice": lambda value: slice_name(members.text(value)),
     "resources": Budget.read,
     "restart": lambda value: restart_policy(members.text(value)),

@@ -98,7 +98,7 @@ def reload(manager: Manager, layout: Layout, name: str) -> None:
         raise GearError(f"{name} does not run, so there is nothing to reload.", hint=f"gear start {name}")
     result = manager.reload_units([spec.unit])[spec.unit]
     if result != "done":
-        said = journal.last_words(spec.unit)
+        said = journal.last_words(spec.unit, namespace=spec.logging.namespace)
         raise GearError(
             f"{name} could not be reloaded: {said or result}".rstrip(".") + ".", hint=f"gear restart {name}"
         )

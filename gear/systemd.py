@@ -20,7 +20,6 @@ _DESTINATION = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
-_SERVICE = "org.freedesktop.systemd1.Service"
 # D-Bus types of the properties that transient units get (org.freedesktop.systemd1(5)); pystemd's own table lacks many.
 _SIGNATURES = {
     name: signature

@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, limiting, prober, provision, unitfile
+from gear import activation, confinement, durations, limiting, prober, provision, unitfile
 from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
-from gear.journaling import APP_LABEL, DISCARD, time_span
+from gear.journaling import APP_LABEL, DISCARD
 from gear.model import Layout
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
@@ -43,7 +43,7 @@ def helper_directory(layout: Layout) -> str:
 
 def seconds(value: float) -> str:
     """A time span (systemd.time(7)); 0 would mean no limit, so it becomes the shortest one."""
-    return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
+    return durations.span(max(value, 0.001))
 
 
 def budget_of(spec: Spec) -> Budget:
@@ -140,7 +140,7 @@ def _logging(spec: Spec) -> list[tuple[str, str]]:
     if wanted.namespace is not None:
         settings.append(("LogNamespace", wanted.namespace))
     if wanted.rate is not None:
-        settings.append(("LogRateLimitIntervalSec", time_span(wanted.rate.interval)))
+        settings.append(("LogRateLimitIntervalSec", durations.span(wanted.rate.interval)))
         settings.append(("LogRateLimitBurst", str(wanted.rate.burst)))
     if wanted.level is not None:
         settings.append(("LogLevelMax", wanted.level))

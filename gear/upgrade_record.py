@@ -210,11 +210,19 @@ def owned(layout: Layout, name: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise GearError(
-            f"{name} is being upgraded by somebody else.", hint="Try again in a moment."
-        ) from None
+        raise _owned_by_another(name) from None
     finally:
         os.close(descriptor)
+
+
+def _owned_by_another(name: str) -> GearError:
+    return GearError(f"{name} is being upgraded by somebody else.", hint="Try again in a moment.")
+
+
+def require_settled(layout: Layout, name: str) -> None:
+    """Raise GearError while somebody upgrades *name*."""
+    if pending_path(layout, name).exists() and containers.has_owner(layout, name):
+        raise _owned_by_another(name)
 
 
 def abandoned(layout: Layout, name: str) -> bool:

@@ -62,6 +62,17 @@ class UpgradeError(GearError):
     """An upgrade failed; the sentence says what the container is now."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """An upgrade or a rollback as it is asked for; *restore* is the snapshot that volumes become."""
+
+    kind: str
+    origin: Spec
+    target: Spec
+    keep_data: bool
+    restore: str | None = None
+
+
 def with_image(spec: Spec, image: Image) -> Spec:
     """*spec* with another image."""
     return dataclasses.replace(spec, image=ImageRef(image.reference, image.digest))
@@ -87,7 +98,7 @@ def upgrade(
         if origin.image.digest == image.digest:
             return None
         target = with_image(origin, image)
-        return _carry_out(manager, layout, UPGRADE, origin, target, volumes, None, settle)
+        return _carry_out(manager, layout, _Wish(UPGRADE, origin, target, volumes), settle)
 
 
 def rollback(
@@ -107,7 +118,7 @@ def rollback(
                 f"No snapshot was taken of the volumes of {name} before it was upgraded.",
                 hint="Leave --volumes out; gear upgrade --snapshot-volumes takes one.",
             )
-        return _carry_out(manager, layout, ROLLBACK, origin, record.previous, volumes, label, settle)
+        return _carry_out(manager, layout, _Wish(ROLLBACK, origin, record.previous, volumes, label), settle)
 
 
 def recover(manager: Manager, layout: Layout, name: str) -> Entry | None:
@@ -118,24 +129,15 @@ def recover(manager: Manager, layout: Layout, name: str) -> Entry | None:
         return _finish(manager, layout, name)
 
 
-def _carry_out(
-    manager: Manager,
-    layout: Layout,
-    kind: str,
-    origin: Spec,
-    target: Spec,
-    keep_data: bool,
-    restore: str | None,
-    settle: float,
-) -> Entry:
-    item = _begin(manager, layout, kind, origin, target, keep_data, restore)
+def _carry_out(manager: Manager, layout: Layout, wish: _Wish, settle: float) -> Entry:
+    item = _begin(manager, layout, wish)
     try:
         _change(manager, layout, item, settle)
     except GearError as error:
         _undo(manager, layout, item, error.message)
-        what = "upgraded" if kind == UPGRADE else "rolled back"
+        what = "upgraded" if wish.kind == UPGRADE else "rolled back"
         raise UpgradeError(
-            f"{origin.name} is not {what}, and is again what it was before: {error.message}",
+            f"{wish.origin.name} is not {what}, and is again what it was before: {error.message}",
             details=error.details,
             hint=error.hint,
         ) from error
@@ -146,16 +148,9 @@ def _carry_out(
     return _commit(layout, item, DONE)
 
 
-def _begin(
-    manager: Manager,
-    layout: Layout,
-    kind: str,
-    origin: Spec,
-    target: Spec,
-    keep_data: bool,
-    restore: str | None,
-) -> Pending:
+def _begin(manager: Manager, layout: Layout, wish: _Wish) -> Pending:
     """Find every fault that can be found while nothing is changed, and note what is going to be."""
+    origin, target, restore = wish.origin, wish.target, wish.restore
     name = origin.name
     with files.locked(layout.lock), store.lease(layout), ExitStack() as undo:
         image = containers.image_of(layout, target)
@@ -163,17 +158,17 @@ def _begin(
         target = dataclasses.replace(target, network=network)
         install.check_host(layout, target, image)
         containers.render(target, image, layout)
-        before = containers.image_of(layout, origin) if keep_data else None
+        before = containers.image_of(layout, origin) if wish.keep_data else None
         data = set(snapshots.mounted(origin, before)) if before else set()
         data |= set(snapshots.find(layout, name, restore).volumes) if restore else set()
         restoring.require_unused(manager, layout, name, data)
         item = Pending(
-            kind,
+            wish.kind,
             time.time(),
             _boot(),
             origin,
             target,
-            snapshots.free_label(snapshots.labels(layout, name), f"{kind}-") if keep_data else None,
+            snapshots.free_label(snapshots.labels(layout, name), f"{wish.kind}-") if wish.keep_data else None,
             restore,
             manager.get(origin.unit, "ActiveState", "s") not in _GONE,
             not target.ephemeral and not bundle.writable_layer(target, layout).exists(),

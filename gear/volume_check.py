@@ -28,6 +28,13 @@ def check(layout: Layout, name: str) -> Iterator[Finding]:
             f"is not limited to {size} bytes, as {name} should be",
             mend=lambda: quotas.limit(data, size, f"the volume {name}"),
         )
+    if size is not None and volumestore.has_nested(data):
+        yield Finding(
+            data,
+            "has subvolumes of its own in it, and what they take is not counted by its limit",
+            hint="Its containers have made them: btrfs subvolume list -o shows them.",
+            foreign=True,
+        )
     for label in volumestore.snapshots(layout, name):
         try:
             volume_copies.find(layout, name, label)

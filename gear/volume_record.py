@@ -67,13 +67,9 @@ def _size(value: Any) -> int:
     return size
 
 
-def _labels(value: Any) -> dict[str, str]:
-    return {members.text(name): members.text(content) for name, content in members.mapping(value).items()}
-
-
 _READERS: dict[str, members.Reader] = {
     "created": members.optional(lambda value: float(members.number(value))),
-    "labels": _labels,
+    "labels": members.text_mapping,
     "size": members.optional(_size),
     "anonymous": members.boolean,
     "seed": members.boolean,

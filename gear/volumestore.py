@@ -205,6 +205,12 @@ def _is_subvolume(path: Path) -> bool:
         os.close(descriptor)
 
 
+def has_nested(path: Path) -> bool:
+    """Whether there are subvolumes in *path*, the data of a volume: whoever writes to it can make some on btrfs."""
+    with files.explained(f"look for subvolumes in {path}"):
+        return _is_subvolume(path) and subvolumes.has_nested(path)
+
+
 def driver(layout: Layout, name: str) -> str:
     """How the data of a volume is kept: `subvolume` or `directory`."""
     with files.explained(f"look at the volume {name}"):

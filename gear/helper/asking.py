@@ -12,7 +12,7 @@ _PATIENCE_MS = 10_000
 
 
 class Program:
-    """One that runs, with a pipe from its standard output; raises OSError."""
+    """One that runs, with a pipe from its standard output; raises OSError.  *pid* is 0 once it was waited for."""
 
     def __init__(self, *arguments: str) -> None:
         self.reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -32,8 +32,9 @@ class Program:
     def close(self) -> None:
         """End it."""
         os.close(self.reader)
-        os.kill(self.pid, SIGKILL)  # a child that is waited for below: it can't be another
-        os.waitpid(self.pid, 0)
+        if self.pid:
+            os.kill(self.pid, SIGKILL)  # a child that is waited for below: it can't be another
+            os.waitpid(self.pid, 0)
 
 
 def is_up(unit: str) -> bool:
@@ -59,14 +60,16 @@ def stop(unit: str) -> None:
     os.waitpid(pid, 0)
 
 
-def search_log(unit: str, invocation: str, pattern: str) -> Program:
-    """Something that writes when a line of what the payload has written matches *pattern*, or does so later.
+def search_log(unit: str, invocation: str, pattern: str, namespace: str | None) -> Program:
+    """Something that writes when a line of what the payload has written matches *pattern*, or does so later;
+    *namespace* is the log namespace that it writes to.
 
     The journal keeps what was written, so nothing stands between payload and journal, now or later; and the library
     that matches has bounds for patterns that take forever.
     """
+    where = [] if namespace is None else [f"--namespace={namespace}"]
     return Program(
-        _JOURNALCTL, "--quiet", "--no-pager", "--output=cat", "--all", "--lines=all", "--follow",
+        _JOURNALCTL, *where, "--quiet", "--no-pager", "--output=cat", "--all", "--lines=all", "--follow",
         f"--grep={pattern}", "--case-sensitive=yes",
         f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout", f"_SYSTEMD_INVOCATION_ID={invocation}",
     )  # fmt: skip

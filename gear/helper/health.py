@@ -16,11 +16,11 @@ from __future__ import annotations
 import posix as os
 from _signal import SIG_IGN, SIGKILL, SIGPIPE, SIGTERM, signal
 from _socket import socket
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from select import POLLIN, poll
-from time import monotonic, time
+from time import monotonic
 
 from gear.helper import asking, probe, syscalls
+from gear.helper.account import NOTICE, WARNING, Account
 from gear.helper.bundle import load_json
 from gear.helper.failure import Failure, Step
 from gear.helper.notify import notify
@@ -28,10 +28,10 @@ from gear.helper.proxy import listening
 from gear.helper.relay import BATCH, PAUSE_S, Relay
 from gear.helper.start import read_filter
 
-_NOTICE, _WARNING = 5, 4  # syslog(3)
 _PIECE_S = 1.0  # a probe's time is counted in pieces of this
 _SLACK_S = 1.0  # later than this, somebody kept this process from running
 _PORT_S = 0.1
+_SPARED = -999  # proc_pid_oom_score_adj(5); the lowest would spare it where all of the unit is to end
 _AGAIN_S = 2.0
 
 
@@ -59,25 +59,24 @@ class Prober:
     """One container that is looked after."""
 
     def __init__(self, bundle: str, pid: int, listener: int, step: Step) -> None:
-        # Standard error of this process becomes a probe's, so the journal needs another descriptor.
-        self._journal = fcntl(2, F_DUPFD_CLOEXEC, 3)
         step.doing = f"look after process {pid}"
         self._pid = pid
         self._ended = syscalls.pidfd_open(pid)
         self._group = _group_of("self")
         self._confirm()
         step.doing = f"read the bundle {bundle}"
-        self._bundle = bundle
         start = load_json(f"{bundle}/start.json")
         self._asked = start["health"]
         self._check = self._asked.get("check")
         self._unit = self._asked["unit"]
+        self._account = Account(bundle, self._unit)
         self._filter = read_filter(start, step)
         config = load_json(f"{bundle}/config.json")
         self._owner = _outside(config)
         self._process = {**config["process"], "terminal": False}
         if self._check:
             self._process["args"] = self._check["command"]
+        self._process.setdefault("oomScoreAdj", _be_spared())
         self._relay = None if listener < 0 else Relay(socket(fileno=listener))
         self._rest = 0.0  # so long nobody is heard
         self._search: asking.Program | None = None
@@ -106,7 +105,7 @@ class Prober:
         """Until the payload has ended, or there is nothing more to do."""
         self._show()
         if self._check:
-            self._record(None)
+            self._account.record(self._state, self._failing, None)
         while not self._wait():
             if self._relay is not None:
                 self._hear()
@@ -210,7 +209,8 @@ class Prober:
             if self._search_again > 0:
                 return False
             invocation = os.environ.get(b"INVOCATION_ID", b"").decode()
-            self._search = asking.search_log(self._unit, invocation, self._asked["pattern"])
+            namespace = self._asked.get("namespace")
+            self._search = asking.search_log(self._unit, invocation, self._asked["pattern"], namespace)
             return False
         waiting = poll()
         waiting.register(self._search.reader, POLLIN)
@@ -239,14 +239,14 @@ class Prober:
                 return
             late = f"it took longer than {check['timeout']:g} s"
         running, self._probe = self._probe, None
-        self._judge(running.finish(late))
+        self._judge(running.finish(late, self._search))
 
     def _begin(self) -> None:
         self._spent, self._disturbed, self._said_all = 0.0, False, False
         timeout = self._check["timeout"]
         try:
             self._probe = probe.Probe(
-                self._pid, self._process, self._filter, self._owner, timeout, self._confirm
+                self._pid, self._process, self._filter, self._owner, timeout, self._confirm, self._search
             )
         except Failure as failure:
             self._judge(probe.start_failure(failure))
@@ -271,20 +271,21 @@ class Prober:
             return  # it stood still in the middle, and what it waited for had no time either
         self._failing += 1
         if starting and self._age < check["patience"]:
-            self._record(result)
+            self._account.record(self._state, self._failing, result)
         elif starting or self._failing >= check["retries"]:
             self._next = check["interval"]
             self._is_unhealthy(result)
         else:
-            self._record(result)
+            self._account.record(self._state, self._failing, result)
 
     def _is_healthy(self, result: probe.Result) -> None:
         before, self._state = self._state, "healthy"
         after_failures, self._failing = self._failing, 0
         if before != "healthy":
-            self._say(_NOTICE, "healthy")
+            self._account.say(NOTICE, "healthy")
+            self._account.event(NOTICE, "healthy")
         if before != "healthy" or after_failures:
-            self._record(result)
+            self._account.record(self._state, self._failing, result)
         if not self._ready and self._asked["ready"] == "healthy":
             self._tell_ready()
         self._show()
@@ -293,8 +294,9 @@ class Prober:
         before, self._state = self._state, "unhealthy"
         self._why = result.words()
         if before != "unhealthy":
-            self._say(_WARNING, f"unhealthy: {self._why}")
-        self._record(result)
+            self._account.say(WARNING, f"unhealthy: {self._why}")
+            self._account.event(WARNING, "unhealthy")
+        self._account.record(self._state, self._failing, result)
         self._show()
         self._failing = 0 if self._check["on_failure"] != "none" else self._failing
         self._act()
@@ -332,38 +334,18 @@ class Prober:
             self._shown = text
             notify(f"STATUS={text}")
 
-    def _say(self, level: int, text: str) -> None:
-        try:
-            os.write(self._journal, f"<{level}>gear: {text}\n".encode())
-        except OSError:
-            pass  # journald is being restarted
 
-    def _record(self, result: probe.Result | None) -> None:
-        """Write health.json, which gear status reads: when the state changes and after failing probes."""
-        from _json import encode_basestring_ascii as quoted
-
-        invocation = os.environ.get(b"INVOCATION_ID", b"").decode()
-        last = "null"
-        if result is not None:
-            status = "null" if result.status is None else str(result.status)
-            words = quoted(result.why)
-            output = quoted(result.output.decode("utf-8", "replace"))
-            last = f'{{"ended": {time():.3f}, "exit_status": {status}, "why": {words}, "output": {output}}}'
-        text = (
-            f'{{"status": {quoted(self._state)}, "failing": {self._failing}, "since": {time():.3f}, '
-            f'"invocation": {quoted(invocation)}, "last": {last}}}\n'
-        )
-        partial = f"{self._bundle}/.partial-health-{os.getpid()}"
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            file = os.open(partial, flags, 0o600)
-            try:
-                os.write(file, text.encode())
-            finally:
-                os.close(file)
-            os.rename(partial, f"{self._bundle}/health.json")
-        except OSError as error:
-            self._say(_WARNING, f"can't write health.json: {error.strerror}")
+def _be_spared() -> int:
+    """Have the kernel end anybody else of the container first when memory runs out: nobody would notice that this
+    process is gone.  Returns what holds for others, who would inherit it."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        before = int(file.read())
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(_SPARED))
+    except OSError:
+        pass  # a machine that is a container itself may not
+    return before
 
 
 def _group_of(process: int | str) -> str:

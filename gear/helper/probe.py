@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gear.helper.asking import Program
     from gear.helper.rights import Filter
 
 # Docker keeps as much.
@@ -47,7 +48,8 @@ class Result:
 class Probe:
     """A probe that runs: a child of this process.  Raises Failure when it can't be started, and TooLate.
 
-    *process* is an OCI process object, *confirm* raises Failure when *pid* is not the container's.
+    *process* is an OCI process object, *confirm* raises Failure when *pid* is not the container's, and *spare* is the
+    one child of this process that is no probe's.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Probe:
         owner: tuple[int, int],
         seconds: float,
         confirm: Callable[[], None],
+        spare: Program | None = None,
     ) -> None:
         self.output = b""
         self.pid = 0
@@ -75,7 +78,7 @@ class Probe:
         except BaseException:
             self._silence()
             os.close(self.reader)
-            kill_strays(self.pid)
+            kill_strays(self.pid, spare)
             if self.pid:
                 os.waitpid(self.pid, 0)
             raise
@@ -98,14 +101,16 @@ class Probe:
         self.output = (self.output + piece)[:MOST_OUTPUT]
         return bool(piece)
 
-    def finish(self, late: str = "") -> Result:
-        """End it and all it has left, and say how it went; *late* says why it is killed if it has not ended."""
+    def finish(self, late: str = "", spare: Program | None = None) -> Result:
+        """End it and all it has left but *spare*, and say how it went; *late* says why it is killed if it has not
+        ended."""
         self.read()
         # Before the first process is waited for: until then its number stands for its group and session.
-        kill_strays(self.pid)
+        kill_strays(self.pid, spare)
         os.close(self.ended)
         os.close(self.reader)
         _, state = os.waitpid(self.pid, 0)
+        _bury(spare)
         if late:
             return Result(None, late, self.output)
         if os.WIFEXITED(state):
@@ -136,10 +141,12 @@ def _in_time(action: Callable[[], int], seconds: float) -> int:
         signal(SIGALRM, SIG_DFL)
 
 
-def kill_strays(session: int) -> None:
-    """Kill the children of this process, and what is in the session or process group *session* (0: no such one).
+def kill_strays(session: int, spare: Program | None = None) -> None:
+    """Kill the children of this process but *spare*, and what is in the session or process group *session* (0: no such
+    one).
 
-    What has made itself a daemon with a session of its own has become the container's, and ends with it.
+    A program of the container can make children of this process (CLONE_PARENT, clone(2)).  What has made itself a
+    daemon with a session of its own has become the container's, and ends with it.
     """
     if session:
         try:
@@ -148,13 +155,28 @@ def kill_strays(session: int) -> None:
         except (ProcessLookupError, PermissionError):
             pass
     own = os.getpid()
+    spared = (own, 0 if spare is None else spare.pid)
     for _ in range(_ROUNDS):
         killed = 0
         for pid in _members():
-            if pid != own and _is_stray(pid, own, session):
+            if pid not in spared and _is_stray(pid, own, session):
                 killed += _kill(pid, own, session)
         if not killed:
             return
+
+
+def _bury(spare: Program | None) -> None:
+    """Wait for the children that programs of the container have given this process: each that has ended would count
+    as one of the container's processes for as long as that runs.  What has not ended yet is for the next probe."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        if spare is not None and pid == spare.pid:
+            spare.pid = 0
 
 
 def _kill(pid: int, own: int, session: int) -> int:

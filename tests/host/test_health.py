@@ -5,6 +5,7 @@ Not here, as it takes cgroup v2: a pause in the middle of a probe and the limit 
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_a_server_that_hangs_is_restarted_and_no_timer_is_made(host: GearHost) -
     assert said[1].startswith("gear: unhealthy: it took longer than 1.5 s"), said
     told = host.out("journalctl", "-u", "ctr-hc-web", "-o", "cat", "--no-pager", "_PID=1")
     assert "Failed with result 'watchdog'" in told and "Watchdog request" in told
+    shown = host.gear(
+        "events", "--no-follow", "-f", "container=hc-web", "-f", "event=health", "--output", "json"
+    )
+    events = [json.loads(line) for line in shown.splitlines()]
+    assert [event["health"] for event in events] == ["healthy", "unhealthy", "healthy"]
+    assert {event["image"] for event in events} == {"hello:latest"}
     # Neither a timer nor a unit for each probe, nor anything of the old ones.
     found = host.sh("systemctl list-units --all --plain --no-legend --type timer | cut -d ' ' -f 1")
     assert found == timers
@@ -141,15 +148,63 @@ def test_a_probe_that_takes_too_long_is_killed_with_all_it_has_started(host: Gea
 
 
 def test_what_a_probe_leaves_behind_goes_with_it(host: GearHost) -> None:
-    host.gear("install", "hello", "hc-rest", *SHELL, "--health-cmd", "sleep 1005 & sleep 1006 & echo fine", *QUICK,
-              "--start", "--", "-c", LOOP)  # fmt: skip
-    assert check(host, "hc-rest")["last"]["output"] == "fine\n"
+    probe = "sleep 1005 & sleep 1006 & cat /proc/self/oom_score_adj"
+    host.gear(
+        "install", "hello", "hc-rest", *SHELL, "--health-cmd", probe, *QUICK, "--start", "--", "-c", LOOP
+    )
+    # The prober outlives others when memory runs out, and programs of the container have nothing of that.
+    usual = host.read(f"/proc/{host.pid('hc-rest')}/oom_score_adj").decode()
+    assert check(host, "hc-rest")["last"]["output"] == usual != "-999\n"
+    # Where a host may do that: not in some containers.
+    wanted = host.sh("sh -c 'echo -999 >/proc/self/oom_score_adj' 2>/dev/null && echo -999 || echo 0")
+    assert host.sh("cat /proc/$(pgrep -P 1 -f 'current/health.*/hc-rest ')/oom_score_adj") == wanted
     # A program of words is found in the container's own PATH, and one that is not there is a failing probe.
     host.gear("install", "hello", "hc-word", *SHELL, "--health-cmd", '["nothing-there", "x y"]', *QUICK,
               "--restart", "no", "--ready-when", "started", "--start", "--", "-c", LOOP)  # fmt: skip
     host.wait(lambda: check(host, "hc-word")["failing"] > 0, "a probe")
     assert "can't run nothing-there" in check(host, "hc-word")["last"]["why"]
     assert not any("sleep 100" in command for command in commands(host, "hc-rest")[:1])
+
+
+SIBLINGS = b"""
+import ctypes, os, signal
+number = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+for _ in range(20):
+    if ctypes.CDLL(None).syscall(number, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:  # CLONE_PARENT
+        os.setsid()
+        os.execv("/usr/bin/sleep", ["sleep", "1007"])
+with open("/tmp/probes", "a") as file:
+    file.write("x")
+"""
+
+
+def test_children_that_a_probe_gives_the_prober_are_buried(host: GearHost) -> None:
+    host.write("/root/siblings.py", SIBLINGS)
+    host.gear("install", "host:/", "hc-sib", "--ephemeral", "--userns", "host", "-v", "/root/siblings.py:/s.py:ro",
+              "--health-cmd", "python3 /s.py", *QUICK, "--start", "--", "/bin/sh", "-c", LOOP)  # fmt: skip
+    probes = f"/proc/{host.pid('hc-sib')}/root/tmp/probes"
+    host.wait(lambda: len(host.read(probes)) > 5, "probes")
+    (prober,) = host.out("pgrep", "-P", "1", "-f", "current/health.*/hc-sib ").split()
+    # Those that were killed by the probe before count until the next has ended.
+    assert len(host.sh(f"pgrep -P {prober} || :").split()) < 50
+    host.gear("delete", "hc-sib")
+
+
+def test_a_line_is_waited_for_by_one_reader_however_many_probes_there_are(host: GearHost) -> None:
+    script = "while [ ! -e /tmp/go ]; do sleep 0.05; done; echo here it is; exec sleep 1000"
+    host.gear("install", "hello", "hc-line", *SHELL, "--ready-when", "log:^here", "--health-cmd", "echo >>/tmp/n",
+              *QUICK, "--", "-c", script)  # fmt: skip
+    host.sh("systemctl start --no-block ctr-hc-line")
+    reader = "pgrep -x journalctl || :"
+    host.wait(lambda: bool(host.sh(reader)), "the reader")
+    before, root = host.sh(reader), f"/proc/{host.pid('hc-line')}/root/tmp"
+    seen = len(host.read(f"{root}/n"))
+    host.wait(lambda: len(host.read(f"{root}/n")) > seen + 3, "probes")
+    assert host.sh(reader) == before and host.show("ctr-hc-line.service", "ActiveState") == "activating"
+    host.sh(f"touch {root}/go")
+    host.wait(lambda: host.show("ctr-hc-line.service", "ActiveState") == "active", "its word")
+    host.wait(lambda: not host.sh(reader), "the reader's end")
+    host.gear("delete", "hc-line")
 
 
 def test_a_prober_that_stood_still_raises_no_alarm(host: GearHost) -> None:
@@ -193,6 +248,10 @@ def test_ready_when_a_port_or_a_line_is_there(host: GearHost) -> None:
     host.gear("install", "hello", "hc-log", *SHELL, "--ready-when", r"log:^listener [0-9]+ is ready$", "--start",
               "--", "-c", script)  # fmt: skip
     assert "listener 7" in host.gear("logs", "hc-log")
+    host.gear("install", "hello", "hc-space", *SHELL, "--log-namespace", "hcspace", "--ready-when", "log:^listener",
+              "--start", "--", "-c", script)  # fmt: skip
+    host.gear("delete", "hc-space")
+    host.gear("log-namespace", "rm", "--entries", "hcspace")
     # Nobody is left in any of them when that is known.
     host.wait(lambda: not any(probers(host, f"hc-{name}") for name in ("port", "port2", "log")), "the end")
     assert commands(host, "hc-log") == ["sleep 1000"]

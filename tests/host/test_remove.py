@@ -100,6 +100,8 @@ def test_another_image_gets_a_fresh_writable_layer(host: GearHost) -> None:
 
 def test_purge_leaves_nothing_but_volumes(host: GearHost) -> None:
     host.gear("install", "hello", "a", "b", "-v", "precious:/data", "--start")
+    host.gear("slice", "create", "container-rest")
+    host.gear("slice", "create", "container-rest-inner")
     out = host.gear("purge")
     assert "a is deleted\nb is deleted\n" in out and "volumes are kept in /var/lib/gear/volumes" in out
     assert host.sh("ls /var/lib/gear") == "lock\nvolumes"

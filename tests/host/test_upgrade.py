@@ -146,6 +146,8 @@ def test_a_failed_upgrade_takes_back_image_and_data(host: GearHost) -> None:
     host.wait(
         lambda: host.run("gear", "exec", "upsick", "cat", "/version", check=False).stdout == b"one\n", "it"
     )
+    # What is meant by the name must not become another container meanwhile.
+    assert "upsick is being upgraded by somebody else" in host.fails(1, "delete", "upsick")
     host.run("systemctl", "stop", "upending")
     assert version(host, "upsick") == "two"
     assert host.json("upgrade", "upsick", "--history")[-1]["reason"] == "gear was told to end."

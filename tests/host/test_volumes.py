@@ -19,6 +19,13 @@ COUNT = b"""
 import fcntl, os, struct
 fcntl.ioctl(os.open("/var/lib/gear", os.O_RDONLY), 0xC0109428, bytearray(struct.pack("<QQ", 1, 0)))
 """
+# BTRFS_IOC_SUBVOL_CREATE.
+NEST = """
+import fcntl, os, time
+fcntl.ioctl(os.open("/mnt", os.O_RDONLY), 0x5000940E, bytearray(8) + b"more".ljust(4088, b"\\0"))
+print("made", flush=True)
+time.sleep(1000)
+"""
 # Everything that a file can have; the time is that of the whole tree.
 MANY = r"""
 import os, struct, sys
@@ -118,6 +125,13 @@ def test_a_limit_holds_inside_and_can_be_changed(_counting: GearHost) -> None:
         )
         host.gear("volume", "resize", "vollim", "60m")
         host.gear(*write)
+        # The kernel counts a subvolume for itself, and lets anybody make one: that is told.
+        host.gear("install", "host:/", "volnest", "--ephemeral", "--userns", "host", "-v", "vollim:/mnt", "--start",
+                  "--ready-when", "log:^made", "--restart", "no", "--", "/usr/bin/python3", "-c", NEST)  # fmt: skip
+        host.gear("delete", "volnest")
+        assert "has subvolumes of its own" in host.run("gear", "fsck", check=False).stdout.decode()
+        host.sh(f"rm -r {volume(host, 'vollim')}/more")
+        assert host.gear("fsck") == "everything is as it should be\n"
         # A snapshot that is restored, and a clone, are limited as the volume is.
         host.gear("volume", "snapshot", "vollim", "full", "--no-pause")
         host.gear("stop", "vollim")

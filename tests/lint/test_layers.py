@@ -17,8 +17,8 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting health restarts journaling mount_words supplies spec "
+        "__init__ errors findings model document changes accounts members durations tunables isolation inet link "
+        "limits network naming underlay definition mounting health restarts journaling mount_words supplies spec "
         "volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
@@ -72,6 +72,7 @@ HELPER_USERS = {
     "network_state": "what the helper makes of a network is worked out as it does it",
     "network_strays": "what is the helper's is known by the names and shapes that it gives",
     "linking": "where links lead to is found as it is found when they are made",
+    "notices": "entries of the journal, which the prober makes as well",
     "draining": "pidfd_getfd(2), and where proxies look whether they are to wait",
     "copying": "setns(2) into the container's user namespace",
 }

@@ -557,7 +557,7 @@ def test_many_names() -> None:
         ),
         (["--restart-limit", "3"], "'3' is no limit of restarts."),
         (["--restart-delay", "1.2.3s"], "'1.2.3s' is no time."),
-        (["--restart-delay", "2d"], "'2d' is no time."),
+        (["--restart-delay", "2d"], "172800.0 seconds are no delay of a restart."),
         (["--restart-max-delay", "1s"], "The longest delay of a restart takes a first one that is shorter."),
         (["--health-cmd", "x", "--no-healthcheck"], "--health-cmd and --no-healthcheck exclude each other."),
         (["--health-cmd", ""], "['CMD-SHELL', ''] is no health check."),

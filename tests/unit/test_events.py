@@ -12,6 +12,7 @@ from hypothesis import given
 from strategies import HOSTILE
 
 from gear import events, notices
+from gear.helper import entries
 
 STARTED, DIED, FAILED, ENDED, OOM = (
     "39f53479d3a045ac8e11786248231fbf",
@@ -94,7 +95,7 @@ def test_every_kind_can_be_found_again() -> None:
 
 @given(HOSTILE)
 def test_a_datagram_holds_any_value(text: str) -> None:
-    data, found = notices.datagram({"A": text, "B": "b"}), []
+    data, found = entries.datagram({"A": text, "B": "b"}), []
     while data:
         name, _, rest = data.partition(b"\n")
         size = int.from_bytes(rest[:8], "little")

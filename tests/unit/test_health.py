@@ -13,7 +13,7 @@ import unitsyntax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gear import bundle, health, probed, prober, restarts, units
+from gear import bundle, durations, health, probed, prober, restarts, units
 from gear.errors import IntegrityError, UsageError
 from gear.health import Check, Health, Readiness
 from gear.helper import probe
@@ -147,6 +147,17 @@ def test_the_payloads_own_word() -> None:
     assert mount["source"] == "/var/lib/gear/containers/web/notify" and "ro" in mount["options"]
 
 
+def test_a_line_is_looked_for_where_it_is_written() -> None:
+    log = {"health": {"ready_when": "log:^up$"}}
+    assert rendered(rendering.make_spec(**log), image())[1]["health"] == {
+        "unit": "ctr-web.service", "ready": "log", "pattern": "^up$",
+    }  # fmt: skip
+    spec = rendering.make_spec(**log, logging={"namespace": "web"})
+    assert rendered(spec, image())[1]["health"]["namespace"] == "web"
+    with pytest.raises(UsageError, match="thrown away"):
+        rendered(rendering.make_spec(**log, logging={"driver": "none"}), image())
+
+
 def test_reactions_and_times() -> None:
     def settings(**members: Any) -> dict[str, list[str]]:
         return rendered(rendering.make_spec(health={"test": ["CMD", "x"], **members}), image())[0]
@@ -163,22 +174,30 @@ def test_the_pace_of_restarts() -> None:
     settings, _, _ = rendered(rendering.make_spec(pace=pace), image())
     assert settings["RestartSec"] == ["1s"] and settings["RestartMaxDelaySec"] == ["60s"]
     assert settings["StartLimitBurst"] == ["6"] and settings["StartLimitIntervalSec"] == ["86400s"]
+    # No form of a number that systemd does not read.
+    settings, _, _ = rendered(rendering.make_spec(pace={"limit": 1, "window": 31622400}), image())
+    assert settings["StartLimitIntervalSec"] == ["31622400s"]
     assert restarts.parse_policy("on-failure:5") == ("on-failure", 5)
     assert restarts.parse_policy("on-failure:0") == ("on-failure", None)  # as with Docker, no limit
     assert restarts.parse_policy("unless-stopped") == ("unless-stopped", None)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("1m30s", 90), ("500ms", 0.5), ("1h", 3600), ("2m", 120)]
-)
+    ("text", "seconds"), [
+        ("90", 90), ("1m30s", 90), ("500ms", 0.5), ("1h", 3600), ("2m", 120), ("2min", 120), ("3sec", 3),
+        ("1w2d", 777600), ("1.5h", 5400), ("1m500ms", 60.5),
+    ],
+)  # fmt: skip
 def test_times(text: str, seconds: float) -> None:
-    assert restarts.parse_duration(text) == seconds
+    assert durations.parse(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "1x", "-1s", "1s1h", "..s", "1e9", "٣s"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "1x", "-1s", "1s1h", "..s", "1e9", "٣s", "1s\n", "9" * 13, "1m1m", "inf"]
+)
 def test_no_times(text: str) -> None:
     with pytest.raises(UsageError):
-        restarts.parse_duration(text)
+        durations.parse(text)
 
 
 @pytest.mark.parametrize(

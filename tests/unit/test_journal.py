@@ -24,7 +24,7 @@ def test_the_last_words_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(process, "output", output)
     assert journal.last_words("gear-network@a.service") == "can't do it"
-    assert ran[0][-3:] == ["--lines=1", "_SYSTEMD_UNIT=gear-network@a.service", "_TRANSPORT=stdout"]
+    assert ran[-1][-3:] == ["--lines=1", "_SYSTEMD_UNIT=gear-network@a.service", "_TRANSPORT=stdout"]
 
 
 @pytest.mark.spawns

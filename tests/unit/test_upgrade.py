@@ -174,7 +174,7 @@ def test_what_is_no_time(text: str) -> None:
 def test_delays_and_programs() -> None:
     texts = ("30m", "30min", "90", "90s", "2h", "1d", "0")
     assert [schedule.parse_delay(text) for text in texts] == [1800, 1800, 90, 90, 7200, 86400, 0]
-    for text in ("", "-1", "8d", "1w", "1.5h", "30 m", "9999999"):
+    for text in ("", "-1", "8d", "2w", "1.5s", "30 m", "9999999"):
         with pytest.raises(UsageError):
             schedule.parse_delay(text)
     assert schedule.program("/usr/bin/../bin/gear") == "/usr/bin/gear"
@@ -187,16 +187,22 @@ def test_the_program_of_a_timer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     program = tmp_path / "gear"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
+    module = tmp_path / "module.py"
+    module.touch(0o644)
     monkeypatch.setattr("sys.argv", [str(program)])
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(scheduling, "__file__", str(module))
     assert scheduling.program() == str(program)
     # As `python3 -m gear` and the like.
     monkeypatch.setattr("sys.argv", [str(tmp_path / "__main__.py")])
     monkeypatch.setattr(scheduling, "_PATH", str(tmp_path))
     assert scheduling.program() == str(program)
-    # A unit runs it as root.
-    program.chmod(0o757)
-    with pytest.raises(UsageError, match="can be changed by others"):
-        scheduling.program()
+    # A unit runs it as root, and its modules with it.
+    for file in (module, program):
+        file.chmod(0o757)
+        with pytest.raises(UsageError, match=f"{file} can be changed by others"):
+            scheduling.program()
+        file.chmod(0o755)
     program.unlink()
     with pytest.raises(UsageError, match="No unit can run gear"):
         scheduling.program()

@@ -99,4 +99,6 @@ def test_a_probe_that_is_a_fork_bomb_fails_within_the_containers_limit(machine: 
     machine.wait(lambda: machine.json("status", "hcv-bomb")[0]["health"]["failing"] > 0, "the probe to fail")
     assert machine.show("ctr-hcv-bomb", "ActiveState") == "active"
     machine.wait(lambda: int(machine.show("ctr-hcv-bomb", "TasksCurrent")) <= 3, "the end of all it has made")
+    # Nobody would notice if the kernel ended the prober when memory runs out.
+    assert machine.sh("cat /proc/$(pgrep -P 1 -f 'current/health.*/hcv-bomb ')/oom_score_adj") == "-999"
     machine.gear("delete", "hcv-bomb")
