@@ -9,6 +9,7 @@ from typing import Any
 
 from gear.errors import UsageError
 from gear.health import START_TIMEOUT, Check, Readiness, check_of, readiness
+from gear.journaling import DISCARD
 from gear.model import Layout
 from gear.oci import Image
 from gear.restarts import STEPS
@@ -23,6 +24,11 @@ NOTIFY_FILE = "notify"
 def wanted(spec: Spec, image: Image) -> tuple[Check | None, Readiness]:
     """The check of the container, and what its start waits for; raises UsageError."""
     check = check_of(spec.health, image.config.healthcheck, spec.image.reference)
+    asked = spec.health.ready
+    if asked is not None and asked.kind == "log" and spec.logging.driver == DISCARD:
+        raise UsageError(
+            "The log of a container that keeps none can't tell when it is ready.", hint="Leave --log-driver."
+        )
     ports = [port.internal for port in spec.network.ports if port.protocol == "tcp"]
     if not ports:
         exposed = (text.partition("/") for text in image.config.exposed_ports)
@@ -42,6 +48,8 @@ def start_member(spec: Spec, image: Image, signal: int) -> dict[str, Any] | None
         member["port"] = ready.port
     if ready.pattern is not None:
         member["pattern"] = ready.pattern
+        if spec.logging.namespace is not None:
+            member["namespace"] = spec.logging.namespace
     return member
 
 

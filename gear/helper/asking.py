@@ -1,14 +1,18 @@
-"""Programs of the host that the prober asks: systemctl(1) and journalctl(1), which it runs seldom and not for long."""
+"""What the prober asks of the host, and tells it: systemctl(1) and journalctl(1), which it runs seldom and not for long,
+and entries of the journal."""
 
 from __future__ import annotations
 
 import posix as os
 from _signal import SIGKILL
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 _ENVIRONMENT = {b"PATH": b"/usr/sbin:/usr/bin:/sbin:/bin", b"LC_ALL": b"C.UTF-8"}
 _SYSTEMCTL = "/usr/bin/systemctl"
 _JOURNALCTL = "/usr/bin/journalctl"
 _PATIENCE_MS = 10_000
+# In the unit's mount namespace, and so that of its log namespace (systemd.exec(5), LogNamespace=).
+_JOURNAL = "/run/systemd/journal/socket"
 
 
 class Program:
@@ -59,14 +63,32 @@ def stop(unit: str) -> None:
     os.waitpid(pid, 0)
 
 
-def search_log(unit: str, invocation: str, pattern: str) -> Program:
-    """Something that writes when a line of what the payload has written matches *pattern*, or does so later.
+def search_log(unit: str, namespace: str | None, invocation: str, pattern: str) -> Program:
+    """Something that writes when a line of what the payload has written matches *pattern*, or does so later; of the
+    journal *namespace* where the unit has one.
 
     The journal keeps what was written, so nothing stands between payload and journal, now or later; and the library
     that matches has bounds for patterns that take forever.
     """
+    where = () if namespace is None else (f"--namespace={namespace}",)
     return Program(
-        _JOURNALCTL, "--quiet", "--no-pager", "--output=cat", "--all", "--lines=all", "--follow",
+        _JOURNALCTL, *where, "--quiet", "--no-pager", "--output=cat", "--all", "--lines=all", "--follow",
         f"--grep={pattern}", "--case-sensitive=yes",
         f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout", f"_SYSTEMD_INVOCATION_ID={invocation}",
     )  # fmt: skip
+
+
+def tell(**fields: str) -> None:
+    """Write an entry of the journal with these fields, in journald's native protocol; nothing is raised if it can't be
+    reached, as while it is being restarted."""
+    parts = []
+    for name, text in fields.items():
+        data = text.encode("utf-8", "replace")
+        parts.append(name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n")
+    channel = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
+    try:
+        channel.sendto(b"".join(parts), _JOURNAL)
+    except OSError:
+        pass
+    finally:
+        channel.close()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import posix as os
 from _signal import SIG_IGN, SIGKILL, SIGPIPE, SIGTERM, signal
 from _socket import socket
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from select import POLLIN, poll
 from time import monotonic, time
 
@@ -28,7 +27,7 @@ from gear.helper.proxy import listening
 from gear.helper.relay import BATCH, PAUSE_S, Relay
 from gear.helper.start import read_filter
 
-_NOTICE, _WARNING = 5, 4  # syslog(3)
+_NOTICE, _WARNING, _ERROR = 5, 4, 3  # syslog(3)
 _PIECE_S = 1.0  # a probe's time is counted in pieces of this
 _SLACK_S = 1.0  # later than this, somebody kept this process from running
 _PORT_S = 0.1
@@ -49,8 +48,9 @@ def main(arguments: list[str]) -> int:
         except OSError as error:
             raise step.failure(error) from error
     except Failure as failure:
-        os.write(2, f"<3>gear: nobody looks after this container: {failure.message}\n".encode())
-        notify(f"STATUS=nobody looks after this container: {failure.message}")
+        text = f"nobody looks after this container: {failure.message}"
+        asking.tell(MESSAGE=text, PRIORITY=str(_ERROR), SYSLOG_IDENTIFIER="gear")
+        notify(f"STATUS={text}")
         return failure.status
     return 0
 
@@ -59,8 +59,6 @@ class Prober:
     """One container that is looked after."""
 
     def __init__(self, bundle: str, pid: int, listener: int, step: Step) -> None:
-        # Standard error of this process becomes a probe's, so the journal needs another descriptor.
-        self._journal = fcntl(2, F_DUPFD_CLOEXEC, 3)
         step.doing = f"look after process {pid}"
         self._pid = pid
         self._ended = syscalls.pidfd_open(pid)
@@ -72,6 +70,7 @@ class Prober:
         self._asked = start["health"]
         self._check = self._asked.get("check")
         self._unit = self._asked["unit"]
+        self._name = self._unit.rpartition(".")[0].removeprefix("ctr-")
         self._filter = read_filter(start, step)
         config = load_json(f"{bundle}/config.json")
         self._owner = _outside(config)
@@ -210,7 +209,8 @@ class Prober:
             if self._search_again > 0:
                 return False
             invocation = os.environ.get(b"INVOCATION_ID", b"").decode()
-            self._search = asking.search_log(self._unit, invocation, self._asked["pattern"])
+            where = self._asked.get("namespace")
+            self._search = asking.search_log(self._unit, where, invocation, self._asked["pattern"])
             return False
         waiting = poll()
         waiting.register(self._search.reader, POLLIN)
@@ -293,7 +293,7 @@ class Prober:
         before, self._state = self._state, "unhealthy"
         self._why = result.words()
         if before != "unhealthy":
-            self._say(_WARNING, f"unhealthy: {self._why}")
+            self._say(_WARNING, "unhealthy", f": {self._why}")
         self._record(result)
         self._show()
         self._failing = 0 if self._check["on_failure"] != "none" else self._failing
@@ -332,11 +332,12 @@ class Prober:
             self._shown = text
             notify(f"STATUS={text}")
 
-    def _say(self, level: int, text: str) -> None:
-        try:
-            os.write(self._journal, f"<{level}>gear: {text}\n".encode())
-        except OSError:
-            pass  # journald is being restarted
+    def _say(self, level: int, state: str, why: str = "") -> None:
+        """An event of the kind `health`, as gear/notices.py has it; PID 1 has journald add what LogExtraFields= says."""
+        asking.tell(
+            MESSAGE=f"{self._name} is {state}{why}", PRIORITY=str(level), SYSLOG_IDENTIFIER="gear",
+            GEAR_EVENT="health", GEAR_HEALTH=state,
+        )  # fmt: skip
 
     def _record(self, result: probe.Result | None) -> None:
         """Write health.json, which gear status reads: when the state changes and after failing probes."""
@@ -363,7 +364,9 @@ class Prober:
                 os.close(file)
             os.rename(partial, f"{self._bundle}/health.json")
         except OSError as error:
-            self._say(_WARNING, f"can't write health.json: {error.strerror}")
+            asking.tell(
+                MESSAGE=f"can't write health.json: {error.strerror}", PRIORITY=str(_WARNING), SYSLOG_IDENTIFIER="gear"
+            )  # fmt: skip
 
 
 def _group_of(process: int | str) -> str:
