@@ -26,7 +26,7 @@ _LONGEST = (1 << 17) - 1
 def read(layout: Layout, name: str) -> dict[str, str]:
     """The variables of the set *name*; raises NotFoundError, and IntegrityError when it is damaged."""
     objects.require(layout, ENV_SET, name)
-    path = object_path(layout, ENV_SET, name)
+    path, hint = object_path(layout, ENV_SET, name), f"gear set-env {name} --reset K=V..."
     try:
         document = members.mapping(files.read_json(path))
         if document["version"] != VERSION or set(document) != {"version", "variables"}:
@@ -35,10 +35,11 @@ def read(layout: Layout, name: str) -> dict[str, str]:
             environment_name(members.text(key)): members.text(value)
             for key, value in members.mapping(document["variables"]).items()
         }
+    except IntegrityError as error:
+        error.hint = hint
+        raise
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise IntegrityError(
-            f"{path} is damaged: {str(error).rstrip('.')}.", hint=f"gear set-env {name} --reset K=V..."
-        ) from error
+        raise IntegrityError(f"{path} is damaged: {str(error).rstrip('.')}.", hint=hint) from error
 
 
 def write(layout: Layout, name: str, variables: Mapping[str, str]) -> None:

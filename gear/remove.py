@@ -26,6 +26,7 @@ from gear import (
     publishing,
     removal,
     scheduling,
+    slices,
     sockets,
     switching,
     uids,
@@ -124,6 +125,8 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         networks.remove(manager, layout, network)
     for namespace in log_namespaces.listing(layout):
         log_namespaces.remove(manager, layout, namespace.name)
+    for name in slices.own(layout):
+        slices.remove(manager, layout, name)
     with files.locked(layout.lock):
         for item in leftovers.leftovers(layout):
             item.remove()
@@ -134,22 +137,34 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             files.remove_file(layout.units / unit)
         removal.remove_tree(layout.images)
         removal.remove_tree(layout.containers)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.ports, layout.networks):
+        for directory in (
+            layout.state / "helper",
+            uids.directory(layout),
+            layout.ports,
+            layout.networks,
+            layout.slices,
+        ):
             files.remove_tree(directory)
-        for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)) if volumes else ():
-            removal.remove_tree(kept)
+        for directory in kept(layout).values() if volumes else ():
+            removal.remove_tree(directory)
     manager.reload()
-    for kept in (layout.state / kind for kind in KINDS):
-        if not leftovers.entries(kept):
-            removal.remove_tree(kept)
-    _remove_if_empty(layout.volumes, layout.lock, layout.state)
+    for directory in kept(layout).values():
+        if not leftovers.entries(directory):
+            removal.remove_tree(directory)
+    _remove_if_empty(layout.lock, layout.state)
     return outcome
 
 
-def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
+def kept(layout: Layout) -> dict[str, Path]:
+    """What a purge leaves unless it is told otherwise, by what it is called."""
+    return {
+        "volumes": layout.volumes,
+        **{f"{words[0]}s": layout.state / kind for kind, words in KINDS.items()},
+    }
+
+
+def _remove_if_empty(lock: Path, state: Path) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
-    if not leftovers.entries(volumes):
-        removal.remove_tree(volumes)
     if leftovers.entries(state) == [lock]:
         if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
             files.remove_file(lock)

@@ -54,23 +54,31 @@ def _path(layout: Layout, name: str) -> Path:
 def find(layout: Layout, name: str) -> Budget | None:
     """The budget of the slice *name*; None for one that gear has not made.  Raises IntegrityError."""
     path = _path(layout, name)
-    document = files.read_json(path)
-    if document is None:
-        return None
+    hint = f"rm {path}, and gear slice create {name} with all its options"
     try:
+        document = files.read_json(path)
+        if document is None:
+            return None
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise ValueError(f"it is no slice of version {VERSION}")
         return Budget.read(document.get("resources"))
+    except IntegrityError as error:
+        error.hint = hint
+        raise
     except UsageError as error:
-        raise IntegrityError(f"{path} is damaged: {error.message}") from error
+        raise IntegrityError(f"{path} is damaged: {error.message}", hint=hint) from error
     except (TypeError, ValueError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}.") from error
+        raise IntegrityError(f"{path} is damaged: {error}.", hint=hint) from error
 
 
 def names(layout: Layout) -> list[str]:
     """The slices that gear has made, and those that come with it."""
-    found = {f"{path.stem}.slice" for path in layout.slices.glob("*.json")}
-    return sorted(found | {name for name in publishing.static_units() if name.endswith(".slice")})
+    return sorted({*own(layout), *(name for name in publishing.static_units() if name.endswith(".slice"))})
+
+
+def own(layout: Layout) -> list[str]:
+    """The slices that gear has made; also those whose file is damaged."""
+    return sorted(f"{path.stem}.slice" for path in layout.slices.glob("*.json"))
 
 
 def users(layout: Layout, name: str) -> list[Spec]:
@@ -121,8 +129,7 @@ def check(layout: Layout) -> Iterator[Finding]:
         try:
             budget = find(layout, checked_name(name))
         except GearError as error:
-            hint = f"rm {path}, and gear slice create {name} with all its options"
-            yield Finding(path, f"can't be read: {error.message}", hint=hint)
+            yield Finding(path, f"can't be read: {error.message}", hint=error.hint or "")
             continue
         if budget is not None and _is_altered(layout, name, budget):
             yield Finding(

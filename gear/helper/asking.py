@@ -1,5 +1,4 @@
-"""What the prober asks of the host, and tells it: systemctl(1) and journalctl(1), which it runs seldom and not for long,
-and entries of the journal."""
+"""What the prober asks of the host by systemctl(1) and journalctl(1), and what it tells the journal."""
 
 from __future__ import annotations
 

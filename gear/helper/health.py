@@ -333,7 +333,7 @@ class Prober:
             notify(f"STATUS={text}")
 
     def _say(self, level: int, state: str, why: str = "") -> None:
-        """An event of the kind `health`, as gear/notices.py has it; PID 1 has journald add what LogExtraFields= says."""
+        """An event of the kind `health` (gear/notices.py); journald adds what LogExtraFields= says."""
         asking.tell(
             MESSAGE=f"{self._name} is {state}{why}", PRIORITY=str(level), SYSLOG_IDENTIFIER="gear",
             GEAR_EVENT="health", GEAR_HEALTH=state,
