@@ -272,7 +272,7 @@ def _unset(document: dict[str, Any], nothing: dict[str, Any], name: str, item: s
         if item is None:
             _merge(document, nothing, path, IS)
             continue
-        had: Any = there.get(last) or []
+        had: Any = there.get(last) or ({} if how == MEMBERS else [])
         if how == MEMBERS:
             left: Any = {key: value for key, value in had.items() if key != item}
         elif how == MORE:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gear import process
+from gear.errors import GearError, UsageError
 from gear.spec import unit_name
 
 
@@ -30,6 +31,18 @@ class Query:
     namespaces: frozenset[str | None] = frozenset(
         {None}
     )  # where the containers write; None is the usual journal
+
+
+def require_time(text: str | None) -> None:
+    """Raise UsageError when *text* is no time that journalctl takes."""
+    if text is None:
+        return
+    try:
+        process.output(["systemd-analyze", "timestamp", "--", text])
+    except GearError as error:
+        raise UsageError(
+            f"{text[:60]!r} is no time.", hint="For example today, -1h or 2026-01-31 12:00; systemd.time(7)."
+        ) from error
 
 
 def arguments(names: Sequence[str], query: Query) -> list[str]:

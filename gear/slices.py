@@ -37,13 +37,13 @@ class Made:
 def checked_name(text: str) -> str:
     """The full name of a slice that can be made; raises UsageError."""
     name = slice_name(text)
+    if name in publishing.static_units():
+        raise UsageError(f"{name} comes with gear.", hint=f"Its budget is changed by: systemctl edit {name}")
     if not name.startswith("container-"):
         raise UsageError(
             f"{name} would not be below {TOP}, where all containers are.",
             hint=f"For example container-{name}",
         )
-    if name in publishing.static_units():
-        raise UsageError(f"{name} comes with gear.", hint=f"Its budget is changed by: systemctl edit {name}")
     return name
 
 

@@ -145,6 +145,7 @@ def test_command_stands_behind() -> None:
         (["--unset", "storage-driver"], "--storage-driver can't be changed by gear update."),
         (["--ip", "10.0.0.3"], "--ip can't be changed by gear update."),
         (["--unset", "env=X"], "There is no 'X' among what --env lists."),
+        (["--unset", "ulimit=core"], "There is no 'core' among what --ulimit lists."),
         (["--unset", "memory=1g"], "There is nothing to unset that is called 'memory=1g'."),
         (["--unset", "device-read-iops"], "--unset device-read-iops takes one of its items."),
         (["--net-burst", "64k", "--unset", "net-rate"], "can not be so: /network"),
