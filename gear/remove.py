@@ -148,10 +148,7 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         for directory in kept(layout).values() if volumes else ():
             removal.remove_tree(directory)
     manager.reload()
-    for directory in kept(layout).values():
-        if not leftovers.entries(directory):
-            removal.remove_tree(directory)
-    _remove_if_empty(layout.lock, layout.state)
+    _remove_if_empty(layout)
     return outcome
 
 
@@ -163,10 +160,13 @@ def kept(layout: Layout) -> dict[str, Path]:
     }
 
 
-def _remove_if_empty(lock: Path, state: Path) -> None:
+def _remove_if_empty(layout: Layout) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
-    if leftovers.entries(state) == [lock]:
-        if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
-            files.remove_file(lock)
+    for directory in kept(layout).values():
+        if not leftovers.entries(directory):
+            removal.remove_tree(directory)
+    if leftovers.entries(layout.state) == [layout.lock]:
+        if os.path.ismount(layout.state):  # a file system of its own: that is somebody else's to take away
+            files.remove_file(layout.lock)
         else:
-            removal.remove_tree(state)
+            removal.remove_tree(layout.state)

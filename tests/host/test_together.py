@@ -78,14 +78,14 @@ def test_one_container_with_everything(host: GearHost) -> None:
     host.gear("fsck")
 
     # What is in use stays, and how to let go of it is told.
-    for hint, *rm in (
+    for hint, *words in (
         ("gear update tg --unset secret=tg-secret", "secret", "rm", "tg-secret"),
         ("gear update tg --unset config=tg-config", "config", "rm", "tg-config"),
         ("gear update tg --unset env-set=tg-env", "env", "--rm", "tg-env"),
         ("gear update tg --slice container", "slice", "rm", "container-together"),
         ("gear update tg --unset log-namespace", "log-namespace", "rm", "tglog"),
     ):
-        assert hint in host.fails(1, *rm)
+        assert hint in host.fails(1, *words)
         if "--unset" in hint:
             host.gear(*hint.split()[1:], "--dry-run")
 
