@@ -78,6 +78,8 @@ def _is_drifted(layout: Layout, spec: Spec) -> bool:
 def follow(manager: Manager, layout: Layout, before: Before, spec: Spec) -> None:
     """Have the payload get at once what of *spec* is live, once PID 1 knows its unit; the caller holds the lock."""
     changes = effects.between(before.spec, spec)
+    if not changes:
+        return
     if effects.forgets_devices(before.spec.resources, spec.resources):
         group = manager.properties(spec.unit, "Service").get("ControlGroup")
         effective.forget_devices(str(group or ""))

@@ -15,8 +15,8 @@ WRITE = (
 FOLLOWED = """
 import glob, pathlib
 lines = [pathlib.Path(path).read_bytes() for path in glob.glob("/proc/[0-9]*/cmdline") if pathlib.Path(path).exists()]
-print(any(b"/journalctl" in line and b"obslate" in line and b"--follow" in line
-          for line in lines))
+words = [line.split(b"\\0") for line in lines]  # not of this program itself, which has it all in one word
+print(any(b"--namespace=obslate" in each and b"--follow" in each for each in words))
 """
 
 
