@@ -176,7 +176,7 @@ def parse_size(text: str) -> int:
     """A number of bytes with Docker's suffixes b, k, m, g, t (powers of 1024); raises UsageError."""
     match = _SIZE.fullmatch(text.strip())
     if not match or (size := int(float(match[1]) * _FACTORS[match[2].lower()])) <= 0:
-        raise UsageError(f"{text!r} is no amount of memory.", hint="Write for example 512m or 2g.")
+        raise UsageError(f"{text!r} is no size.", hint="Write for example 512m or 2g.")
     return size
 
 

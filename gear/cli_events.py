@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gear import events, host, process
+from gear import events, host, journal, process
 from gear.command import Context, Verb, add_output_option, printable, write_output
 from gear.errors import UsageError
 
@@ -38,6 +38,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace, context: Context) -> int:
     reader = events.Reader(_filters(args.filter))
     host.require_root("read the journal of containers")
+    journal.require_time(args.since)
+    journal.require_time(args.until)
     follow = not args.no_follow and args.until is None
     since = args.since
     if since is None and follow:

@@ -47,6 +47,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
                 hint="It is installed with --log-driver none; --all shows what systemd says of it.",
             )
     output = "json" if args.output == "json" else "short-iso" if args.timestamps or args.all else "cat"
+    journal.require_time(args.since)
+    journal.require_time(args.until)
     query = journal.Query(
         lines=_number(args.lines),
         follow=args.follow,

@@ -53,8 +53,9 @@ def _run_purge(args: argparse.Namespace, context: Context) -> int:
                 status = max(status, error.exit_status)
     if status == 0:
         context.report("all containers, images and units of gear are gone")
-        if context.layout.volumes.is_dir():
-            context.report(f"volumes are kept in {context.layout.volumes}")
+        kept = [word for word, directory in remove.kept(context.layout).items() if directory.is_dir()]
+        if kept:
+            context.report(f"what is kept in {context.layout.state}: {', '.join(kept)}")
     return status
 
 

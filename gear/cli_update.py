@@ -272,14 +272,15 @@ def _unset(document: dict[str, Any], nothing: dict[str, Any], name: str, item: s
         if item is None:
             _merge(document, nothing, path, IS)
             continue
-        had: Any = there.get(last) or []
+        had: Any = there.get(last) or ({} if how == MEMBERS else [])
         if how == MEMBERS:
             left: Any = {key: value for key, value in had.items() if key != item}
         elif how == MORE:
             gone = _place(_documents(_defaults() | {name: [item]}, ["x"], None)[1], path)[0].get(last) or []
             left = [each for each in had if not any(_is_like(each, item) for item in gone)]
         else:
-            left = [each for each in had if each[how] != item]
+            # A config goes by its name as well as by where it is.
+            left = [each for each in had if item not in (each[how], each.get("name"))]
         if len(left) == len(had):
             raise UsageError(f"There is no {item[:80]!r} among what --{name.replace('_', '-')} lists.")
         there[last] = left

@@ -17,6 +17,7 @@ from gear import (
     bundle,
     cloning,
     containers,
+    credentials,
     envsets,
     files,
     install,
@@ -194,13 +195,20 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
 
 
 def _supplies(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
-    """Secrets that containers have are there, and environment sets can be read; what cannot be rendered without a
-    config is told with its container."""
+    """Secrets that containers have are there and can be decrypted, and environment sets can be read; what cannot be
+    rendered without a config is told with its container."""
     for spec in specs.values():
         for name in spec.supplies.names(SECRET):
             if not objects.exists(layout, SECRET, name):
                 what = f"is missing: {spec.name} has the secret {name}"
                 yield Finding(object_path(layout, SECRET, name), what, hint=f"gear secret create {name} FILE")
+    for name in objects.names(layout, SECRET):
+        try:
+            credentials.decrypt(layout, name)
+        except GearError as error:
+            yield Finding(
+                object_path(layout, SECRET, name), f"is damaged: {error.message}", hint=error.hint or ""
+            )
     for name in objects.names(layout, ENV_SET):
         try:
             envsets.read(layout, name)
@@ -219,15 +227,14 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     directory = layout.containers / spec.name
     yield from directory_mode(directory, 0o700)
     yield from _private(directory)
+    pull = f"gear image pull {_pullable(spec)}" if spec.image.digest else ""
     try:
         image = containers.image_of(layout, spec)
+        pull = ""
         rendered = containers.render(spec, image, layout)
     except GearError as error:
-        yield Finding(
-            containers.spec_path(layout, spec.name),
-            f"can't be rendered: {error.message}",
-            hint=f"gear image pull {_pullable(spec)}" if spec.image.digest else error.hint or "",
-        )
+        path = containers.spec_path(layout, spec.name)
+        yield Finding(path, f"can't be rendered: {error.message}", hint=pull or error.hint or "")
         return
     missing = list(_volumes(layout, spec, image))
     yield from missing

@@ -19,6 +19,9 @@ CLASSES = (LIVE, RELOAD, RESTART)
 # Members that are objects of gear's own, whose members have classes.
 NESTED = ("network", "naming", "isolation", "resources", "supplies", "logging", "health", "pace")
 
+# Those whose members are called interval, limit or level.
+_NAMED_WHOLE = ("health", "pace", "logging")
+
 
 def _all(part: str, members: str, effect: str) -> dict[str, str]:
     return {f"{part}{member}": effect for member in members.split()}
@@ -80,8 +83,9 @@ class Change:
 
     @property
     def member(self) -> str:
-        """The last part of its name, which says enough."""
-        return self.path.rpartition(".")[2]
+        """What people are told has changed: the last part of its name where that says enough."""
+        part, _, last = self.path.rpartition(".")
+        return self.path if part in _NAMED_WHOLE else last
 
     @property
     def effect(self) -> str:
@@ -100,8 +104,13 @@ def _nested(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str
     for part in NESTED:
         old, new = before.get(part, {}), after.get(part, {})
         for member in sorted({*old, *new}):
-            if old.get(member) != new.get(member):
+            if _said(old.get(member)) != _said(new.get(member)):
                 yield f"{part}.{member}"
+
+
+def _said(value: Any) -> Any:
+    """*value*, or None for an empty list: an object that asks for nothing is left out as a whole."""
+    return None if value == [] else value
 
 
 def forgets_devices(old: Budget, new: Budget) -> bool:

@@ -26,17 +26,18 @@ _LONGEST = (1 << 17) - 1
 def read(layout: Layout, name: str) -> dict[str, str]:
     """The variables of the set *name*; raises NotFoundError, and IntegrityError when it is damaged."""
     objects.require(layout, ENV_SET, name)
-    path = object_path(layout, ENV_SET, name)
+    path, hint = object_path(layout, ENV_SET, name), f"gear set-env {name} --reset K=V..."
     try:
         document = members.mapping(files.read_json(path))
         if document["version"] != VERSION or set(document) != {"version", "variables"}:
             raise ValueError("it is none of this version")
         variables = members.text_mapping(document["variables"])
         return {environment_name(key): value for key, value in variables.items()}
+    except IntegrityError as error:
+        error.hint = hint
+        raise
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise IntegrityError(
-            f"{path} is damaged: {str(error).rstrip('.')}.", hint=f"gear set-env {name} --reset K=V..."
-        ) from error
+        raise IntegrityError(f"{path} is damaged: {str(error).rstrip('.')}.", hint=hint) from error
 
 
 def write(layout: Layout, name: str, variables: Mapping[str, str]) -> None:

@@ -191,7 +191,7 @@ def check_of(health: Health, image: Mapping[str, Any] | None, reference: str) ->
         if own:
             raise UsageError(
                 f"There is no health check for --health-{next(iter(own)).replace('_', '-')}.",
-                hint="Give one with --health-cmd.",
+                hint="Give one with --health-cmd, or leave that option.",
             )
         return None
     words = test[1:] if test[0] == "CMD" else ("/bin/sh", "-c", test[1])

@@ -5,11 +5,11 @@ Not a reader of journal files: journalctl always knows the format of the journal
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gear import process
+from gear.errors import GearError, UsageError
 from gear.spec import unit_name
 
 
@@ -30,6 +30,18 @@ class Query:
     namespaces: frozenset[str | None] = frozenset(
         {None}
     )  # where the containers write; None is the usual journal
+
+
+def require_time(text: str | None) -> None:
+    """Raise UsageError when *text* is no time that journalctl takes."""
+    if text is None:
+        return
+    try:
+        process.output(["systemd-analyze", "timestamp", "--", text])
+    except GearError as error:
+        raise UsageError(
+            f"{text[:60]!r} is no time.", hint="For example today, -1h or 2026-01-31 12:00; systemd.time(7)."
+        ) from error
 
 
 def arguments(names: Sequence[str], query: Query) -> list[str]:
@@ -100,10 +112,24 @@ def from_position(
 
 def synchronize(namespace: str | None = None) -> None:
     """Have journald write what was sent to it so far, so that a reader finds it.  A namespace whose journald was never
-    started has nothing."""
-    if namespace is not None and not os.path.exists(f"/run/systemd/journal.{namespace}/io.systemd.journal"):
-        return
-    process.output(["journalctl", "--sync", *_where(frozenset({namespace}))])
+    started has nothing, and one that ends, as it does after its last container, writes everything itself."""
+    try:
+        process.output(["journalctl", "--sync", *_where(frozenset({namespace}))])
+    except GearError:
+        if namespace is None or _listens(f"/run/systemd/journal.{namespace}/io.systemd.journal"):
+            raise
+
+
+def _listens(path: str) -> bool:
+    """Whether anybody takes connections to the socket *path*."""
+    import socket  # here: only some who read the journal need it
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def tail(name: str, namespace: str | None, lines: int, invocation: str | None) -> list[str]:

@@ -123,7 +123,7 @@ def remove(manager: Manager, layout: Layout, name: str, *, entries: bool = False
         if users:
             raise GearError(
                 f"The log namespace {name} is in use by {', '.join(users)}.",
-                hint="gear delete, or install again",
+                hint=f"gear update {users[0]} --unset log-namespace",
             )
         directory = _directory(layout, name)
         known = (directory / _FILE).exists() or any(_journals(name))

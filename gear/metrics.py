@@ -59,6 +59,7 @@ def families(looks: Iterable[Look]) -> list[Family]:
     about = Family("gear_container", "info", "The container and what it is of.")
     running = Family(f"{_PREFIX}running", "gauge", "Whether it runs.")
     failed = Family(f"{_PREFIX}failed", "gauge", "Whether systemd has given up on it.")
+    healthy = Family(f"{_PREFIX}healthy", "gauge", "Whether its health check finds it well.")
     counted = {
         name: Family(_PREFIX + ending, kind, text, unit)
         for name, (ending, kind, unit, text) in _FAMILIES.items()
@@ -70,13 +71,15 @@ def families(looks: Iterable[Look]) -> list[Family]:
         about.samples.append(({**labels, "image": look.image, **app}, 1))
         running.samples.append((labels, look.usage is not None))
         failed.samples.append((labels, look.state == "failed"))
+        if look.healthy is not None:
+            healthy.samples.append((labels, look.healthy))
         found = look.usage or Usage(0.0)
         for name, family in counted.items():
             if (value := getattr(found, name)) is not None:
                 family.samples.append((labels, value))
         for (resource, kind), pressure in found.pressure.items():
             waits.samples.append(({**labels, "resource": resource, "share": kind}, pressure.seconds))
-    return [about, running, failed, *counted.values(), waits]
+    return [about, running, failed, healthy, *counted.values(), waits]
 
 
 def text(looks: Iterable[Look]) -> str:

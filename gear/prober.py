@@ -25,6 +25,11 @@ NOTIFY_FILE = "notify"
 def wanted(spec: Spec, image: Image) -> tuple[Check | None, Readiness]:
     """The check of the container, and what its start waits for; raises UsageError."""
     check = check_of(spec.health, image.config.healthcheck, spec.image.reference)
+    asked = spec.health.ready
+    if asked is not None and asked.kind == "log" and spec.logging.driver == DISCARD:
+        raise UsageError(
+            "The log of a container that keeps none can't tell when it is ready.", hint="Leave --log-driver."
+        )
     ports = [port.internal for port in spec.network.ports if port.protocol == "tcp"]
     if not ports:
         exposed = (text.partition("/") for text in image.config.exposed_ports)

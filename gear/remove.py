@@ -148,22 +148,28 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             layout.slices,
         ):
             files.remove_tree(directory)
-        for kept in (layout.volumes, *(layout.state / kind for kind in KINDS)) if volumes else ():
-            removal.remove_tree(kept)
+        for directory in kept(layout).values() if volumes else ():
+            removal.remove_tree(directory)
     manager.reload()
-    for kept in (layout.state / kind for kind in KINDS):
-        if not leftovers.entries(kept):
-            removal.remove_tree(kept)
-    _remove_if_empty(layout.volumes, layout.lock, layout.state)
+    _remove_if_empty(layout)
     return outcome
 
 
-def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
+def kept(layout: Layout) -> dict[str, Path]:
+    """What a purge leaves unless it is told otherwise, by what it is called."""
+    return {
+        "volumes": layout.volumes,
+        **{f"{words[0]}s": layout.state / kind for kind, words in KINDS.items()},
+    }
+
+
+def _remove_if_empty(layout: Layout) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
-    if not leftovers.entries(volumes):
-        removal.remove_tree(volumes)
-    if leftovers.entries(state) == [lock]:
-        if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
-            files.remove_file(lock)
+    for directory in kept(layout).values():
+        if not leftovers.entries(directory):
+            removal.remove_tree(directory)
+    if leftovers.entries(layout.state) == [layout.lock]:
+        if os.path.ismount(layout.state):  # a file system of its own: that is somebody else's to take away
+            files.remove_file(layout.lock)
         else:
-            removal.remove_tree(state)
+            removal.remove_tree(layout.state)

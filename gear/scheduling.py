@@ -167,7 +167,8 @@ def check(layout: Layout, name: str) -> Iterator[Finding]:
     try:
         wanted = find(layout, name)
     except GearError as error:
-        yield Finding(path(layout, name), error.message, hint=error.hint or "")
+        place = path(layout, name)
+        yield Finding(place, error.message.removeprefix(f"{place} "), hint=error.hint or "")
         return
     expected = rendered(layout, name, wanted)
     for file, (found, content) in containers.compare(expected).items():

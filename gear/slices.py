@@ -37,13 +37,13 @@ class Made:
 def checked_name(text: str) -> str:
     """The full name of a slice that can be made; raises UsageError."""
     name = slice_name(text)
+    if name in publishing.static_units():
+        raise UsageError(f"{name} comes with gear.", hint=f"Its budget is changed by: systemctl edit {name}")
     if not name.startswith("container-"):
         raise UsageError(
             f"{name} would not be below {TOP}, where all containers are.",
             hint=f"For example container-{name}",
         )
-    if name in publishing.static_units():
-        raise UsageError(f"{name} comes with gear.", hint=f"Its budget is changed by: systemctl edit {name}")
     return name
 
 
@@ -54,17 +54,21 @@ def _path(layout: Layout, name: str) -> Path:
 def find(layout: Layout, name: str) -> Budget | None:
     """The budget of the slice *name*; None for one that gear has not made.  Raises IntegrityError."""
     path = _path(layout, name)
-    document = files.read_json(path)
-    if document is None:
-        return None
+    hint = f"rm {path}, and gear slice create {name} with all its options"
     try:
+        document = files.read_json(path)
+        if document is None:
+            return None
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise ValueError(f"it is no slice of version {VERSION}")
         return Budget.read(document.get("resources"))
+    except IntegrityError as error:
+        error.hint = hint
+        raise
     except UsageError as error:
-        raise IntegrityError(f"{path} is damaged: {error.message}") from error
+        raise IntegrityError(f"{path} is damaged: {error.message}", hint=hint) from error
     except (TypeError, ValueError) as error:
-        raise IntegrityError(f"{path} is damaged: {error}.") from error
+        raise IntegrityError(f"{path} is damaged: {error}.", hint=hint) from error
 
 
 def made(layout: Layout) -> set[str]:
@@ -125,8 +129,7 @@ def check(layout: Layout) -> Iterator[Finding]:
         try:
             budget = find(layout, checked_name(name))
         except GearError as error:
-            hint = f"rm {path}, and gear slice create {name} with all its options"
-            yield Finding(path, f"can't be read: {error.message}", hint=hint)
+            yield Finding(path, f"can't be read: {error.message}", hint=error.hint or "")
             continue
         if budget is not None and _is_altered(layout, name, budget):
             yield Finding(

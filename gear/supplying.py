@@ -10,8 +10,11 @@ from gear import containers, files, install, journal, objects, publishing, store
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
-from gear.supplies import CONFIG, KINDS, SECRET
+from gear.supplies import CONFIG, ENV_SET, KINDS, SECRET
 from gear.systemd import Manager
+
+# What gives a container one.
+_OPTIONS = {SECRET: "secret", CONFIG: "config", ENV_SET: "env-set"}
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,6 @@ def remove(layout: Layout, kind: str, name: str) -> None:
         if found := users(layout, kind, name):
             raise GearError(
                 f"The {KINDS[kind][0]} {name} is in use by {', '.join(found)}.",
-                hint=f"Install {found[0]} without it, or: gear delete {found[0]}",
+                hint=f"gear update {found[0]} --unset {_OPTIONS[kind]}={name}",
             )
         objects.remove(layout, kind, name)

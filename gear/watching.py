@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, groups, usage
+from gear import containers, groups, probed, usage
 from gear.errors import GearError
 from gear.journaling import APP_LABEL
 from gear.model import Layout
@@ -42,6 +42,7 @@ class Look:
     image: str
     app: str
     usage: Usage | None
+    healthy: bool | None = None  # None without a health check, and for one that does not run
 
 
 class Watch:
@@ -86,7 +87,10 @@ class Watch:
                 found = usage.read(known.group, known.pid)
         if found is None:
             known.group = known.pid = None
-        return Look(name, known.unit, state, known.image, known.app, found)
+        healthy = None
+        if found is not None and (about := probed.health(self._layout, name, state, listed=True)):
+            healthy = about["status"] == "healthy"
+        return Look(name, known.unit, state, known.image, known.app, found, healthy)
 
     def _group(self, unit: str) -> str | None:
         """The control group as PID 1 knows it; None when the unit has just ended."""

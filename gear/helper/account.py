@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posix as os
 from _json import encode_basestring_ascii as quoted
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from time import time
 
 from gear.helper import entries
@@ -17,33 +16,23 @@ NOTICE, WARNING = 5, 4  # syslog(3)
 
 
 class Account:
-    """Of the container whose unit is *unit* and whose bundle is in the directory *bundle*."""
+    """Of the container whose unit is *unit* and whose bundle is in the directory *bundle*.
+
+    journald adds whose entries they are (LogExtraFields=).
+    """
 
     def __init__(self, bundle: str, unit: str) -> None:
-        # Standard error of this process becomes a probe's, so the journal needs another descriptor.
-        self._journal = fcntl(2, F_DUPFD_CLOEXEC, 3)
         self._bundle = bundle
         self._name = unit.removeprefix("ctr-").removesuffix(".service")
 
-    def say(self, level: int, text: str) -> None:
-        """Have the journal keep the line *text*, which is of printable characters."""
-        try:
-            os.write(self._journal, f"<{level}>gear: {text}\n".encode())
-        except OSError:
-            pass  # journald is being restarted
+    def say(self, level: int, text: str, **fields: str) -> None:
+        """Have the journal keep an entry: *text*, which is of printable characters, and more *fields*."""
+        entries.send({"MESSAGE": text, "PRIORITY": str(level), "SYSLOG_IDENTIFIER": "gear", **fields})
 
-    def event(self, level: int, state: str) -> None:
-        """Have `gear events` show *state* (gear/notices.py)."""
-        entries.send(
-            {
-                "MESSAGE": f"{self._name} is {state}",
-                "PRIORITY": str(level),
-                "SYSLOG_IDENTIFIER": "gear",
-                "GEAR_EVENT": "health",
-                "GEAR_HEALTH": state,
-                "CONTAINER_NAME": self._name,
-            }
-        )
+    def state(self, level: int, state: str, why: str = "") -> None:
+        """The container is *state* from now on: an event that `gear events` shows (gear/notices.py)."""
+        text = f"{self._name} is {state}{': ' if why else ''}{why}"
+        self.say(level, text, GEAR_EVENT="health", GEAR_HEALTH=state)
 
     def record(self, state: str, failing: int, result: Result | None) -> None:
         """Write health.json, which gear status reads: when the state changes and after failing probes."""

@@ -1,4 +1,4 @@
-"""Programs of the host that the prober asks: systemctl(1) and journalctl(1), which it runs seldom and not for long."""
+"""What the prober asks of the host by systemctl(1) and journalctl(1)."""
 
 from __future__ import annotations
 

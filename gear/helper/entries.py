@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
+# In a unit's mount namespace that of its log namespace (systemd.exec(5), LogNamespace=).
 SOCKET = "/run/systemd/journal/socket"
 
 

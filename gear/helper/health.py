@@ -282,8 +282,7 @@ class Prober:
         before, self._state = self._state, "healthy"
         after_failures, self._failing = self._failing, 0
         if before != "healthy":
-            self._account.say(NOTICE, "healthy")
-            self._account.event(NOTICE, "healthy")
+            self._account.state(NOTICE, "healthy")
         if before != "healthy" or after_failures:
             self._account.record(self._state, self._failing, result)
         if not self._ready and self._asked["ready"] == "healthy":
@@ -294,8 +293,7 @@ class Prober:
         before, self._state = self._state, "unhealthy"
         self._why = result.words()
         if before != "unhealthy":
-            self._account.say(WARNING, f"unhealthy: {self._why}")
-            self._account.event(WARNING, "unhealthy")
+            self._account.state(WARNING, "unhealthy", self._why)
         self._account.record(self._state, self._failing, result)
         self._show()
         self._failing = 0 if self._check["on_failure"] != "none" else self._failing

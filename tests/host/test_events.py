@@ -83,6 +83,7 @@ def test_events_of_a_life_and_of_a_death(host: GearHost) -> None:
     )
     assert host.gear("events", "--since", since, "--until", since) == ""
     assert "filters nothing" in host.fails(2, "events", "--filter", "name")
+    assert "'x' is no time" in host.fails(2, "events", "--since", "x", "--no-follow")
     assert "There is no event" in host.fails(2, "events", "--filter", "event=x")
     host.gear("delete", "obs-fails")
     host.gear("log-namespace", "rm", "--entries", "obsevents")

@@ -38,7 +38,7 @@ def snapshot(host: GearHost) -> str:
         (2, "Two mounts are asked for on /c.", ("install", "hello", "web", "--tmpfs", "/c", "-v", "v:/c/")),
         (2, "A bind mount has no option 'suid'.", ("install", "hello", "web", "-v", "/srv:/c:suid")),
         (2, "'../v' can't name a volume.", ("install", "hello", "web", "-v", "../v:/c")),
-        (2, "'lots' is no amount of memory.", ("install", "hello", "web", "--memory", "lots")),
+        (2, "'lots' is no size.", ("install", "hello", "web", "--memory", "lots")),
         (2, "'0' is no number of processors.", ("install", "hello", "web", "--cpus", "0")),
         (2, "'-1' is no limit of processes.", ("install", "hello", "web", "--pids-limit=-1")),
         (2, "'SIGNOTHING' is no signal.", ("install", "hello", "web", "--stop-signal", "SIGNOTHING")),

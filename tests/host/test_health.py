@@ -24,10 +24,10 @@ def check(host: GearHost, name: str) -> dict[str, Any]:
 
 
 def words(host: GearHost, name: str) -> list[str]:
-    """What gear itself has written into the journal of a container."""
+    """What its prober has written into the journal of a container."""
     host.run("journalctl", "--sync")
-    said = host.out("journalctl", "-u", f"ctr-{name}", "-o", "cat", "--no-pager", "_TRANSPORT=stdout")
-    return [line for line in said.splitlines() if line.startswith("gear: ")]
+    said = host.out("journalctl", "-u", f"ctr-{name}", "-o", "cat", "--no-pager", "SYSLOG_IDENTIFIER=gear")
+    return [line for line in said.splitlines() if line]
 
 
 def commands(host: GearHost, name: str) -> list[str]:
@@ -65,8 +65,8 @@ def test_a_server_that_hangs_is_restarted_and_no_timer_is_made(host: GearHost) -
     host.gear("wait", "--healthy", "hc-web", "--timeout", "60s")
     assert host.json("status", "hc-web")[0]["restarts"] == 1
     said = words(host, "hc-web")
-    assert said[0] == said[-1] == "gear: healthy" and len(said) == 3, said
-    assert said[1].startswith("gear: unhealthy: it took longer than 1.5 s"), said
+    assert said[0] == said[-1] == "hc-web is healthy" and len(said) == 3, said
+    assert said[1].startswith("hc-web is unhealthy: it took longer than 1.5 s"), said
     told = host.out("journalctl", "-u", "ctr-hc-web", "-o", "cat", "--no-pager", "_PID=1")
     assert "Failed with result 'watchdog'" in told and "Watchdog request" in told
     shown = host.gear(
@@ -106,7 +106,7 @@ def test_units_that_are_ordered_after_it_wait_until_it_is_healthy(host: GearHost
     assert host.show("ctr-hc-db.service", "TimeoutStartUSec") == "6min 35.600000s"
     host.gear("exec", "hc-db", "touch", "/tmp/up")
     host.wait(lambda: host.show("hc-after.service", "ActiveState") == "active", "what is ordered after it")
-    assert words(host, "hc-db") == ["gear: healthy"]
+    assert words(host, "hc-db") == ["hc-db is healthy"]
     host.sh("systemctl stop hc-after; rm /run/systemd/system/hc-after.service; systemctl daemon-reload")
 
 
@@ -224,7 +224,7 @@ def test_a_prober_that_stood_still_raises_no_alarm(host: GearHost) -> None:
     host.sh(f"kill -CONT {prober}")
     before = counted()
     host.wait(lambda: counted() > before + 20, "further probes")
-    assert host.pid("hc-still") == pid and words(host, "hc-still") == ["gear: healthy"]
+    assert host.pid("hc-still") == pid and words(host, "hc-still") == ["hc-still is healthy"]
 
 
 def test_a_slow_stop_is_not_hurried(host: GearHost) -> None:
@@ -259,6 +259,30 @@ def test_ready_when_a_port_or_a_line_is_there(host: GearHost) -> None:
     host.gear("install", "hello", "hc-log", *SHELL, "--restart", "no", "--start-timeout", "1s", "--ready-when",
               "log:never", "--", "-c", script)  # fmt: skip
     assert "not ready within the start timeout" in host.fails(1, "restart", "hc-log")
+    # What keeps its output elsewhere is listened to there, and its prober writes there.
+    host.gear("install", "hello", "hc-log", *SHELL, "--log-namespace", "hclog", "--ready-when", "log:is ready$",
+              "--health-cmd", "test ! -e /tmp/bad", *QUICK, "--health-on-failure", "none", "--start-timeout", "30s",
+              "--", "-c", script)  # fmt: skip
+    host.gear("restart", "hc-log")
+    host.gear("wait", "--healthy", "hc-log", "--timeout", "60s")
+    assert 'gear_container_healthy{container="hc-log"} 1' in host.gear("metrics")
+    host.gear("exec", "hc-log", "touch", "/tmp/bad")
+    host.wait(lambda: check(host, "hc-log")["status"] == "unhealthy", "the verdict")
+    assert 'gear_container_healthy{container="hc-log"} 0' in host.gear("metrics")
+    host.sh("journalctl --namespace=hclog --sync")
+    events = host.gear("events", "--no-follow", "--since=-2min", "--filter", "event=health", "--filter",
+                       "container=hc-log", "--output", "json").splitlines()  # fmt: skip
+    found = [json.loads(line) for line in events]
+    assert [(item["health"], item["image"]) for item in found] == [
+        ("healthy", "hello:latest"), ("unhealthy", "hello:latest")
+    ]  # fmt: skip
+    assert "hc-log is unhealthy: exit status 1" in host.gear("logs", "--all", "hc-log")
+    assert "unhealthy" not in host.gear("logs", "hc-log")
+    assert "can't tell when it is ready" in host.fails(
+        2, "install", "hello", "hc-none", "--log-driver", "none", "--ready-when", "log:x"
+    )
+    host.gear("delete", "hc-log")
+    host.gear("log-namespace", "rm", "--entries", "hclog")
 
 
 HOSTILE = b"""

@@ -103,7 +103,7 @@ def test_purge_leaves_nothing_but_volumes(host: GearHost) -> None:
     host.gear("slice", "create", "container-rest")
     host.gear("slice", "create", "container-rest-inner")
     out = host.gear("purge")
-    assert "a is deleted\nb is deleted\n" in out and "volumes are kept in /var/lib/gear/volumes" in out
+    assert "a is deleted\nb is deleted\n" in out and "what is kept in /var/lib/gear: volumes" in out
     assert host.sh("ls /var/lib/gear") == "lock\nvolumes"
     assert (
         host.sh("ls /usr/local/lib/systemd/system; ls -d /etc/systemd/system/container* 2>/dev/null || :")

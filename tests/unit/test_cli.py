@@ -579,7 +579,7 @@ def test_many_names() -> None:
         (["--pids-limit", "-1"], "'-1' is no limit of processes."),
         (["--pids-limit", "9" * 5000], f"'{'9' * 5000}' is no limit of processes."),
         (["-m", "12"], "A memory limit of 12 bytes can't work."),
-        (["-m", "9" * 400], f"'{'9' * 400}' is no amount of memory."),
+        (["-m", "9" * 400], f"'{'9' * 400}' is no size."),
         (["--cpus", "0"], "'0' is no number of processors."),
         (["--memory-swap", "2m"], "2m of memory and swap can't be: that includes memory."),
         (

@@ -17,7 +17,7 @@ from gear.journaling import Logging
 from gear.naming import Naming
 from gear.network import Network
 from gear.restarts import Pace
-from gear.supplies import Supplies
+from gear.supplies import Secret, Supplies
 
 PARTS = {
     "network": Network,
@@ -80,3 +80,19 @@ def test_changes_are_named_with_their_class() -> None:
     ]
     assert effects.worst(found) == RESTART
     assert effects.worst(found[1:]) == LIVE
+
+
+def test_an_object_that_asks_for_nothing_any_more_has_changed_only_in_what_it_asked_for() -> None:
+    old = replace(
+        rendering.make_spec(),
+        supplies=Supplies(secrets=(Secret("a", "a"),)),
+        pace=Pace(limit=3, window=60.0),
+    )
+    new = replace(old, supplies=Supplies(), pace=Pace())
+    assert [change.path for change in effects.between(old, new)] == [
+        "supplies.secrets",
+        "pace.limit",
+        "pace.window",
+    ]
+    # limit alone would say nothing.
+    assert [change.member for change in effects.between(old, new)] == ["secrets", "pace.limit", "pace.window"]

@@ -411,6 +411,26 @@ def place(root: mounts.Root, path: str, *, directory: bool = True) -> str:
         os.close(descriptor)
 
 
+def test_renames_of_others_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """openat2(2) gives EAGAIN while anybody renames, and not for anything that is wrong here."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/run").symlink_to("../run")
+    answers = iter([BlockingIOError, BlockingIOError, None])
+    openat2 = syscalls.openat2
+
+    def busy(*args: Any, **options: Any) -> int:
+        if (error := next(answers)) is not None:
+            raise error
+        return openat2(*args, **options)
+
+    monkeypatch.setattr(syscalls, "openat2", busy)
+    with root_of(tmp_path) as root:
+        place = root.destination("/var/run")
+        assert os.fstat(place).st_ino == (tmp_path / "run").stat().st_ino
+        os.close(place)
+
+
 def test_destinations_stay_below_the_root(tmp_path: Path) -> None:
     root_path, outside = tmp_path / "root", tmp_path / "outside"
     (root_path / "real").mkdir(parents=True)

@@ -506,16 +506,16 @@ def test_state_directory_goes_only_when_it_is_empty(layout: Layout) -> None:
     layout.volumes.mkdir(parents=True)
     layout.lock.touch()
     (layout.state / "mine").touch()
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert os.listdir(layout.state) == ["mine", "lock"] or sorted(os.listdir(layout.state)) == [
         "lock",
         "mine",
     ]
     (layout.state / "mine").unlink()
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert not layout.state.exists()
     (layout.volumes / "data").mkdir(parents=True)
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert (layout.volumes / "data").is_dir()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,23 @@ def test_failed_program(script: str, message: str) -> None:
 def test_shown_program_has_the_standard_output_of_gear(capfd: pytest.CaptureFixture[str]) -> None:
     assert process.show(["sh", "-c", "echo shown; exit 4"]) == 4
     assert capfd.readouterr().out == "shown\n"
+
+
+def test_a_namespace_that_nobody_listens_for_has_written_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "socket"
+    assert not journal._listens(str(place))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        assert journal._listens(str(place))
+    assert not journal._listens(str(place))
+
+    def fail(*_: object) -> str:
+        raise GearError("no")
+
+    monkeypatch.setattr(process, "output", fail)
+    journal.synchronize("gear-test-none")
+    with pytest.raises(GearError):
+        journal.synchronize()

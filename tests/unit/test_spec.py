@@ -165,7 +165,7 @@ def test_what_is_no_signal(text: str) -> None:
                 "9" * 400,
                 "9" * 5000,
             ],
-            "{value!r} is no amount of memory.",
+            "{value!r} is no size.",
             "Write for example 512m or 2g.",
         ),
         (

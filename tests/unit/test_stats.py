@@ -169,7 +169,7 @@ def test_metrics_are_what_a_scraper_reads() -> None:
     assert one.usage is not None
     pressed = replace(one.usage, pressure={("cpu", "some"): Pressure(1.5, 2.5)})
     idle = Look("idle", "ctr-idle.service", "failed", 'a"b\\c\n', "shop", None)
-    text = metrics.text([replace(one, usage=pressed), idle])
+    text = metrics.text([replace(one, usage=pressed, healthy=True), idle])
     assert text.endswith("# EOF\n")
     found = {
         (sample.name, *sorted(sample.labels.items())): sample.value
@@ -183,6 +183,7 @@ def test_metrics_are_what_a_scraper_reads() -> None:
         ("gear_container_running", web): 1,
         ("gear_container_running", ("container", "idle")): 0,
         ("gear_container_failed", web): 0,
+        ("gear_container_healthy", web): 1,
         ("gear_container_failed", ("container", "idle")): 1,
         ("gear_container_cpu_seconds_total", web): 2.5,
         ("gear_container_memory_bytes", web): 4096,

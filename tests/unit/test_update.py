@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import rendering
 from gear import cli, cli_resources, cli_update
 from gear.errors import UsageError
 from gear.spec import Spec
+from gear.supplies import CONFIG, Config, Supplies
 
 BEFORE = rendering.make_spec(
     env={"A": "1", "B": "2"},
@@ -42,13 +44,13 @@ BEFORE = rendering.make_spec(
 )
 
 
-def updated(*words: str, command: tuple[str, ...] | None = None) -> Spec:
+def updated(*words: str, command: tuple[str, ...] | None = None, spec: Spec = BEFORE) -> Spec:
     verb = cli.verbs_of("gear.cli_update")["update"]
     args = cli.verb_parser(verb, "gear update").parse_intermixed_args(["web", *words])
     args.command = command
     request = cli_update._Request(args)
     assert request.names == ["web"]
-    return request.change(BEFORE)
+    return request.change(spec)
 
 
 def differences(new: Spec) -> dict[str, Any]:
@@ -124,6 +126,12 @@ def test_changes_what_is_named_and_nothing_else(words: list[str], changed: dict[
     assert differences(updated(*words)) == changed
 
 
+def test_a_config_goes_by_its_name_or_its_place() -> None:
+    spec = replace(BEFORE, supplies=Supplies(configs=(Config("a", "/etc/a"), Config("b", "/etc/b"))))
+    for item in ("a", "/etc/a"):
+        assert updated("--unset", f"config={item}", spec=spec).supplies.names(CONFIG) == ("b",)
+
+
 def test_command_stands_behind() -> None:
     assert differences(updated(command=("sh",))) == {"command": ["sh"]}
     assert updated("--unset", "command").command is None
@@ -137,6 +145,7 @@ def test_command_stands_behind() -> None:
         (["--unset", "storage-driver"], "--storage-driver can't be changed by gear update."),
         (["--ip", "10.0.0.3"], "--ip can't be changed by gear update."),
         (["--unset", "env=X"], "There is no 'X' among what --env lists."),
+        (["--unset", "ulimit=core"], "There is no 'core' among what --ulimit lists."),
         (["--unset", "memory=1g"], "There is nothing to unset that is called 'memory=1g'."),
         (["--unset", "device-read-iops"], "--unset device-read-iops takes one of its items."),
         (["--net-burst", "64k", "--unset", "net-rate"], "can not be so: /network"),
