@@ -154,7 +154,7 @@ def test_a_line_is_looked_for_where_it_is_written() -> None:
     }  # fmt: skip
     spec = rendering.make_spec(**log, logging={"namespace": "web"})
     assert rendered(spec, image())[1]["health"]["namespace"] == "web"
-    with pytest.raises(UsageError, match="thrown away"):
+    with pytest.raises(UsageError, match="can.t tell when it is ready"):
         rendered(rendering.make_spec(**log, logging={"driver": "none"}), image())
 
 
