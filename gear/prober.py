@@ -34,13 +34,7 @@ def wanted(spec: Spec, image: Image) -> tuple[Check | None, Readiness]:
     if not ports:
         exposed = (text.partition("/") for text in image.config.exposed_ports)
         ports = [int(number) for number, _, protocol in exposed if protocol == "tcp"]
-    ready = readiness(spec.health, check, list(dict.fromkeys(ports)))
-    if ready.kind == "log" and spec.logging.driver == DISCARD:
-        raise UsageError(
-            f"{spec.name} can't be ready when it has written a line: what it writes is thrown away.",
-            hint="Leave out --log-driver none, or give another --ready-when.",
-        )
-    return check, ready
+    return check, readiness(spec.health, check, list(dict.fromkeys(ports)))
 
 
 def start_member(spec: Spec, image: Image, signal: int) -> dict[str, Any] | None:
