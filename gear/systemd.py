@@ -42,6 +42,10 @@ _SIGNATURES = {
 }
 
 
+# Calls wait for PID 1, which answers nobody while it reads units again: as long as systemctl(1) gives a daemon-reload.
+_TIMEOUT = ("SYSTEMD_BUS_TIMEOUT", "3min")
+
+
 class UnitError(GearError):
     """systemd refused a request about a unit."""
 
@@ -81,7 +85,7 @@ class Manager:
         self._results: dict[str, str] = {}
         self._bus = DBus()
         try:
-            self._bus.open()
+            _open(self._bus)
         except Exception as error:
             raise HostError(
                 f"The system bus can't be reached: {_reason(error)}.", hint="systemctl status dbus.socket"
@@ -283,6 +287,23 @@ class Manager:
         value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")
         found = _decoded(value)
         return [found] if isinstance(found, str) else list(found or [])
+
+
+def _open(bus: Any) -> None:
+    """Connect, with _TIMEOUT for each call unless the caller's environment has another.
+
+    pystemd has no word for it.  The library reads the variable with the connection's first call, in open(), and keeps
+    it (sd_bus_get_method_call_timeout(3)); so no program that is started later sees it.
+    """
+    name, value = _TIMEOUT
+    missing = name not in os.environ
+    if missing:
+        os.environ[name] = value
+    try:
+        bus.open()
+    finally:
+        if missing:
+            del os.environ[name]
 
 
 def _encoded(value: Any) -> Any:
