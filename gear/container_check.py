@@ -33,6 +33,7 @@ from gear import (
     uids,
     upgrade_record,
     volume_check,
+    volumestore,
 )
 from gear.checking import directory_mode
 from gear.errors import GearError
@@ -93,9 +94,7 @@ def _directories(layout: Layout) -> Iterator[Finding]:
     ):
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
-    for path in _entries(layout.volumes):
-        if path.name.startswith(files.PARTIAL):
-            continue
+    for path in [layout.volumes / name for name in volumestore.names(layout)]:
         if (path / "data").is_dir():
             yield from volume_check.check(layout, path.name)
         else:

@@ -93,7 +93,7 @@ def _processors(group: str) -> float | None:
 
 
 def forget_devices(group: str) -> None:
-    """Take away the limits of all devices in *group*: PID 1 writes those that it knows when it reads units again, and
+    """Take away the limits of all devices in *group*: PID 1 writes those that it knows when it applies limits, and
     leaves those as they are that it has been told of before."""
     lines = (_read(group, "io.max") or "").splitlines()
     for device in [line.split()[0] for line in lines if line]:

@@ -28,7 +28,7 @@ def _all(part: str, members: str, effect: str) -> dict[str, str]:
 
 
 TABLE: Mapping[str, str] = {
-    # PID 1 applies what is in a unit when it reads units again, for those that run as well.
+    # PID 1 applies what is in a unit to those that run as well.
     **_all(
         "resources.",
         "cpu_weight cpu_quota cpu_period cpus memory_nodes memory_min memory_low memory_high memory_max "

@@ -111,8 +111,9 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += _store_leftovers(layout, with_images=with_images)
     if with_volumes:
         used = {volume for name in installed for volume in mounted(layout, name)}
-        for path in entries(layout.volumes):
-            if path.name not in used and not path.name.startswith(files.PARTIAL):
+        for name in volumestore.names(layout):
+            if name not in used:
+                path = layout.volumes / name
                 found.append(_tree("a volume that no container uses", path, holds_data=True))
     return found
 

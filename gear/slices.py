@@ -108,6 +108,7 @@ def create(manager: Manager, layout: Layout, text: str, change: Callable[[Budget
                 effective.forget_devices(groups.slice_path(name))
             # PID 1 may have made the slice itself, for a container that was in it before it had a budget.
             manager.reload()
+            manager.apply_limits(name)
     before, after = (old or Budget()).to_mapping(), wanted.to_mapping()
     changes = [member for member in sorted({*before, *after}) if before.get(member) != after.get(member)]
     return Made(name, wanted, old is None, tuple(changes))

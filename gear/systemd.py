@@ -41,6 +41,13 @@ _SIGNATURES = {
 }
 
 
+# Calls wait for PID 1, which answers nobody while it reads units again: as long as systemctl(1) gives a daemon-reload.
+_TIMEOUT = ("SYSTEMD_BUS_TIMEOUT", "3min")
+
+# Where PID 1 writes properties that are set until the next boot (systemd.unit(5)).
+_RUNTIME_SETTINGS = "/run/systemd/system.control"
+
+
 class UnitError(GearError):
     """systemd refused a request about a unit."""
 
@@ -80,7 +87,7 @@ class Manager:
         self._results: dict[str, str] = {}
         self._bus = DBus()
         try:
-            self._bus.open()
+            _open(self._bus)
         except Exception as error:
             raise HostError(
                 f"The system bus can't be reached: {_reason(error)}.", hint="systemctl status dbus.socket"
@@ -202,6 +209,26 @@ class Manager:
         except Exception as error:
             raise UnitError(f"systemd refused to change {unit}: {_reason(error)}.") from error
 
+    def apply_limits(self, unit: str) -> None:
+        """Have what runs of *unit* get the limits of its unit file; for files that reload() has read.
+
+        systemd 252 does so in reload() itself; 257 keeps what was in force until a property is set (systemd's pull
+        request 38190), and applies all of them then.  So one is set to what it is, which writes a drop-in, and that
+        goes again.  When gear is killed meanwhile, it stays until the next boot or change, and says nothing new.
+        """
+        if self.get(unit, "ActiveState", "s") in ("inactive", "failed"):
+            return
+        directory = f"{_RUNTIME_SETTINGS}/{unit}.d"
+        value = self.get(unit, "TasksAccounting", "b", _interface_of(unit))
+        try:
+            self.set_properties(unit, [("TasksAccounting", bool(value))])
+        finally:
+            with suppress(OSError):  # not there, or others have something beside it
+                os.unlink(f"{directory}/50-TasksAccounting.conf")
+                os.rmdir(directory)
+                os.rmdir(_RUNTIME_SETTINGS)
+        self.reload()
+
     def _variants(self, properties: Sequence[tuple[str, Any]]) -> list[tuple[int, Any]]:
         """An array of (name, variant) as pystemd's marshalling wants it."""
         words: list[tuple[int, Any]] = [(ord("a"), b"(sv)")]
@@ -282,6 +309,28 @@ class Manager:
         value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")
         found = _decoded(value)
         return [found] if isinstance(found, str) else list(found or [])
+
+
+def _interface_of(unit: str) -> str:
+    """The interface of what only units of its type have."""
+    return f"org.freedesktop.systemd1.{unit.rpartition('.')[2].capitalize()}"
+
+
+def _open(bus: Any) -> None:
+    """Connect, with _TIMEOUT for each call unless the caller's environment has another.
+
+    pystemd has no word for it.  The library reads the variable with the connection's first call, in open(), and keeps
+    it (sd_bus_get_method_call_timeout(3)); so no program that is started later sees it.
+    """
+    name, value = _TIMEOUT
+    missing = name not in os.environ
+    if missing:
+        os.environ[name] = value
+    try:
+        bus.open()
+    finally:
+        if missing:
+            del os.environ[name]
 
 
 def _encoded(value: Any) -> Any:

@@ -154,7 +154,9 @@ def _one_line(text: str) -> str:
 
 def _resource_lines(spec: Spec) -> list[tuple[str, str]]:
     devices = unit_lines({"devices": confinement.device_rules(spec)})
-    return [*limiting.unit_lines(budget_of(spec)), *limiting.service_lines(spec.resources), *devices]
+    limits = [*limiting.unit_lines(budget_of(spec)), *limiting.service_lines(spec.resources)]
+    # All else that `gear stats` shows is counted anyway (systemd-system.conf(5)).
+    return [("IOAccounting", "yes"), *limits, *devices]
 
 
 def _wanted_by(spec: Spec) -> str:
@@ -266,6 +268,7 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("KillSignal", prober.stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
+        ("IOAccounting", True),
         *limiting.properties(budget_of(spec)),
         *properties({"devices": confinement.device_rules(spec)}),
     ]

@@ -83,7 +83,8 @@ def follow(manager: Manager, layout: Layout, before: Before, spec: Spec) -> None
     if effects.forgets_devices(before.spec.resources, spec.resources):
         group = manager.properties(spec.unit, "Service").get("ControlGroup")
         effective.forget_devices(str(group or ""))
-        manager.reload()  # which writes those that are left
+    if any(change.path.startswith("resources.") for change in changes):
+        manager.apply_limits(spec.unit)
     if before.pid is None or effects.worst(changes) != LIVE:
         return
     if any(change.path.startswith("network.") for change in changes):

@@ -35,7 +35,8 @@ def names(layout: Layout) -> list[str]:
             found = sorted(os.listdir(layout.volumes))
         except FileNotFoundError:
             return []
-    return [name for name in found if not name.startswith(files.PARTIAL)]
+    # A disk of their own has e2fsck's directory at its top.
+    return [name for name in found if not name.startswith(files.PARTIAL) and name != "lost+found"]
 
 
 def require(layout: Layout, name: str) -> Path:

@@ -106,6 +106,12 @@ def test_without_systemd_it_says_so(host: GearHost) -> None:
     assert "error: The system bus can't be reached" in done.stderr.decode()
 
 
+def test_calls_wait_for_a_busy_pid_1(host: GearHost) -> None:
+    # It is in no hurry now, and often answers before anybody has to wait.
+    waits = "strace -f -e trace=ppoll gear ps 2>&1 >/dev/null | grep -o 'tv_sec=[0-9]*' || :"
+    host.wait(lambda: {"tv_sec=179", "tv_sec=180"} & set(host.sh(waits).split()), "a wait of three minutes")
+
+
 def test_a_kernel_without_user_namespaces_is_named(host: GearHost) -> None:
     # A new user namespace may have its own limit of further ones: none.
     script = "echo 0 > /proc/sys/user/max_user_namespaces; gear install hello x"

@@ -112,6 +112,11 @@ def test_slices(host: GearHost) -> None:
     assert "no limits" in host.gear("slice", "create", SLICE)
     host.gear("update", NAME, "--slice", SLICE, "--restart-now")
     assert host.show(UNIT, "ControlGroup") == f"/container.slice/{SLICE}/{UNIT}"
+    # Applied to what runs, with nothing left of the way there.
+    host.sh(f"rm /usr/local/lib/systemd/system/{SLICE}")
+    host.gear("slice", "create", SLICE)
+    assert (host.show(SLICE, "DropInPaths"), host.show(SLICE, "NeedDaemonReload")) == ("", "no")
+    host.sh("test ! -e /run/systemd/system.control")
     assert NAME in host.fails(1, "slice", "rm", SLICE)
     (row,) = [row for row in host.json("slice", "list") if row["name"] == SLICE]
     assert (row["containers"], row["made"], row["resources"]) == ([NAME], True, {})

@@ -62,7 +62,7 @@ def test_every_unit_has_the_same_sections_and_only_known_keys() -> None:
         "Service.SuccessExitStatus Service.Slice Service.SyslogIdentifier Service.IgnoreSIGPIPE Service.TasksMax "
         "Service.LogExtraFields Service.LogNamespace Service.LogRateLimitIntervalSec Service.LogRateLimitBurst "
         "Service.LogLevelMax Service.StandardOutput Service.StandardError "
-        "Service.MemoryMax Service.CPUQuota Service.DevicePolicy Service.DeviceAllow "
+        "Service.IOAccounting Service.MemoryMax Service.CPUQuota Service.DevicePolicy Service.DeviceAllow "
         "Service.MemorySwapMax Service.CPUWeight Service.AllowedCPUs "
         "Service.FileDescriptorStoreMax "
         "Service.LimitNOFILE Service.LimitCORE Service.OOMScoreAdjust Service.Delegate Service.ReadOnlyPaths "

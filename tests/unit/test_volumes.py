@@ -147,6 +147,7 @@ def test_a_volume_appears_whole_or_not_at_all(layout: Layout) -> None:
     assert os.listdir(layout.volumes) == []
     with volumestore.making(layout, "v", Record(size=None, labels={"a": "b"})) as data:
         (data / "file").write_text("whole")
+    (layout.volumes / "lost+found").mkdir()
     assert volumestore.names(layout) == ["v"] and volumestore.record(layout, "v").labels == {"a": "b"}
     with pytest.raises(GearError, match="a volume v already"), volumestore.making(layout, "v", Record()):
         pass

@@ -44,8 +44,8 @@ def nothing_left(machine: GearHost) -> Iterator[None]:
     names = machine.sh("ls /var/lib/gear/containers")
     if found := [name for name in names.split() if name.startswith("vres")]:
         machine.gear("delete", *found)
-    for name in ("container-vres1", "container-vres2"):
-        machine.gear("slice", "rm", name)
+    if "container-vres1" in machine.sh("ls /var/lib/gear/slices 2>/dev/null || :"):
+        machine.gear("slice", "rm", "container-vres1")
 
 
 def group(name: str, inside: str = "") -> str:
@@ -62,16 +62,21 @@ def counted(machine: GearHost, path: str) -> dict[str, int]:
 
 
 def start(machine: GearHost, name: str, *options: str, command: tuple[str, ...]) -> None:
-    machine.gear("install", "hello", name, "--restart", "no", *options, "--start", "--", *command)
+    # A shell hears no other signal while it is busy.
+    general = ("--restart", "no", "--stop-signal", "KILL", "--net", "none")
+    machine.gear("install", "hello", name, *general, *options, "--start", "--", *command)
 
 
-def processors(machine: GearHost, directory: str, periods: int = 60) -> float:
-    """How many processors' worth of time a group has, over so many periods of its quota."""
+def assert_held_to(machine: GearHost, directory: str, processors: float) -> None:
+    """See that a busy group gets so many processors' worth of time, over 60 periods of its quota.
+
+    On a machine that others keep busy it may get less, but not as little as with half of the quota.
+    """
     stat = f"{directory}/cpu.stat"
-    return (
-        float(machine.out("python3", "/root/rate.py", stat, "usage_usec", stat, "nr_periods", str(periods)))
-        / 1e6
-    )
+    rate = machine.out("python3", "/root/rate.py", stat, "usage_usec", stat, "nr_periods", "60")
+    share = float(rate) / 1e6 / processors
+    print(f"{share:.3f} of {processors} processors")
+    assert 0.55 < share < 1.05
 
 
 def inspected(machine: GearHost, name: str) -> Any:
@@ -93,7 +98,7 @@ def test_memory_and_processes(machine: GearHost) -> None:
     assert (state["active_state"], state["result"]) == ("failed", "oom-kill")
 
     # With nothing to give back it is slowed down, and not killed.
-    high = ("--memory-high", "16m", "--memory-swap-max", "0", "--restart", "no")
+    high = ("--memory-high", "16m", "--memory-swap-max", "0")
     start(
         machine,
         "vres-high",
@@ -113,13 +118,13 @@ def test_processor_time_changed_while_it_runs(machine: GearHost) -> None:
     start(machine, "vres-cpu", "--cpus", "0.5", "--cpuset-cpus", "1", command=BUSY)
     pid, directory = machine.pid("vres-cpu"), group("vres-cpu")
     assert "Cpus_allowed_list:\t1\n" in machine.read(f"/proc/{pid}/status").decode()
-    assert processors(machine, directory) == pytest.approx(0.5, rel=0.05)
+    assert_held_to(machine, directory, 0.5)
     assert counted(machine, f"{directory}/cpu.stat")["nr_throttled"] > 0
 
     machine.gear("update", "vres-cpu", "--cpus", "0.25", "--memory", "64m", "--cpu-weight", "30")
     limits = {"cpu.max": "25000 100000", "memory.max": str(64 << 20), "cpu.weight": "30"}
     assert {name: read(machine, f"{directory}/{name}") for name in limits} == limits
-    assert processors(machine, directory) == pytest.approx(0.25, rel=0.05)
+    assert_held_to(machine, directory, 0.25)
     machine.sh("systemctl daemon-reload")
     assert {name: read(machine, f"{directory}/{name}") for name in limits} == limits
     document = inspected(machine, "vres-cpu")
@@ -158,21 +163,22 @@ def test_slice_limits_its_containers_together(machine: GearHost) -> None:
     for name in ("vres-a", "vres-b"):
         start(machine, name, "--slice", "container-vres1", command=BUSY)
     directory = f"{ROOT}/container-vres1.slice"
-    assert processors(machine, directory) == pytest.approx(0.5, rel=0.05)
+    assert_held_to(machine, directory, 0.5)
     assert inspected(machine, "vres-a")["kernel"]["effective"] == {
         "memory.max": 64 << 20, "memory.swap.max": 0, "cpu.max": 0.5, "pids.max": 2048,
     }  # fmt: skip
     assert "vres-a, vres-b" in machine.fails(1, "slice", "rm", "container-vres1")
     machine.gear("slice", "create", "container-vres1", "--cpus", "0.25")
     assert read(machine, f"{directory}/cpu.max") == "25000 100000"
-    assert processors(machine, directory) == pytest.approx(0.25, rel=0.05)
+    assert_held_to(machine, directory, 0.25)
     (listed,) = [row for row in machine.json("slice", "list") if row["name"] == "container-vres1.slice"]
     assert (listed["containers"], listed["used"]["memory"] > 0) == (["vres-a", "vres-b"], True)
 
     filler = ("sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=48; exec sleep 100000")
     machine.gear("delete", "vres-a", "vres-b")
     for name in ("vres-a", "vres-b"):
-        machine.gear("install", "hello", name, "--restart", "no", "--slice", "container-vres1", "--", *filler)
+        own = ("--restart", "no", "--net", "none", "--slice", "container-vres1")
+        machine.gear("install", "hello", name, *own, "--", *filler)
     machine.run("gear", "start", "vres-a", "vres-b", check=False)
     machine.wait(lambda: counted(machine, f"{directory}/memory.events")["oom_kill"], "both to be too much")
     assert int(read(machine, f"{directory}/memory.current")) <= 64 << 20
@@ -185,7 +191,8 @@ def test_huge_pages(machine: GearHost) -> None:
         wants = (
             "import mmap, sys, time\n"
             "def have(size): return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)\n"
-            "have(4 << 20).write(b'x')\n"
+            "kept = have(4 << 20)\n"
+            "kept.write(b'x')\n"
             "try: have(4 << 20)\n"
             "except OSError as error: print('refused', error.errno, flush=True)\n"
             "time.sleep(1e5)\n"
@@ -193,6 +200,8 @@ def test_huge_pages(machine: GearHost) -> None:
         options = (
             "--hugepages",
             "2M:4m",
+            "--net",
+            "none",
             "--restart",
             "no",
             "--start",
