@@ -65,7 +65,9 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
         if done:
             publishing.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
-            updating.catch_up(manager, context.layout, before[item.spec.name], item.spec)
+            problem = updating.catch_up(manager, context.layout, before[item.spec.name], item.spec)
+            if problem is not None:
+                context.warn(problem.message)
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
             status = max(status, _start(manager, context, done, reports))

@@ -94,13 +94,20 @@ def follow(manager: Manager, layout: Layout, before: Before, spec: Spec) -> None
     live.mark(layout, spec.name)
 
 
-def catch_up(manager: Manager, layout: Layout, before: Before | None, spec: Spec) -> None:
-    """follow() for what gear install has written, unless somebody has changed it again meanwhile."""
+def catch_up(manager: Manager, layout: Layout, before: Before | None, spec: Spec) -> GearError | None:
+    """follow() for what gear install has written, unless somebody has changed it again meanwhile.
+
+    Returns why what runs did not get it: it is installed all the same, and the next start has it.
+    """
     if before is None:
-        return
+        return None
     with files.locked(layout.lock):
         if containers.existing(layout, spec.name) == spec:
-            follow(manager, layout, before, spec)
+            try:
+                follow(manager, layout, before, spec)
+            except GearError as error:
+                return error
+    return None
 
 
 def update(manager: Manager, layout: Layout, name: str, change: Callable[[Spec], Spec]) -> Updated:
