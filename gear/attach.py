@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gear import inroot, inside, journal, process
+from gear import containers, inroot, inside, journal, process
 from gear.errors import GearError
+from gear.journaling import DISCARD
 from gear.model import Layout
 from gear.systemd import Manager
 
@@ -41,15 +42,19 @@ def attach(
             f"{name} can't be attached to: it was run in a terminal, and what it writes goes there.",
             hint=f"A shell beside it: gear exec -it {name} -- sh",
         )
+    spec = containers.existing(layout, name)
+    namespace = None if spec is None else spec.logging.namespace
+    if spec is not None and spec.logging.driver == DISCARD:
+        raise GearError(f"{name} can't be attached to: what it writes is thrown away (--log-driver none).")
     invocation = bytes(manager.properties(found.unit).get("InvocationID") or b"").hex()
     try:
         pidfd = os.pidfd_open(found.pid)
     except ProcessLookupError:
         raise inside.not_running(name) from None
     with inroot.opened(pidfd), _proxy(pidfd, sig_proxy):
-        cursor = journal.position()
+        cursor = journal.position(namespace)
         records = _Records(write, cursor)
-        arguments = journal.from_position(found.unit, invocation, cursor, follow=True)
+        arguments = journal.from_position(found.unit, namespace, invocation, cursor, follow=True)
         with process.reading(arguments) as output:
             while True:
                 ready, _, _ = select.select([output, pidfd], [], [])
@@ -58,8 +63,8 @@ def attach(
                 if pidfd in ready:
                     break
         # What it wrote last may be on its way to the journal still; what was printed is not printed again.
-        journal.synchronize()
-        rest = journal.from_position(found.unit, invocation, records.cursor, follow=False)
+        journal.synchronize(namespace)
+        rest = journal.from_position(found.unit, namespace, invocation, records.cursor, follow=False)
         records.take(process.output(rest, accept=(0, 1)).encode("utf-8", "surrogateescape"), whole=True)
     return _exit_status(manager, found)
 

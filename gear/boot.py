@@ -21,13 +21,23 @@ DIRECTORY = Path("/etc/systemd/system")
 # start them by SOCKETS_TARGET.
 ACTIVE_TARGET = "container-active.target"
 SOCKETS_TARGET = "container-sockets.target"
-_WANTED_BY = {ACTIVE_TARGET: "multi-user.target", SOCKETS_TARGET: "sockets.target"}
+_USUAL = {"socket": SOCKETS_TARGET, "timer": "timers.target"}
+_WANTED_BY = {
+    ACTIVE_TARGET: "multi-user.target",
+    SOCKETS_TARGET: "sockets.target",
+    "gear-metrics.socket": "sockets.target",
+}
 
 
 def link(unit: str) -> Path:
     """The link that makes *unit* start at boot."""
-    usual = SOCKETS_TARGET if unit.endswith(".socket") else ACTIVE_TARGET
-    return DIRECTORY / f"{_WANTED_BY.get(unit, usual)}.wants" / unit
+    usual = _USUAL.get(unit.rpartition(".")[2], ACTIVE_TARGET)
+    return wants(_WANTED_BY.get(unit, usual)) / unit
+
+
+def wants(target: str) -> Path:
+    """Where the links of what starts with *target* are."""
+    return DIRECTORY / f"{target}.wants"
 
 
 def enable(layout: Layout, unit: str) -> None:
@@ -52,7 +62,9 @@ def _make(path: Path, target: str) -> bool:
     """Make a link that is not there; tells whether it had to be made."""
     if path.is_symlink() and os.readlink(path) == target:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        files.sync_directory(path.parent.parent)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()  # it leads to another unit directory
     path.symlink_to(target)
@@ -77,6 +89,6 @@ def disable(unit: str) -> bool:
 
 def _remove(links: list[Path]) -> None:
     for path in links:
-        if files.remove_file(path):
+        if files.remove_durably(path):
             with contextlib.suppress(OSError):  # not empty: others start then
                 path.parent.rmdir()

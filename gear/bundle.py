@@ -10,18 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import attachment, confinement, naming
+from gear import attachment, confinement, naming, prober, provision
 from gear.confinement import INIT, LOCALTIME, QUIET
 from gear.definition import Definition
 from gear.errors import UsageError
 from gear.files import dump_json
 from gear.members import container_path
 from gear.model import Layout
-from gear.mounting import Mount, kernel_view
+from gear.mounting import SUBPATH, Mount, kernel_view
 from gear.network import HOST
 from gear.oci import Identity, Image
+from gear.provision import Content
 from gear.spec import Spec
 
+# What gear/helper/rootfs.py knows a directory in a volume by.
+HELPER_SUBPATH = "x-gear.subpath="
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A volume's name may have 200 characters, a container's 63.
@@ -57,8 +60,10 @@ def is_system(spec: Spec, image: Image) -> bool:
     return confinement.is_system(spec.isolation, command_line(spec, image))
 
 
-def environment(spec: Spec, image: Image, home: str, *, zone_in_image: bool = False) -> dict[str, str]:
-    """The payload's environment: defaults, then the image's, then what was asked for."""
+def environment(
+    spec: Spec, image: Image, home: str, *, zone_in_image: bool = False, content: Content | None = None
+) -> dict[str, str]:
+    """The payload's environment: defaults, then the image's, then that of environment sets, then its own."""
     result = {"PATH": DEFAULT_PATH, "HOME": home, "container": "gear"}
     if spec.isolation.uts != "host":
         result["HOSTNAME"] = spec.hostname or spec.name
@@ -66,6 +71,7 @@ def environment(spec: Spec, image: Image, home: str, *, zone_in_image: bool = Fa
     if (zone := spec.isolation.timezone) is not None:
         # By the environment: an image's /etc/localtime is a link, and a mount on it would cover another zone's file.
         result["TZ"] = zone if zone_in_image else f":{LOCALTIME}"
+    result.update(provision.variables(spec, content or Content()))
     result.update(spec.env)
     return result
 
@@ -107,15 +113,33 @@ def _mount_entry(mount: Mount, spec: Spec, layout: Layout) -> dict[str, Any]:
         return entry | {"type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", *mount.options]}
     if mount.kind == "volume":
         data = str(volume_directory(layout, mount.source))
-        options = ["bind", "idmap", "nodev", *mount.options]
+        options = ["bind", "idmap", "nodev", *mount.plain_options]
+        if (path := mount.value(SUBPATH)) is not None:
+            options.append(f"{HELPER_SUBPATH}{path}")
     else:
         data, recursive = mount.source, "rbind" in mount.options
         # With rbind, ids are mapped in every mount below as well.
-        mapped = ["ridmap" if recursive and option == "idmap" else option for option in mount.options]
+        mapped = ["ridmap" if recursive and option == "idmap" else option for option in mount.plain_options]
         options = [*([] if recursive else ["bind"]), "nodev", *mapped]
     if not spec.own_ids:
         options = [option for option in options if option not in ("idmap", "ridmap")]
+    if mount.owners is not None:
+        options.append("ridmap" if "rbind" in options else "idmap")
+        entry |= _mappings(mount, spec)
     return entry | {"type": "bind", "source": data, "options": options}
+
+
+def _mappings(mount: Mount, spec: Spec) -> dict[str, Any]:
+    """The one user and the one group of a mount that it is mapped for: all others can't own anything in it."""
+    assert mount.owners is not None
+    mapped = {}
+    for member, on_host, inside in zip(("uidMappings", "gidMappings"), *mount.owners, strict=True):
+        if inside >= spec.id_count:
+            raise UsageError(
+                f"{spec.name} can't have {mount.source} mounted for {inside}: it has {spec.id_count} ids."
+            )
+        mapped[member] = [{"containerID": on_host, "hostID": spec.uid_base + inside, "size": 1}]
+    return mapped
 
 
 def _files(spec: Spec, layout: Layout, *, zone_in_image: bool) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -152,7 +176,8 @@ def _mounts(spec: Spec, image: Image, layout: Layout, *, zone_in_image: bool) ->
         if destination not in taken:
             entry = {"destination": destination, "type": "bind", "source": source}
             mounts.append(entry | {"options": ["bind", "ro", *options]})
-    return mounts
+    mounts += prober.notify_mount(spec, image, layout)
+    return mounts + provision.mounts(spec, layout, taken)
 
 
 def render(
@@ -166,18 +191,25 @@ def render(
     zone_in_image: bool = False,
     networks: Mapping[str, Definition] | None = None,
     neighbours: Sequence[str] = (),
+    content: Content | None = None,
 ) -> dict[Path, bytes]:
     """The files of the bundle by their path: config.json (OCI runtime specification 1.0.2), start.json, hostname, hosts
     if it has one of its own, and seccomp.bpf when there is a filter.  *layers* are the directories of the image's
     layers, lowest first, *seccomp* is the compiled filter, *zone_in_image* says whether the image has the time zone,
-    *networks* are the definitions of those it is on, and *neighbours* the lines of hosts about others there."""
+    *networks* are the definitions of those it is on, *neighbours* the lines of hosts about others there, and *content*
+    is what its configs and environment sets hold."""
     confinement.require_consistent(spec)
     naming.require_possible(spec.naming, spec.network)
     directory = layout.containers / spec.name
     hostname = spec.hostname or spec.name
-    config = {
+    config: dict[str, Any] = {
         "ociVersion": "1.0.2",
-        "process": _process(spec, image, identity, zone_in_image=zone_in_image),
+        "process": _process(
+            spec,
+            image,
+            identity,
+            environment(spec, image, identity.home, zone_in_image=zone_in_image, content=content),
+        ),
         "root": {"path": "rootfs", "readonly": spec.read_only},
         "mounts": _mounts(spec, image, layout, zone_in_image=zone_in_image),
         "linux": _linux(spec),
@@ -189,9 +221,20 @@ def render(
         start["network"] = attachment.start_member(spec.name, spec.network, networks or {}, spec.naming)
     if passed := attachment.descriptors(spec.network):
         start["descriptors"] = passed
+    system = is_system(spec, image)
+    if health := prober.start_member(spec, image, prober.stop_signal(spec, image, system=system)):
+        start["health"] = health
+    if health and health["ready"] == "notify":
+        config["process"]["env"].append(f"NOTIFY_SOCKET={prober.NOTIFY_INSIDE}")
     if spec.network.shared is not None:
         start["join"] = spec.network.shared
-    rendered = {directory / "config.json": dump_json(config)}
+    start |= provision.start_members(spec, identity, layout)
+    if spec.resources.hugepages:
+        start["hugepages"] = dict(spec.resources.hugepages)
+    rendered = {
+        directory / "config.json": dump_json(config),
+        **provision.files(spec, layout, content or Content()),
+    }
     if not shares_hosts(spec):
         rendered[directory / "hosts"] = hosts(spec, networks or {}, neighbours)
     rendered[directory / "hostname"] = f"{hostname}\n".encode()
@@ -227,8 +270,7 @@ def hosts(spec: Spec, networks: Mapping[str, Definition], neighbours: Sequence[s
     return (text + "".join(f"{line}\n" for line in neighbours)).encode()
 
 
-def _process(spec: Spec, image: Image, identity: Identity, *, zone_in_image: bool) -> dict[str, Any]:
-    env = environment(spec, image, identity.home, zone_in_image=zone_in_image)
+def _process(spec: Spec, image: Image, identity: Identity, env: Mapping[str, str]) -> dict[str, Any]:
     user: dict[str, Any] = {
         "uid": identity.uid,
         "gid": identity.gid,

@@ -112,17 +112,6 @@ def _exactly(value: Any, members: tuple[str, ...], what: str) -> list[Any]:
     return [value[member] for member in members]
 
 
-# How the name in a signature has to agree with the name that was asked for (containers-policy.json(5)).
-MATCHES = (
-    "matchRepoDigestOrExact",
-    "matchExact",
-    "matchRepository",
-    "exactReference",
-    "exactRepository",
-    "remapIdentity",
-)
-
-
 @dataclass(frozen=True)
 class Identity:
     """Which names in signatures count.  *value* is a name or prefix, *signed* what stands for that prefix."""

@@ -27,16 +27,21 @@ TABLE = {
     "start": "gear.cli_lifecycle",
     "stop": "gear.cli_lifecycle",
     "restart": "gear.cli_lifecycle",
+    "wait": "gear.cli_health",
     "status": "gear.cli_lifecycle",
-    "logs": "gear.cli_lifecycle",
-    "list-units": "gear.cli_lifecycle",
+    "logs": "gear.cli_logs",
+    "list-units": "gear.cli_list",
     "inspect": "gear.cli_lifecycle",
+    "reload": "gear.cli_env",
     "ports": "gear.cli_ports",
     "link": "gear.cli_link",
     "kill": "gear.cli_inside",
     "pause": "gear.cli_inside",
     "resume": "gear.cli_inside",
     "top": "gear.cli_inside",
+    "stats": "gear.cli_stats",
+    "metrics": "gear.cli_stats",
+    "events": "gear.cli_events",
     "attach": "gear.cli_inside",
     "run": "gear.cli_run",
     "exec": "gear.cli_exec",
@@ -47,16 +52,28 @@ TABLE = {
     "export": "gear.cli_changes",
     "clone": "gear.cli_changes",
     "snapshot": "gear.cli_snapshot",
+    "set-env": "gear.cli_env",
+    "env": "gear.cli_env",
+    "upgrade": "gear.cli_upgrade",
+    "rollback": "gear.cli_upgrade",
+    "lock": "gear.cli_upgrade",
     "plan": "gear.cli_plan",
+    "update": "gear.cli_update",
     "apply": "gear.cli_install",
     "delete": "gear.cli_remove",
     "purge": "gear.cli_remove",
     "clean": "gear.cli_remove",
+    "df": "gear.cli_df",
     "fsck": "gear.cli_fsck",
 }
 GROUPS = {
     "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
     "network": "gear.cli_network gear.cli_network_check",
+    "volume": "gear.cli_volume gear.cli_volume_copies",
+    "secret": "gear.cli_secret",
+    "config": "gear.cli_config",
+    "log-namespace": "gear.cli_log_namespace",
+    "slice": "gear.cli_slice",
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
@@ -103,14 +120,14 @@ def usage() -> str:
         "Verbs:",
     ]
     for name, module in TABLE.items():
-        lines.append(f"  {name:<20}{verbs_of(module)[name].summary}")
+        lines.append(f"  {name:<22}{verbs_of(module)[name].summary}")
     for group, module in GROUPS.items():
         for name, verb in verbs_of(module).items():
-            lines.append(f"  {group + ' ' + name:<20}{verb.summary}")
-    lines.append(f"  {'version':<20}print the version of gear")
-    lines += [f"  {alias:<20}the same as {name}" for alias, name in ALIASES.items()]
+            lines.append(f"  {group + ' ' + name:<22}{verb.summary}")
+    lines.append(f"  {'version':<22}print the version of gear")
+    lines += [f"  {alias:<22}the same as {name}" for alias, name in ALIASES.items()]
     lines += ["", "Options:"]
-    lines += [f"  {option + ' DIR':<20}{text}" for option, (_, text) in _LAYOUT_OPTIONS.items()]
+    lines += [f"  {option + ' DIR':<22}{text}" for option, (_, text) in _LAYOUT_OPTIONS.items()]
     lines += ["", "gear VERB --help shows the arguments of a verb; gear(1) describes everything."]
     return "\n".join(lines)
 

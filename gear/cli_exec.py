@@ -83,7 +83,7 @@ def attended(args: argparse.Namespace, make) -> int:  # type: ignore[no-untyped-
 def _environment(args: argparse.Namespace) -> dict[str, str]:
     if not args.env and not args.env_file:
         return {}
-    from gear.cli_spec import environment  # slow to import, and rarely needed
+    from gear.variables import environment  # slow to import, and rarely needed
 
     return environment(args.env, args.env_file)
 

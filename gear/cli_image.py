@@ -13,6 +13,7 @@ from gear import changes, files, host, images, loading
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import UsageError
 from gear.oci import Image
+from gear.progress import amount
 from gear.spec import signal_number
 
 
@@ -107,7 +108,7 @@ def _list(args: argparse.Namespace, context: Context) -> int:
                     (
                         printable(row.reference[:80]) or "-",
                         row.digest.partition(":")[2][:12],
-                        human_size(row.size),
+                        amount(row.size),
                         printable(row.created[:10]) or "-",
                         printable(row.architecture[:80]) or "-",
                     )
@@ -118,16 +119,6 @@ def _list(args: argparse.Namespace, context: Context) -> int:
     for fault in faults:
         context.fail(fault)
     return 1 if faults else 0
-
-
-def human_size(size: int) -> str:
-    """Bytes for people, in powers of 1000 as docker prints them."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def _inspect(args: argparse.Namespace, context: Context) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from gear import containers, files, host, install, lifecycle, publishing, store, switching
+from gear import containers, files, host, install, lifecycle, publishing, store, switching, updating
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
+from gear.cli_supplies import warn
 from gear.command import Context, Verb, add_output_option
-from gear.errors import GearError
+from gear.errors import GearError, UsageError
 from gear.model import container_name
 from gear.systemd import Manager
 
@@ -25,6 +27,9 @@ def _install_arguments(parser: argparse.ArgumentParser) -> None:
         "--start", action="store_true", help="start it, now and at every boot; restart it if it changed"
     )
     spec_options(parser)
+    parser.add_argument(
+        "--locked", metavar="FILE", help="take the digest that this lock file has, and no other"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would change, as gear plan does")
     add_output_option(parser)
 
@@ -32,24 +37,37 @@ def _install_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_install(args: argparse.Namespace, context: Context) -> int:
     names, options = options_of(args, args.command)
     if args.dry_run:
+        if args.locked is not None:
+            raise UsageError("--dry-run goes by what is here, and does not mean anything with --locked.")
         return show_plans(context, args, names, options)
     host.require_root("install containers")
     host.require_isolation()
     for name in names if len(names) == 1 else ():
         container_name(name)  # before anything is fetched for it
-    args.image = have_image(args, context)
+    warn(context, options["supplies"])
+    digest = None
+    if args.locked is not None:
+        args.image, digest = _locked(args, context)
+    else:
+        args.image = have_image(args, context)
     status, reports, done = 0, [], []
+    before: dict[str, updating.Before | None] = {}
     with Manager() as manager:
         publishing.require_unit_directory(manager, context.layout)
-        for name in names:
+        for word in names:
             try:
-                done.append(install.install(context.layout, container_name(name), args.image, options))
+                name = container_name(word)
+                before[name] = updating.look(manager, context.layout, name)
+                done.append(install.install(context.layout, name, args.image, options, digest))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
         if done:
             publishing.acquaint(manager, context.layout, [item.spec.name for item in done])
         for item in done:
+            problem = updating.catch_up(manager, context.layout, before[item.spec.name], item.spec)
+            if problem is not None:
+                context.warn(problem.message)
             reports.append(_report(manager, context, item, started=args.start))
         if args.start:
             status = max(status, _start(manager, context, done, reports))
@@ -59,6 +77,17 @@ def _run_install(args: argparse.Namespace, context: Context) -> int:
     if args.output == "json":
         context.report_json(reports)
     return status
+
+
+def _locked(args: argparse.Namespace, context: Context) -> tuple[str, str]:
+    """Name and digest of the image that the lock file has, which is here then."""
+    from gear import locking, progress
+
+    path = Path(args.locked)
+    reference, digest = locking.pinned(locking.read(path), args.image, path)
+    with progress.shown() as shown:
+        locking.have(context.layout, reference, digest, pull=args.pull != "never", progress=shown)
+    return reference, digest
 
 
 def _report(manager: Manager, context: Context, item: install.Installed, *, started: bool) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import host, isolation, seccomp, spec, tunables
+from gear import host, isolation, seccomp, tunables
+from gear.budget import parse_size
 from gear.errors import UsageError
 from gear.isolation import Isolation
 
@@ -95,7 +96,7 @@ def isolation_of(args: argparse.Namespace) -> Isolation:
         sysctl=sysctl,
         ulimits=dict(tunables.parse_ulimit(text) for text in args.ulimit),
         init=host.find_reaper() if args.init else None,
-        shm_size=None if args.shm_size is None else tunables.shm_size(spec.parse_size(args.shm_size)),
+        shm_size=None if args.shm_size is None else tunables.shm_size(parse_size(args.shm_size)),
         group_add=tuple(args.group_add),
         umask=None if args.umask is None else isolation.umask(args.umask),
         timezone=args.timezone,

@@ -1,4 +1,4 @@
-"""The verbs that run containers and look at them: start, stop, restart, status, list-units, logs, inspect."""
+"""The verbs that run containers and look at each: start, stop, restart, status, inspect."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import activation, containers, host, journal, lifecycle, process
-from gear.command import Context, Verb, add_output_option, table
-from gear.errors import GearError, UsageError
+from gear import cli_upgrade_state, containers, host, lifecycle, process, upgrade_record
+from gear.command import Context, Verb, add_output_option, printable
+from gear.errors import GearError
 from gear.limits import Limits
 from gear.model import container_name
-from gear.systemd import Manager, UnitState
+from gear.systemd import Manager
 
 # systemctl status says 3 for a unit that is not active, which is no failure to report.
 _STATUS_ACCEPTED = (0, 3)
@@ -44,18 +44,17 @@ def _tell(
 def _run_start(args: argparse.Namespace, context: Context) -> int:
     host.require_root("start containers")
     with Manager() as manager:
-        return _tell(context, lifecycle.start(manager, context.layout, args.names), "is running", _LISTENS)
+        status = cli_upgrade_state.finish(manager, context, args.names)
+        outcome = lifecycle.start(manager, context.layout, args.names)
+        return max(status, _tell(context, outcome, "is running", _LISTENS))
 
 
 def _run_restart(args: argparse.Namespace, context: Context) -> int:
     host.require_root("restart containers")
     with Manager() as manager:
-        return _tell(
-            context,
-            lifecycle.start(manager, context.layout, args.names, again=True),
-            "is running again",
-            _LISTENS,
-        )
+        status = cli_upgrade_state.finish(manager, context, args.names)
+        outcome = lifecycle.start(manager, context.layout, args.names, again=True)
+        return max(status, _tell(context, outcome, "is running again", _LISTENS))
 
 
 def _run_stop(args: argparse.Namespace, context: Context) -> int:
@@ -75,7 +74,7 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
     with Manager() as manager:
         for name in args.names:
             try:
-                states.append(containers.state(manager, context.layout, name))
+                states.append(cli_upgrade_state.state(manager, context, name))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
@@ -109,6 +108,8 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("User ids", _range(ids["base"], ids["size"]) if ids else "the host's own"),
         ("At boot", _at_boot(state)),
     ]
+    lines += cli_upgrade_state.lines(state)
+    lines += _wellness(state)
     if state["on_demand"]:
         idle = f"; stops when idle for {state['idle_stop']} s" if state["idle_stop"] else ""
         closed = "" if state["listening"] == "listening" else f"; nobody listens: gear start {state['name']}"
@@ -120,6 +121,25 @@ def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def _wellness(state: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether it is well, and how often PID 1 had to start it again."""
+    lines = []
+    if health := state["health"]:
+        last, text = health["last"], health["status"]
+        if health["failing"] and last:
+            said = " ".join(str(last["output"]).split())[:200]
+            text += (
+                f", {health['failing']} failing probes, the last: {last['why']}{': ' if said else ''}{said}"
+            )
+        lines.append(("Health", printable(text)))
+    if state["active_state"] == "failed":
+        after = f" after {state['restarts']} starts" if state["restarts"] else ""
+        lines.append(("Failed", f"result {state['result']}{after}; again with: gear start {state['name']}"))
+    elif state["restarts"]:
+        lines.append(("Restarted", f"{state['restarts']} times by PID 1"))
+    return lines
+
+
 def _at_boot(state: Mapping[str, Any]) -> str:
     if state["boot"] != "enabled":
         return "does not start"
@@ -128,112 +148,6 @@ def _at_boot(state: Mapping[str, Any]) -> str:
 
 def _range(base: int, size: int) -> str:
     return f"{base} to {base + size - 1} on the host are 0 to {size - 1} inside"
-
-
-def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-a", "--all", action="store_true", help="also those that are installed and not loaded"
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="names only, one a line")
-    add_output_option(parser)
-
-
-def _run_list(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("list containers")
-    with Manager() as manager:
-        loaded = {unit.name: unit for unit in manager.list_units(["ctr-*.service", "ctr-*.scope"])}
-        listening = {
-            f"ctr-{activation.owner(unit.name)}.service": True
-            for unit in manager.list_units(["ctr-*.socket"])
-            if unit.active == "active"
-        }
-        paused = {
-            name for name, unit in loaded.items() if unit.active == "active" and manager.is_frozen(name)
-        }
-    rows: list[dict[str, Any]] = []
-    status = 0
-    for name in containers.names(context.layout):
-        try:
-            spec = containers.get(context.layout, name)
-        except GearError as error:
-            context.fail(error)
-            status = max(status, error.exit_status)
-            continue
-        unit_id = containers.unit_of(context.layout, name)
-        unit = loaded.get(unit_id)
-        if unit is None and not args.all:
-            continue
-        unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
-        rows.append(
-            {
-                "name": name,
-                "unit": unit_id,
-                "load_state": unit.load,
-                "active_state": unit.active,
-                "sub_state": unit.sub,
-                "paused": unit_id in paused,
-                "image": spec.image.reference,
-                "digest": spec.image.digest,
-                **containers.connection(spec),
-                "listening": listening.get(unit_id, False),
-            }
-        )
-    if args.output == "json":
-        context.report_json(rows)
-    elif args.quiet:
-        for row in rows:
-            context.report(row["name"])
-    else:
-        columns = ("name", "active_state", "sub_state", "load_state", "image", "address", "ports", "unit")
-        header = ("NAME", "ACTIVE", "SUB", "LOAD", "IMAGE", "ADDRESS", "PORTS", "UNIT")
-        shown = [
-            row
-            | {"address": row["address"] or "-", "ports": " ".join(row["ports"]) or "-"}
-            | ({"sub_state": "paused"} if row["paused"] else {})
-            | ({"sub_state": "listening"} if row["active_state"] != "active" and row["listening"] else {})
-            for row in rows
-        ]
-        context.report(table(header, [[row[column] for column in columns] for row in shown]))
-    return status
-
-
-def _logs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", type=container_name, help="an installed container")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
-    parser.add_argument("-n", "--lines", "--tail", metavar="NUMBER", help="only the last NUMBER lines")
-    parser.add_argument("-S", "--since", metavar="TIME", help="from this time on, as in journalctl(1)")
-    parser.add_argument("-U", "--until", metavar="TIME", help="up to this time")
-    parser.add_argument("-b", "--boot", action="store_true", help="only since the machine was booted")
-    parser.add_argument(
-        "-i", "--invocation", action="store_true", help="only since the container was last started"
-    )
-    parser.add_argument(
-        "-t", "--timestamps", action="store_true", help="with time, host and process, as journalctl prints"
-    )
-    parser.add_argument("-a", "--all", action="store_true", help="also what systemd says about the unit")
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="json: one journal record a line"
-    )
-
-
-def _run_logs(args: argparse.Namespace, context: Context) -> int:
-    host.require_root("read the journal of containers")
-    spec = containers.get(context.layout, args.name)
-    lines = None
-    if args.lines is not None and args.lines != "all":
-        if not (args.lines.isascii() and args.lines.isdigit() and len(args.lines) < 20):
-            raise UsageError(f"{args.lines!r} is no number of lines.")
-        lines = int(args.lines)
-    invocation = None
-    if args.invocation:
-        with Manager() as manager:
-            found = manager.properties(spec.unit).get("InvocationID")
-        invocation = bytes(found or b"").hex() or journal.last_invocation(spec.name)
-        if invocation is None:
-            raise GearError(f"{spec.name} has not been started yet, so there is nothing to show.")
-    output = "json" if args.output == "json" else "short-iso" if args.timestamps or args.all else "cat"
-    query = journal.Query(lines, args.follow, args.since, args.until, args.boot, invocation, output, args.all)
-    process.replace(journal.arguments(spec.name, query))
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -248,10 +162,18 @@ _IN_FORCE = {
         "MainPID",
         "ControlGroup",
         "Slice",
+        "MemoryMin",
+        "MemoryLow",
+        "MemoryHigh",
         "MemoryMax",
+        "MemorySwapMax",
         "MemoryCurrent",
+        "CPUWeight",
         "CPUQuotaPerSecUSec",
+        "IOWeight",
         "TasksMax",
+        "OOMPolicy",
+        "ManagedOOMMemoryPressure",
         "Restart",
         "NRestarts",
     ),
@@ -261,7 +183,7 @@ _IN_FORCE = {
 def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
 
-    from gear import snapshots  # which brings what the other verbs can do without
+    from gear import effective, snapshots  # which brings what the other verbs can do without
 
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
@@ -273,8 +195,10 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
         rendered = containers.render(spec, image, context.layout)
         return {
             "spec": spec.to_mapping(),
-            "state": containers.state(manager, context.layout, name),
+            "state": cli_upgrade_state.state(manager, context, name),
+            "upgrades": [entry.document() for entry in upgrade_record.read(context.layout, name).history],
             "systemd": properties,
+            "kernel": effective.limits(str(properties.get("ControlGroup") or "")),
             "files": [str(path) for path in rendered],
             "altered": [str(path) for path in containers.compare(rendered)],
             "snapshots": [snapshot.document() for snapshot in snapshots.listing(context.layout, name)],
@@ -329,20 +253,6 @@ VERBS = (
         "Print what systemctl status prints, and the image, network, ports and user ids of each container.",
         _status_arguments,
         _run_status,
-    ),
-    Verb(
-        "list-units",
-        "list the containers that are loaded",
-        "List the containers whose unit is loaded: running, starting, failed.  With --all every installed one.",
-        _list_arguments,
-        _run_list,
-    ),
-    Verb(
-        "logs",
-        "print what a container has written",
-        "Print what the payload wrote to standard output and standard error, from the journal.",
-        _logs_arguments,
-        _run_logs,
     ),
     Verb(
         "inspect",

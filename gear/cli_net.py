@@ -88,7 +88,7 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    """The limits that a command line asks for; raises UsageError."""
+    """The limits that a command line names, which need not go together; raises UsageError."""
     rates = limits.parse_rates(args.net_rate) if args.net_rate is not None else {}
     bursts = limits.parse_bursts(args.net_burst) if args.net_burst is not None else {}
     if "=" not in (args.net_burst or "="):  # of the directions that have a rate
@@ -96,17 +96,15 @@ def limits_of(args: argparse.Namespace) -> Limits:
     number = args.net_connections
     if number is not None and not (number.isascii() and number.isdigit() and len(number) < 10):
         raise UsageError(f"{number[:40]!r} is no number of connections.")
-    return limits.checked(
-        Limits(
-            rates.get(limits.IN),
-            rates.get(limits.OUT),
-            bursts.get(limits.IN),
-            bursts.get(limits.OUT),
-            None if args.net_priority is None else limits.parse_priority(args.net_priority),
-            None if number is None else limits.connection_limit(int(number)),
-            _ranges(args.ip_allow),
-            _ranges(args.ip_deny),
-        )
+    return Limits(
+        rates.get(limits.IN),
+        rates.get(limits.OUT),
+        bursts.get(limits.IN),
+        bursts.get(limits.OUT),
+        None if args.net_priority is None else limits.parse_priority(args.net_priority),
+        None if number is None else limits.connection_limit(int(number)),
+        _ranges(args.ip_allow),
+        _ranges(args.ip_deny),
     )
 
 
@@ -175,6 +173,13 @@ def naming_of(args: argparse.Namespace) -> Naming:
 
 def network_of(args: argparse.Namespace) -> Network:
     """The network that a command line asks for, with gaps for what is to be chosen; raises UsageError."""
+    found = network_named(args)
+    limits.checked(found.limits)
+    return network.checked(found)
+
+
+def network_named(args: argparse.Namespace) -> Network:
+    """What a command line names of a network, which need not go together; raises UsageError."""
     ports = tuple(port for text in args.publish for port in network.parse_publish(text))
     ports += tuple(port for text in args.ports for port in network.parse_ports(text))
     addressed = any(value is not None for value in (args.ip, args.ip6, args.mac))
@@ -200,4 +205,4 @@ def network_of(args: argparse.Namespace) -> Network:
         interfaces = [interface_of(args, item) for item in interfaces]
     idle = None if args.idle_stop is None else network.parse_idle(args.idle_stop)
     mode = BRIDGE if alone is None else alone
-    return network.checked(Network(mode, tuple(interfaces), ports, args.on_demand, idle, links, limited))
+    return Network(mode, tuple(interfaces), ports, args.on_demand, idle, links, limited)

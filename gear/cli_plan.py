@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import containers, host, install
+from gear import containers, effects, host, install
 from gear.cli_spec import options_of, spec_options
 from gear.command import Context, Verb, add_output_option, write_output
+from gear.effects import LIVE, RELOAD, RESTART, Change
 from gear.errors import GearError, UsageError
 from gear.model import container_name
 
@@ -32,7 +33,7 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
         host.require_root("read the specifications of containers")
         wanted = containers.get(context.layout, container_name(args.image))
         image = containers.image_of(context.layout, wanted)
-        _show(context, args, [(wanted.name, install.preview(context.layout, wanted, image))])
+        show(context, args, [(wanted.name, install.preview(context.layout, wanted, image), ())])
         return 0
     names, options = options_of(args, args.command)
     return show_plans(context, args, names, options)
@@ -60,18 +61,21 @@ def show_plans(
             image = containers.resolve(context.layout, args.image)
             wanted = install.request(context.layout, container_name(name), image, options)
             host.require_controllers(wanted)
-            plans.append((name, install.preview(context.layout, wanted, image)))
+            old = containers.existing(context.layout, name)
+            changes = effects.between(old, install.settled(context.layout, wanted, old)) if old else []
+            plans.append((name, install.preview(context.layout, wanted, image), changes))
         except GearError as error:
             context.fail(error)
             status = max(status, error.exit_status)
-    _show(context, args, plans)
+    show(context, args, plans)
     return status
 
 
-_Plan = tuple[str, dict[Path, tuple[bytes | None, bytes]]]
+Plan = tuple[str, dict[Path, tuple[bytes | None, bytes]], Sequence[Change]]
 
 
-def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) -> None:
+def show(context: Context, args: argparse.Namespace, plans: Sequence[Plan]) -> None:
+    """Print what would change: files, and for a container that is there the members and their classes."""
     if args.output == "json":
         context.report_json(
             [
@@ -85,16 +89,26 @@ def _show(context: Context, args: argparse.Namespace, plans: Sequence[_Plan]) ->
                         }
                         for path, (found, new) in changed.items()
                     ],
+                    "members": [{"member": change.member, "effect": change.effect} for change in members],
                 }
-                for name, changed in plans
+                for name, changed, members in plans
             ]
         )
         return
-    for name, changed in plans:
+    for name, changed, members in plans:
         if not changed:
             context.report(f"{name}: nothing would change")
         for path, (found, new) in changed.items():
             write_output(diff(path, found, new))
+        for change in members:
+            context.report(f"{name}: {change.member} is {_WHEN[change.effect]}")
+
+
+_WHEN = {
+    LIVE: "changed at once (live)",
+    RELOAD: "changed by a reload of the payload",
+    RESTART: "changed by a restart",
+}
 
 
 def diff(path: Path, found: bytes | None, new: bytes) -> str:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gear import host
+from gear import durations, host
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 
@@ -42,13 +42,7 @@ def _settings(args: argparse.Namespace, context: Context) -> Registries:
     settings = registries.load(context.layout)
     if args.timeout is None:
         return settings
-    try:
-        seconds = float(args.timeout)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise UsageError(f"{args.timeout!r} is no time limit.", hint="Give seconds, at most 3600.")
-    return replace(settings, timeout=seconds)
+    return replace(settings, timeout=durations.within(args.timeout, 0.001, 3600, "time limit"))
 
 
 def _pull_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from gear import files, host, leftovers, remove, snapshots
 from gear.command import Context, Verb, add_output_option, for_each
@@ -33,7 +34,11 @@ def _run_delete(args: argparse.Namespace, context: Context) -> int:
 
 
 def _purge_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--volumes", action="store_true", help="also all volumes, with the data in them")
+    parser.add_argument(
+        "--volumes",
+        action="store_true",
+        help="also all volumes, with the data in them, secrets, configs and environment sets",
+    )
 
 
 def _run_purge(args: argparse.Namespace, context: Context) -> int:
@@ -48,8 +53,9 @@ def _run_purge(args: argparse.Namespace, context: Context) -> int:
                 status = max(status, error.exit_status)
     if status == 0:
         context.report("all containers, images and units of gear are gone")
-        if context.layout.volumes.is_dir():
-            context.report(f"volumes are kept in {context.layout.volumes}")
+        kept = [word for word, directory in remove.kept(context.layout).items() if directory.is_dir()]
+        if kept:
+            context.report(f"what is kept in {context.layout.state}: {', '.join(kept)}")
     return status
 
 
@@ -64,12 +70,35 @@ def _clean_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_option(parser)
 
 
+def _interrupted(context: Context) -> list[leftovers.Leftover]:
+    """Upgrades that were interrupted; finishing one takes as long as payloads do, and so is done without the lock."""
+    from gear import unfinished, upgrade_record, upgrading
+
+    def finish(name: str) -> None:
+        with Manager() as manager:
+            upgrading.recover(manager, context.layout, name)
+
+    return [
+        leftovers.Leftover(
+            f"an upgrade of {name} that was interrupted, and is finished or undone now",
+            upgrade_record.pending_path(context.layout, name),
+            partial(finish, name),
+        )
+        for name in unfinished.directories(context.layout)
+        if upgrade_record.abandoned(context.layout, name)
+    ]
+
+
 def _run_clean(args: argparse.Namespace, context: Context) -> int:
     host.require_root("clean up")
+    found = _interrupted(context)
+    for item in found if not args.dry_run else ():
+        item.remove()
+    upgrades = len(found)
     with files.locked(context.layout.lock):
-        found = leftovers.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
-        for item in found:
-            if not args.dry_run:
+        found += leftovers.leftovers(context.layout, with_images=args.images, with_volumes=args.volumes)
+        for number, item in enumerate(found):
+            if not args.dry_run and number >= upgrades:
                 item.remove()
             if args.output != "json":
                 verb = "would remove" if args.dry_run else "removed"
@@ -95,7 +124,8 @@ VERBS = (
     Verb(
         "purge",
         "remove everything that gear installed",
-        "Delete all containers, images, slices, targets and the start helper.  Volumes stay unless --volumes is given.",
+        "Delete all containers, images, slices, targets and the start helper.  Volumes, secrets, "
+        "configs and environment sets stay unless --volumes is given.",
         _purge_arguments,
         _run_purge,
     ),

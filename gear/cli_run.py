@@ -9,6 +9,7 @@ import sys
 from gear import host, publishing, running, terminal
 from gear.cli_exec import exec_options
 from gear.cli_spec import have_image, options_of, spec_options
+from gear.cli_supplies import warn
 from gear.command import Context, Verb
 from gear.errors import UsageError
 from gear.model import container_name
@@ -51,7 +52,10 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     args.names = [name]
     _, options = options_of(args, tuple(words) if args.words else None)
     if not args.detach:
+        if options["health"].asks_for_prober:
+            raise UsageError("Nobody looks after what is run in a terminal.", hint="Use --detach.")
         running.protect(options)
+    warn(context, options["supplies"])
     args.image = have_image(args, context)
     with Manager() as manager:
         publishing.require_unit_directory(manager, context.layout)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import codecs
-import os
-from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, files, mounting, spec
+from gear import containers, mount_words, mounting, spec
+from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
+from gear.cli_logging import logging_of, logging_options
 from gear.cli_net import naming_of, network_of, network_options
-from gear.command import Context, environment_options
+from gear.cli_resources import budget_of, resource_options
+from gear.cli_supplies import supplies_of, supply_options
+from gear.command import Context, environment_options, labels_of
 from gear.errors import NotFoundError, UsageError
 from gear.members import container_path
-
-_ENV_FILE_LIMIT = 1 << 20  # bytes
+from gear.variables import environment
 
 
 def spec_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
     add("-u", "--user", metavar="USER[:GROUP]", help="run as this user of the image, by name or number")
     add("-w", "--workdir", metavar="DIRECTORY", help="start in this directory of the container")
     environment_options(parser)
+    supply_options(parser)
     add(
         "-v",
         "--volume",
@@ -37,6 +38,13 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="mount a host path, or the named volume SOURCE",
+    )
+    add(
+        "--mount",
+        metavar="type=KIND,...",
+        action="append",
+        default=[],
+        help="mount as docker run --mount does: type=bind|volume|tmpfs,source=...,target=...",
     )
     add(
         "--tmpfs",
@@ -67,18 +75,7 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         default="container.slice",
         help="the slice it runs in, for example container-small",
     )
-    add("-m", "--memory", metavar="SIZE", help="the most memory it may use, for example 512m")
-    add("--cpus", metavar="NUMBER", help="the most processor time it may use, for example 0.5")
-    add("--memory-swap", metavar="SIZE", help="the most memory and swap together; -1 for no limit of swap")
-    add("--cpu-shares", metavar="NUMBER", help="its weight when processors are busy; 1024 is usual")
-    add("--cpuset-cpus", metavar="LIST", help="the processors it may use, for example 0-3,7")
-    add("--pids-limit", metavar="NUMBER", help="the most processes and threads it may have (2048)")
-    add(
-        "--restart",
-        metavar="POLICY",
-        default="on-failure",
-        help="when PID 1 starts it again: no, on-failure (default), always",
-    )
+    resource_options(parser)
     add(
         "--stop-signal",
         metavar="SIGNAL",
@@ -92,6 +89,8 @@ def spec_options(parser: argparse.ArgumentParser) -> None:
         help="geard's word for user ids of its own, which every container has now",
     )
     isolation_options(parser)
+    health_options(parser)
+    logging_options(parser)
 
 
 def have_image(args: argparse.Namespace, context: Context) -> str:
@@ -113,6 +112,12 @@ def have_image(args: argparse.Namespace, context: Context) -> str:
 
 def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
     """The container names and the fields of Spec that a command line asks for; raises UsageError."""
+    names, found = fields_of(args, command)
+    return names, found | {"network": network_of(args), "resources": budget_of(args)}
+
+
+def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tuple[list[str], dict[str, Any]]:
+    """The same but for the network and the resources, whose options have to go together; raises UsageError."""
     names, env = [], environment(args.env, args.env_file)
     for item in args.names:
         name, separator, value = item.partition("=")
@@ -122,8 +127,10 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
             names.append(item)
     if not names:
         raise UsageError("No container is named.", hint="gear install IMAGE NAME...")
-    mounts = [mounting.parse_volume(text) for text in args.volume] + [
-        mounting.parse_tmpfs(text) for text in args.tmpfs
+    mounts = [
+        *map(mounting.parse_volume, args.volume),
+        *map(mount_words.parse, args.mount),
+        *map(mounting.parse_tmpfs, args.tmpfs),
     ]
     destinations = [mount.destination for mount in mounts]
     for destination in destinations:
@@ -131,7 +138,7 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
             raise UsageError(f"Two mounts are asked for on {destination}.")
     if args.stop_signal is not None:
         spec.signal_number(args.stop_signal)
-    labels = dict(_pair(text) for text in args.label)
+    policy, pace = restart_of(args)
     return names, {
         "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),
         "command": command,
@@ -141,79 +148,17 @@ def options_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tup
         "mounts": tuple(mounts),
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
-        "labels": labels,
+        "labels": labels_of(args.label),
         "slice": spec.slice_name(args.slice),
-        "memory": None if args.memory is None else spec.memory_limit(spec.parse_size(args.memory)),
-        "cpus": None if args.cpus is None else spec.cpu_limit(args.cpus),
-        "pids_limit": None if args.pids_limit is None else spec.pids_limit(_number(args.pids_limit)),
-        "memory_swap": None if args.memory_swap is None else _swap(args.memory_swap),
-        "cpu_shares": None if args.cpu_shares is None else spec.cpu_shares(_number(args.cpu_shares)),
-        "cpuset_cpus": None if args.cpuset_cpus is None else spec.cpu_list(args.cpuset_cpus),
-        "restart": spec.restart_policy(args.restart),
+        "restart": policy,
+        "pace": pace,
+        "health": health_of(args),
         "stop_signal": args.stop_signal,
         "stop_timeout": None if args.stop_timeout is None else spec.stop_timeout(args.stop_timeout),
-        "network": network_of(args),
         "naming": naming_of(args),
         "ephemeral": args.ephemeral,
         "storage": None if args.storage_driver is None else spec.storage_driver(args.storage_driver),
         "isolation": isolation_of(args),
+        "supplies": supplies_of(args),
+        "logging": logging_of(args),
     }
-
-
-def environment(entries: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-    """The variables of --env and --env-file, the former counting more; raises UsageError."""
-    env = _env_files(paths)
-    for entry in entries:
-        name, separator, value = entry.partition("=")
-        spec.environment_name(name)
-        if separator:
-            env[name] = value
-        elif name in os.environ:
-            env[name] = os.environ[name]
-        else:
-            raise UsageError(f"The variable {name} is not set here, so its value can't be passed on.")
-    return env
-
-
-def _swap(text: str) -> int:
-    return -1 if text in ("-1", "unlimited") else spec.swap_limit(spec.parse_size(text))
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    if not name:
-        raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
-    return name, value
-
-
-def _env_files(paths: Sequence[str]) -> dict[str, str]:
-    """The variables in files of NAME=VALUE lines, as Docker reads them: nothing is unquoted or expanded, and a byte
-    order mark at the beginning is none of the name."""
-    env: dict[str, str] = {}
-    for path in paths:
-        # A pipe of the shell or /dev/null is as good as a file.
-        try:
-            with open(path, "rb") as file:
-                data = file.read(_ENV_FILE_LIMIT + 1)
-        except FileNotFoundError as error:
-            raise UsageError(f"There is no file {path} to read variables from.") from error
-        except OSError as error:
-            raise files.explain(error, f"read variables from {path}") from error
-        if len(data) > _ENV_FILE_LIMIT:
-            raise UsageError(f"{path} is larger than the {_ENV_FILE_LIMIT} bytes that such a file may have.")
-        for number, line in enumerate(os.fsdecode(data.removeprefix(codecs.BOM_UTF8)).split("\n"), 1):
-            text = line.removesuffix("\r").lstrip()
-            if not text or text.startswith("#"):
-                continue
-            name, separator, value = text.partition("=")
-            if not name or any(character.isspace() for character in name) or "\0" in text:
-                raise UsageError(f"Line {number} of {path} is not NAME=VALUE.")
-            if separator:
-                env[name] = value
-            elif name in os.environ:
-                env[name] = os.environ[name]
-    return env

@@ -13,10 +13,11 @@ import sys
 from typing import Any
 
 from gear import files, history, host, imagemounts, images, pruning, saving, store, verifying
-from gear.cli_image import human_size, images_arguments
-from gear.command import Context, Verb, add_output_option, for_each, printable, table
+from gear.cli_image import images_arguments
+from gear.command import Context, Verb, add_output_option, agreed, for_each, label_filters, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import Layout, absolute_path
+from gear.progress import amount
 
 # Columns of a table are cut here, unless --no-trunc is given.
 _WIDTH = 60
@@ -42,7 +43,7 @@ def _history(args: argparse.Namespace, context: Context) -> int:
     rows = [
         (
             printable(step.created[:19]) or "-",
-            human_size(step.size),
+            amount(step.size),
             shown(step.created_by) or "-",
             shown(step.comment),
         )
@@ -77,10 +78,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace, context: Context) -> int:
     host.require_root("remove images")
-    labels = [
-        (name, value if equals else None)
-        for name, equals, value in (text.partition("=") for text in args.label)
-    ]
+    labels = label_filters(args.label)
     until = None
     if args.until is not None:
         until = pruning.parse_until(args.until, datetime.datetime.now(datetime.UTC))
@@ -93,7 +91,7 @@ def _prune(args: argparse.Namespace, context: Context) -> int:
             context.report_json(pruning.Pruned(plan.images, plan.size, ()).document())
             return 0
         _show_plan(context, plan)
-        if args.dry_run or not plan.files or not _agreed():
+        if args.dry_run or not plan.files or not agreed("Remove this?"):
             return 0
     # Containers are installed under this lock, so nobody starts to use an image meanwhile.
     with files.locked(layout.lock):
@@ -103,7 +101,7 @@ def _prune(args: argparse.Namespace, context: Context) -> int:
     else:
         for item in done.images:
             context.report(f"removed {_called(item)}")
-        context.report(f"{human_size(done.size)} freed")
+        context.report(f"{amount(done.size)} freed")
         for sentence in done.stayed:
             context.warn(sentence)
     return 0
@@ -112,18 +110,11 @@ def _prune(args: argparse.Namespace, context: Context) -> int:
 def _show_plan(context: Context, plan: pruning.Plan) -> None:
     for item in plan.images:
         context.report(f"would remove {_called(item)}")
-    context.report(f"{human_size(plan.size)} in {len(plan.files)} files and layers would be freed")
+    context.report(f"{amount(plan.size)} in {len(plan.files)} files and layers would be freed")
 
 
 def _called(item: pruning.Doomed) -> str:
     return f"{', '.join(item.references)} {item.digest}" if item.references else item.digest
-
-
-def _agreed() -> bool:
-    try:
-        return input("Remove this? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _save_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,11 +21,11 @@ from gear import (
     install,
     pausing,
     removal,
-    snapshots,
     storage,
     store,
     switching,
     uids,
+    volumestore,
 )
 from gear.errors import GearError, UsageError
 from gear.install import Installed
@@ -141,20 +141,8 @@ def _volumes(
 def _copy_volume(layout: Layout, source: str, volume: str) -> None:
     """Make *volume* with the data of *source*, if there is any yet."""
     data = bundle.volume_directory(layout, source)
-    if not data.exists():
-        return
-    target = layout.volumes / volume
-    partial = files.partial_name(target)
-    with files.explained(f"create the volume {volume}"):
-        try:
-            os.mkdir(partial, 0o755)
-            snapshots.copy_volume(data, partial / "data")
-            files.sync_file_system(partial)
-            os.rename(partial, target)
-            files.sync_directory(layout.volumes)
-        except BaseException:
-            switching.discard(partial)
-            raise
+    if data.exists():
+        volumestore.clone(layout, source, volume)
 
 
 def _note(layout: Layout, name: str) -> Path:
@@ -195,7 +183,7 @@ def forget(layout: Layout, name: str) -> None:
 
 def _undo(layout: Layout, name: str, volumes: Sequence[str]) -> None:
     for volume in volumes:
-        removal.remove_tree(layout.volumes / volume)
+        volumestore.remove(layout, volume)
     uids.release(layout, name)
     allocation.give_back(allocation.held(layout, name))
     removal.remove_tree(layout.containers / name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gear.errors import GearError
+from gear.errors import GearError, UsageError
 
 # What every verb imports is paid for by every verb: for types alone, nothing is imported.
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ class Context:
 
     def warn(self, line: str) -> None:
         """Print one line on standard error that is no failure."""
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn(line)
 
     def fail(self, error: GearError) -> None:
         """Print *error* on standard error: the sentence, the evidence, then the hint on its own line."""
@@ -50,9 +50,31 @@ class Context:
         sys.stderr.flush()
 
 
+def warn(line: str) -> None:
+    """Print one line on standard error that is no failure."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def printable(text: str) -> str:
     """What an image or a payload says, without what would steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """The labels that `--label NAME[=VALUE]` gives; raises UsageError."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name:
+            raise UsageError(f"{text!r} is no label.", hint="Write NAME=VALUE.")
+        found[name] = value
+    return found
+
+
+def label_filters(texts: Iterable[str]) -> list[tuple[str, str | None]]:
+    """The labels that `--label NAME[=VALUE]` asks for; None is any value."""
+    pairs = [text.partition("=") for text in texts]
+    return [(name, value if equals else None) for name, equals, value in pairs]
 
 
 def write_output(text: str = "") -> None:
@@ -141,6 +163,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def agreed(question: str) -> bool:
+    """Whether the person at the terminal says yes."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def environment_options(parser: argparse.ArgumentParser) -> None:

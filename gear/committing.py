@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import changed, containers, contents, files, leases, loading, pausing, store
+from gear import changed, containers, contents, files, leases, loading, notices, pausing, store
 from gear.changes import Changes
 from gear.errors import GearError
 from gear.model import Layout
@@ -84,7 +84,9 @@ def commit(
         config = store.add_blob(layout, io.BytesIO(files.dump_json(document)), media_type=OCI_CONFIG)
         layers = [*map(_in_oci, manifest.layers), *([] if blob is None else [blob])]
         data = files.dump_json(Manifest(OCI_MANIFEST, config, tuple(layers)).document())
-        return loading.publish(layout, data, OCI_MANIFEST, (name_of_image,))
+        image = loading.publish(layout, data, OCI_MANIFEST, (name_of_image,))
+        notices.note("commit", CONTAINER_NAME=name, IMAGE_NAME=name_of_image)
+        return image
 
 
 def _layer(

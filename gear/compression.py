@@ -1,6 +1,6 @@
-"""Streams of layers and archives, decompressed with bounded memory.
+"""Streams of layers and archives, decompressed and compressed with bounded memory.
 
-Not a writer: gear keeps blobs as they came and compresses nothing.
+Blobs are kept as they came: what gear compresses are backups.
 """
 
 from __future__ import annotations
@@ -92,6 +92,39 @@ def decompressed(
     with contextlib.ExitStack() as stack:
         inner, errors = _open(file, what, kind, stack)
         yield Guarded(inner, file, what, errors, floor=floor, ratio=ratio)
+
+
+def kind_by_name(name: str) -> str:
+    """How a file called *name* is to be compressed."""
+    for ending, kind in ((".gz", "gzip"), (".tgz", "gzip"), (".zst", "zstd"), (".tzst", "zstd")):
+        if name.endswith(ending):
+            return kind
+    return "plain"
+
+
+def compressed(pieces: Iterator[bytes], kind: str) -> Iterator[bytes]:
+    """*pieces* compressed as *kind* says, plain, gzip or zstd; raises HostError where nothing here can.
+
+    The same pieces give the same bytes: a gzip stream of zlib's has no time in it.
+    """
+    if kind == "plain":
+        yield from pieces
+        return
+    if kind == "gzip":
+        made: Any = zlib.compressobj(wbits=31)
+    elif (zstd := _module("compression.zstd") or _module("backports.zstd")) is not None:
+        made = zstd.ZstdCompressor()
+    elif (zstandard := _module("zstandard")) is not None:
+        made = zstandard.ZstdCompressor().compressobj()
+    else:
+        raise HostError(
+            "Nothing here can compress with zstd.",
+            hint="Install the package python3-zstandard, or choose a name that ends in .gz.",
+        )
+    for piece in pieces:
+        if data := made.compress(piece):
+            yield data
+    yield made.flush()
 
 
 def _open(

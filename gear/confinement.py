@@ -298,11 +298,6 @@ def scope_process(spec: Spec) -> dict[str, Any]:
 def require_consistent(spec: Spec) -> None:
     """Raise UsageError for requests that contradict each other."""
     isolation = spec.isolation
-    if (swap := spec.memory_swap) not in (None, -1) and (spec.memory is None or spec.memory > (swap or 0)):
-        raise UsageError(
-            f"{spec.name} can't have {swap} bytes of memory and swap: that includes memory.",
-            hint="Give --memory as well, and --memory-swap not less than it; the same for no swap.",
-        )
     if spec.image.directory is not None and spec.storage != "overlay" and not spec.ephemeral:
         raise UsageError(
             f"{spec.name} can't have the storage driver {spec.storage}: it would copy a directory of this machine.",

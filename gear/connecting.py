@@ -267,6 +267,7 @@ def publish(layout: Layout, definition: Definition) -> None:
     # Who is connected to what is nobody's business.
     files.make_directory(layout.networks, 0o700)
     files.make_directory(layout.networks / definition.name)
-    for path, content in rendered(layout, definition).items():
+    # The definition last, which decides: a unit without it is left over.
+    for path, content in reversed(rendered(layout, definition).items()):
         if files.read_bytes(path) != content:
             files.write_atomic(path, content)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from gear import (
@@ -16,15 +17,23 @@ from gear import (
     bundle,
     cloning,
     containers,
+    credentials,
+    envsets,
     files,
     install,
     network_check,
+    objects,
     publishing,
+    replacing,
+    scheduling,
     snapshots,
     storage,
     store,
     switching,
     uids,
+    upgrade_record,
+    volume_check,
+    volumestore,
 )
 from gear.checking import directory_mode
 from gear.errors import GearError
@@ -32,9 +41,10 @@ from gear.findings import Finding
 from gear.model import NAME, Layout
 from gear.oci import Image
 from gear.spec import Spec
+from gear.supplies import ENV_SET, KINDS, SECRET, object_path
 
 # What may hold secrets, and so is for root only.
-PRIVATE = ("spec.json", "config.json", "start.json", "run.json")
+PRIVATE = ("spec.json", "config.json", "start.json", "run.json", "upgrade.json", "upgrades.json")
 
 
 def check(layout: Layout) -> Iterator[Finding]:
@@ -58,9 +68,12 @@ def check(layout: Layout) -> Iterator[Finding]:
     yield from _ids(layout, specs)
     yield from network_check.check(layout, specs)
     yield from _helper(layout, specs)
+    yield from _supplies(layout, specs)
     for spec in specs.values():
         yield from _container(layout, spec)
         yield from _snapshots(layout, spec.name)
+        yield from _upgrades(layout, spec.name)
+        yield from scheduling.check(layout, spec.name)
     for name in half:
         yield from _switch(layout, name)
     if specs:
@@ -70,11 +83,21 @@ def check(layout: Layout) -> Iterator[Finding]:
 
 def _directories(layout: Layout) -> Iterator[Finding]:
     yield from directory_mode(layout.state, 0o755)
-    for path in (layout.containers, layout.volumes, uids.directory(layout), layout.networks, layout.ports):
+    kept = [place for kind in KINDS for place in (layout.state / kind, *_entries(layout.state / kind))]
+    for path in (
+        layout.containers,
+        layout.volumes,
+        uids.directory(layout),
+        layout.networks,
+        layout.ports,
+        *kept,
+    ):
         yield from directory_mode(path, 0o700)
     yield from directory_mode(layout.state / "helper", 0o755)
-    for path in _entries(layout.volumes):
-        if not path.name.startswith(files.PARTIAL) and not (path / "data").is_dir():
+    for path in [layout.volumes / name for name in volumestore.names(layout)]:
+        if (path / "data").is_dir():
+            yield from volume_check.check(layout, path.name)
+        else:
             yield Finding(path, "is no volume: it has no directory data")
 
 
@@ -170,6 +193,30 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
                 yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))
 
 
+def _supplies(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
+    """Secrets that containers have are there and can be decrypted, and environment sets can be read; what cannot be
+    rendered without a config is told with its container."""
+    for spec in specs.values():
+        for name in spec.supplies.names(SECRET):
+            if not objects.exists(layout, SECRET, name):
+                what = f"is missing: {spec.name} has the secret {name}"
+                yield Finding(object_path(layout, SECRET, name), what, hint=f"gear secret create {name} FILE")
+    for name in objects.names(layout, SECRET):
+        try:
+            credentials.decrypt(layout, name)
+        except GearError as error:
+            yield Finding(
+                object_path(layout, SECRET, name), f"is damaged: {error.message}", hint=error.hint or ""
+            )
+    for name in objects.names(layout, ENV_SET):
+        try:
+            envsets.read(layout, name)
+        except GearError as error:
+            yield Finding(
+                object_path(layout, ENV_SET, name), f"can't be read: {error.message}", hint=error.hint or ""
+            )
+
+
 def _publish_again(layout: Layout, version: Path) -> None:
     files.remove_tree(version)
     publishing.publish_helper(layout)
@@ -179,15 +226,14 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     directory = layout.containers / spec.name
     yield from directory_mode(directory, 0o700)
     yield from _private(directory)
+    pull = f"gear image pull {_pullable(spec)}" if spec.image.digest else ""
     try:
         image = containers.image_of(layout, spec)
+        pull = ""
         rendered = containers.render(spec, image, layout)
     except GearError as error:
-        yield Finding(
-            containers.spec_path(layout, spec.name),
-            f"can't be rendered: {error.message}",
-            hint=f"gear image pull {_pullable(spec)}" if spec.image.digest else error.hint or "",
-        )
+        path = containers.spec_path(layout, spec.name)
+        yield Finding(path, f"can't be rendered: {error.message}", hint=pull or error.hint or "")
         return
     missing = list(_volumes(layout, spec, image))
     yield from missing
@@ -207,9 +253,13 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     layer = bundle.writable_layer(spec, layout)
     if not spec.ephemeral and not _is_layer(spec, layer):
         yield Finding(layer, "is missing: what the container wrote is gone", mend=mend, hint=hint, lost=True)
-    for path, (found, _) in containers.compare(rendered).items():
-        what = "is missing" if found is None else "is not what spec.json renders to"
-        yield Finding(path, what, mend=mend, hint=hint)
+    altered = containers.compare(rendered)
+    # `gear clean`, and fsck as well, tells of these as of what was interrupted, and finishes it.
+    ready = replacing.staged(altered)
+    for path, (found, _) in altered.items():
+        if path not in ready:
+            what = "is missing" if found is None else "is not what spec.json renders to"
+            yield Finding(path, what, mend=mend, hint=hint)
 
 
 def _private(directory: Path) -> Iterator[Finding]:
@@ -258,6 +308,25 @@ def _snapshots(layout: Layout, name: str) -> Iterator[Finding]:
             yield Finding(path, f"can't be restored: {error.message}", hint=pull)
 
 
+def _upgrades(layout: Layout, name: str) -> Iterator[Finding]:
+    """What was remembered for a rollback can be gone back to; what was interrupted is told."""
+    if upgrade_record.abandoned(layout, name):
+        what = f"is left over: an upgrade of {name} was interrupted"
+        yield Finding(upgrade_record.pending_path(layout, name), what, damage=False, hint="gear clean")
+    path = upgrade_record.record_path(layout, name)
+    try:
+        record = upgrade_record.read(layout, name)
+        upgrade_record.pending(layout, name)
+    except GearError as error:
+        yield Finding(path, error.message, hint=error.hint or "")
+        return
+    if record.previous is not None:
+        try:
+            containers.image_of(layout, record.previous)
+        except GearError as error:
+            yield Finding(path, f"can't be gone back to: {error.message}")
+
+
 def _switch(layout: Layout, name: str) -> Iterator[Finding]:
     """The journal of a restore that was interrupted can be read, and so the restore be finished."""
     try:
@@ -291,13 +360,17 @@ def _static_units(layout: Layout) -> Iterator[Finding]:
 
 
 def _boot_links(layout: Layout) -> Iterator[Finding]:
-    """Links that start at boot what is not there any more."""
-    for path in _entries(boot.link(f"x{'.service'}").parent):
-        target = os.readlink(path) if path.is_symlink() else ""
-        if os.path.dirname(target) == str(layout.units) and not os.path.lexists(target):
-            name = path.name
-
-            def remove(name: str = name) -> None:
-                boot.disable(name)
-
-            yield Finding(path, "starts a container that is not there", damage=False, mend=remove)
+    """Links that start at boot what is not there any more, and such as lead nowhere without another."""
+    for target in (boot.ACTIVE_TARGET, boot.SOCKETS_TARGET):
+        ours = 0
+        for path in _entries(boot.wants(target)):
+            leads_to = os.readlink(path) if path.is_symlink() else ""
+            if os.path.dirname(leads_to) != str(layout.units):
+                continue
+            ours += 1
+            if not os.path.lexists(leads_to):
+                what = "starts a container that is not there"
+                yield Finding(path, what, damage=False, mend=partial(boot.disable, path.name))
+        if ours and not boot.link(target).is_symlink():
+            what = f"is missing, so nothing of {target} starts at boot"
+            yield Finding(boot.link(target), what, mend=partial(boot.enable, layout, target))

@@ -20,10 +20,11 @@ from gear import (
     bundle,
     confinement,
     definitions,
+    envsets,
     files,
     hostsfile,
+    provision,
     seccomp,
-    sockets,
     store,
     units,
 )
@@ -32,7 +33,7 @@ from gear.model import NAME, Layout
 from gear.mounting import host_path, volume_name
 from gear.oci import Identity, Image, ImageConfig
 from gear.spec import HOST_ROOT, ImageRef, Spec, unit_name
-from gear.systemd import Manager
+from gear.supplies import CONFIG, SECRET, object_path
 from gear.view import View
 
 # The largest file of tzdata has some 4 KiB.
@@ -41,7 +42,7 @@ _ZONE_LIMIT = 1 << 20
 
 def spec_path(layout: Layout, name: str) -> Path:
     """Where the spec of the container *name* is."""
-    return layout.containers / name / "spec.json"
+    return Path(f"{layout.container(name)}/spec.json")
 
 
 def names(layout: Layout) -> list[str]:
@@ -51,7 +52,10 @@ def names(layout: Layout) -> list[str]:
             entries = os.listdir(layout.containers)
         except FileNotFoundError:
             return []
-    return sorted(entry for entry in entries if NAME.fullmatch(entry) and spec_path(layout, entry).exists())
+    top = str(layout.containers)
+    return sorted(
+        entry for entry in entries if NAME.fullmatch(entry) and os.path.exists(f"{top}/{entry}/spec.json")
+    )
 
 
 def find(layout: Layout, name: str) -> Spec | None:
@@ -103,6 +107,8 @@ def switch_path(layout: Layout, name: str) -> Path:
 
 def run_of(layout: Layout, name: str) -> Run | None:
     """How the container *name* was run; None for an installed one."""
+    if not os.path.lexists(f"{layout.container(name)}/run.json"):  # nearly all of a thousand
+        return None
     document = files.read_json(run_path(layout, name))
     if not isinstance(document, dict):
         return None
@@ -185,6 +191,7 @@ def render(spec: Spec, image: Image, layout: Layout) -> dict[Path, bytes]:
         zone_in_image=_has_zone(spec, view),
         networks=definitions.wanted(layout, spec.network.networks),
         neighbours=_neighbours(layout, spec, {}),
+        content=envsets.content(layout, spec.supplies),
     )
     rendered = {spec_path(layout, spec.name): files.dump_json(spec.to_mapping()), **parts}
     run = run_of(layout, spec.name)
@@ -286,19 +293,23 @@ def _compiled(profile: str | None, capabilities: frozenset[str]) -> bytes:
 
 def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
-    latest = 0.0
     directory = layout.containers / spec.name
-    for path in (
+    return _latest(
         unit_path(layout, spec.name),
         directory / "config.json",
         directory / "start.json",
         directory / "seccomp.bpf",
         *(layout.units / unit for unit in activation.sockets(spec)),
-    ):
-        try:
+        *(object_path(layout, SECRET, name) for name in spec.supplies.names(SECRET)),
+    )
+
+
+def _latest(*paths: Path) -> float:
+    """When one of *paths* was last changed, of those that are there."""
+    latest = 0.0
+    for path in paths:
+        with suppress(FileNotFoundError):
             latest = max(latest, path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
     return latest
 
 
@@ -310,53 +321,13 @@ def adjusted_path(layout: Layout, name: str) -> Path:
 def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
     """Whether the running payload was started from other files than there are now, or has not got what changed."""
     started = float(service.get("ExecMainStartTimestamp", 0)) / 1e6
-    with suppress(FileNotFoundError):
-        started = max(started, adjusted_path(layout, spec.name).stat().st_mtime)
-    return bool(service.get("MainPID")) and modified(spec, layout) > started
-
-
-def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
-    """What there is to say of a container: the members of `gear status --output json`, described in gear(1)."""
-    spec = get(layout, name)
-    unit_id = unit_of(layout, name)
-    unit = manager.properties(unit_id)
-    service = manager.properties(unit_id, "Service") if unit_id == spec.unit else {}
-    return {
-        "name": name,
-        "unit": unit_id,
-        "image": {"reference": spec.image.reference, "digest": spec.image.digest},
-        "load_state": unit.get("LoadState", ""),
-        "active_state": unit.get("ActiveState", ""),
-        "sub_state": unit.get("SubState", ""),
-        "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
-        "boot": manager.file_state((sockets.starts_at_boot(spec) if unit_id == spec.unit else [unit_id])[0]),
-        "listening": sockets.state(manager, spec),
-        "main_pid": service.get("MainPID", 0),
-        "result": service.get("Result", ""),
-        "exit_status": service.get("ExecMainStatus", 0),
-        "status_text": service.get("StatusText", ""),
-        "restarts": service.get("NRestarts", 0),
-        "invocation": bytes(unit.get("InvocationID") or b"").hex(),
-        "control_group": service.get("ControlGroup", ""),
-        **connection(spec),
-        # None: the host's own ids.
-        "uid_range": {"base": spec.uid_base, "size": spec.id_count} if spec.own_ids else None,
-        "restart_needed": is_stale(spec, layout, service),
-    }
-
-
-def connection(spec: Spec) -> dict[str, Any]:
-    """How a container is connected, in words: members of `gear status` and `gear list-units`."""
-    addresses = [address for item in spec.network.interfaces for address in item.addresses()]
-    return {
-        "net": spec.network.words,
-        "address": addresses[0] if addresses else None,
-        "addresses": addresses,
-        "ports": [str(port) for port in spec.network.ports],
-        "on_demand": spec.network.on_demand,
-        "idle_stop": spec.network.idle_stop,
-        "limits": spec.network.limits.to_mapping(),
-    }
+    adjusted = max(started, _latest(adjusted_path(layout, spec.name)))
+    stale = modified(spec, layout) > adjusted
+    if spec.supplies.configs:
+        read = max(started, _latest(layout.containers / spec.name / provision.RELOADED))
+        configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names(CONFIG))
+        stale = stale or _latest(*configs) > read
+    return bool(service.get("MainPID")) and stale
 
 
 def require_installed(spec: Spec) -> None:

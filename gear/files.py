@@ -87,6 +87,18 @@ def sync_file_system(path: Path) -> None:
         os.close(descriptor)
 
 
+def exchange(first: Path, second: Path) -> None:
+    """Let two directories have each other's names, in one step: renameat2(2) with RENAME_EXCHANGE.  Raises OSError."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = [ctypes.c_char_p(os.fsencode(path)) for path in (first, second)]
+    # AT_FDCWD (-100) means nothing for absolute paths; RENAME_EXCHANGE is 2 (linux/fs.h).
+    if libc.renameat2(-100, names[0], -100, names[1], ctypes.c_uint(2)) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
 def partial_name(path: Path) -> Path:
     """A fresh name beside *path* for work that is renamed into place when it is complete."""
     return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(6)}")
@@ -111,6 +123,19 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
                 os.unlink(partial)
             raise
         sync_directory(path.parent)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Change the content of *path*, durably, and not the file: for what is mounted elsewhere.  Readers may see a
+    mixture, so whoever reads it has to be told when it is whole."""
+    with explained(f"write {path}"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -184,7 +209,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove *path* and all below it; it is renamed first, so a half-removed tree is never taken for whole.
+    """Remove *path* and all below it; it is renamed first, durably, so a half-removed tree is never taken for whole.
 
     Not for what containers can write to (gear/removal.py).
     """
@@ -195,6 +220,7 @@ def remove_tree(path: Path) -> None:
                 os.rename(path, doomed)
             except FileNotFoundError:
                 return
+            sync_directory(path.parent)
             path = doomed
         # shutil.rmtree works below directory descriptors and follows no symlink (avoids_symlink_attacks).
         shutil.rmtree(path)
@@ -208,3 +234,12 @@ def remove_file(path: Path) -> bool:
         except FileNotFoundError:
             return False
         return True
+
+
+def remove_durably(path: Path) -> bool:
+    """Unlink *path*, so that a power cut does not bring it back; tells whether it was there."""
+    if not remove_file(path):
+        return False
+    with explained(f"remove {path}"):
+        sync_directory(path.parent)
+    return True

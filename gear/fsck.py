@@ -1,7 +1,8 @@
 """Checking everything that gear keeps, and mending what can be mended.
 
-Not what is looked for (gear/checking.py, gear/record_check.py, gear/container_check.py, gear/remove.py): the order of
-it, and what becomes of each finding.  Data of volumes and of writable layers is never removed here.
+Not what is looked for (gear/checking.py, gear/record_check.py, gear/container_check.py, gear/leftovers.py, and in what
+runs gear/running_check.py and gear/network_repair.py): the order of it, and what becomes of each finding.  Data of
+volumes and of writable layers is never removed here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from gear import container_check, containers, files, imagemounts, leftovers, publishing, record_check
+from gear import (
+    container_check,
+    containers,
+    files,
+    imagemounts,
+    leftovers,
+    network_repair,
+    publishing,
+    record_check,
+    running_check,
+    slices,
+)
 from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.findings import Finding
@@ -34,15 +46,21 @@ def fsck(layout: Layout, *, quick: bool = False, repair: bool = False) -> Iterat
             yield treat(finding, repair=repair)
     changed = False
     with files.locked(layout.lock):
-        for finding in container_check.check(layout):
+        for finding in chain(container_check.check(layout), slices.check(layout)):
             outcome = treat(finding, repair=repair)
             changed = changed or outcome.mended
             yield outcome
         for finding in _leftovers(layout):
             yield treat(finding, repair=repair)
-    if changed and booted():
-        with Manager() as manager:
+    if not booted():
+        return
+    with Manager() as manager:
+        if changed:
             publishing.acquaint(manager, layout, containers.names(layout))
+        with files.locked(layout.lock):
+            for finding in running_check.check(manager, layout):
+                yield treat(finding, repair=repair)
+            yield from network_repair.check_kernel(manager, layout, repair=repair)
 
 
 def _leftovers(layout: Layout) -> Iterator[Finding]:

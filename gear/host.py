@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from gear import process
+from gear.budget import Budget, option
 from gear.errors import HostError, UsageError
 from gear.isolation import Device
 from gear.spec import Spec
@@ -25,12 +28,29 @@ _REAPERS = (
     "/usr/bin/docker-init",
 )
 _PT_INTERP = 3
+# The controller that a member of a budget needs, by how that begins.
+_CONTROLLER_OF = {
+    "cpus": "cpuset",
+    "memory_nodes": "cpuset",
+    "cpu": "cpu",
+    "memory": "memory",
+    "oom": "memory",
+    "tasks": "pids",
+    "io": "io",
+    "hugepages": "hugetlb",
+}
 
 
 def require_root(doing: str) -> None:
     """Raise HostError unless gear runs as root."""
     if os.geteuid() != 0:
         raise HostError(f"Only root can {doing}.", hint="Run the same command with sudo.")
+
+
+def systemd_version() -> int:
+    """The number of systemd's version here; raises GearError."""
+    words = process.output(["systemctl", "--version"]).split()  # systemd 252 (252.39-1~deb12u1)
+    return int("".join(itertools.takewhile(str.isdigit, words[1])) or "0")
 
 
 def require_isolation(
@@ -70,21 +90,29 @@ def controllers(root: Path = _CGROUP) -> frozenset[str]:
 
 def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> None:
     """Raise HostError for a limit that was asked for and that nothing here would enforce."""
-    wanted = (
-        ("--memory", "memory", spec.memory),
-        ("--memory-swap", "memory", spec.memory_swap),
-        ("--cpus", "cpu", spec.cpus),
-        ("--cpu-shares", "cpu", spec.cpu_shares),
-        ("--cpuset-cpus", "cpuset", spec.cpuset_cpus),
-        ("--pids-limit", "pids", spec.pids_limit),
-    )
+    require_budget(spec.name, spec.resources, available)
+
+
+def require_budget(name: str, wanted: Budget, available: frozenset[str] | None = None) -> None:
+    """The same for the budget of a container or slice *name*."""
     available = controllers() if available is None else available
-    for option, controller, value in wanted:
-        if value is not None and controller not in available:
+    for member in wanted.to_mapping():
+        controller = next(found for word, found in _CONTROLLER_OF.items() if member.startswith(word))
+        if controller not in available:
             raise HostError(
-                f"{spec.name} can't be limited by {option}: this machine has no {controller} controller.",
+                f"{name} can't be limited by {option(member)}: this machine has no {controller} controller.",
                 hint="Limits need cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1), or leave the option out.",
             )
+
+
+def require_devices(name: str, wanted: Budget) -> None:
+    """Raise UsageError for a device that is limited and not there: systemd would say nothing."""
+    for member, value in wanted.to_mapping().items():
+        for path in value if member.startswith("io_") and isinstance(value, dict) else ():
+            if not os.path.exists(path):
+                raise UsageError(
+                    f"{name} can't be limited by {option(member)}: there is no {path} on this machine."
+                )
 
 
 def require_address_filter(spec: Spec, root: Path = _CGROUP) -> None:

@@ -11,7 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, garbage, imagemounts, indexes, leases, signature_record, snapshots, store
+from gear import (
+    containers,
+    garbage,
+    imagemounts,
+    indexes,
+    leases,
+    notices,
+    signature_record,
+    snapshots,
+    store,
+    upgrade_record,
+)
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import (
@@ -124,7 +135,7 @@ def _signers(layout: Layout, image: Image) -> list[str]:
 
 
 def users(layout: Layout) -> dict[str, list[str]]:
-    """The digests that installed containers run or that snapshots of them need, with the names of these.
+    """The digests that installed containers run, or that their snapshots or a rollback need, with the names of these.
 
     Raises IntegrityError for a spec that can't be read: what it uses is unknown, so nothing may be removed.
     """
@@ -133,6 +144,11 @@ def users(layout: Layout) -> dict[str, list[str]]:
         result.setdefault(containers.get(layout, name).image.digest, []).append(name)
     for digest, found in snapshots.users(layout).items():
         result.setdefault(digest, []).extend(found)
+    for name in containers.names(layout):
+        current = containers.get(layout, name).image.digest
+        for spec in upgrade_record.specs(layout, name):
+            if spec.image.digest != current:
+                result.setdefault(spec.image.digest, []).append(f"{name} (gear rollback {name})")
     return result
 
 
@@ -198,6 +214,7 @@ def remove(
         )
     for text in doomed:
         store.remove_reference(layout, text)
+    notices.note("remove-image", IMAGE_NAME=name, IMAGE_DIGEST=digest)
     held = set(store.held(layout)) | set(in_use)
     if not last:
         if was_index:  # the other references keep the image, but not those for other platforms

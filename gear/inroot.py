@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from gear.errors import GearError
 from gear.helper import syscalls
 
-# A path that is renamed while it is resolved gives EAGAIN (openat2(2), RESOLVE_IN_ROOT).
+# As in gear/helper/below.py.
 _TRIES = 128
 ACCOUNTS_LIMIT = 4 << 20
 # For find(): no link at all, and nothing above (RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, linux/openat2.h).

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from signal import pidfd_send_signal
 
-from gear import containers, groups
+from gear import containers, groups, notices
 from gear.errors import GearError
 from gear.files import explained
 from gear.model import Layout
@@ -106,13 +106,20 @@ def kill(manager: Manager, layout: Layout, name: str, signal: int) -> None:
         try:
             if is_gone(found):  # the number may be another's by now
                 raise not_running(name)
+            _announce(name, signal)
             pidfd_send_signal(pidfd, signal)
         except ProcessLookupError:
             raise not_running(name) from None
         finally:
             os.close(pidfd)
     else:
+        _announce(name, signal)
         manager.kill(found.unit, signal)
+
+
+def _announce(name: str, signal: int) -> None:
+    """Note the signal before it is sent, or what PID 1 says of its effect may come first."""
+    notices.note("kill", CONTAINER_NAME=name, GEAR_SIGNAL=str(signal))
 
 
 def pause(manager: Manager, layout: Layout, name: str) -> bool:
@@ -121,6 +128,7 @@ def pause(manager: Manager, layout: Layout, name: str) -> bool:
     if found.frozen:
         return False
     freeze(manager, found)
+    notices.note("pause", CONTAINER_NAME=name)
     return True
 
 
@@ -141,6 +149,7 @@ def resume(manager: Manager, layout: Layout, name: str) -> bool:
     if not found.frozen:
         return False
     manager.thaw(found.unit)
+    notices.note("resume", CONTAINER_NAME=name)
     return True
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,14 @@ from gear import (
     bundle,
     connecting,
     containers,
+    effects,
     files,
     host,
     lifecycle,
     neighbours,
+    notices,
+    objects,
+    provision,
     publishing,
     removal,
     replacing,
@@ -33,6 +36,7 @@ from gear import (
     switching,
     uids,
     units,
+    volumestore,
 )
 from gear.errors import GearError, UsageError
 from gear.isolation import Isolation
@@ -40,6 +44,7 @@ from gear.model import Layout
 from gear.network import NAT
 from gear.oci import Image
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
+from gear.supplies import SECRET
 from gear.systemd import booted
 from gear.view import View
 
@@ -79,11 +84,18 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
     )
 
 
-def install(layout: Layout, name: str, image_text: str, options: Mapping[str, Any]) -> Installed:
-    """Create or replace the container *name*; raises GearError and leaves what was there before."""
+def install(
+    layout: Layout, name: str, image_text: str, options: Mapping[str, Any], digest: str | None = None
+) -> Installed:
+    """Create or replace the container *name*; raises GearError and leaves what was there before.
+
+    With a *digest* it is that image, and *image_text* only what it is called.
+    """
     with files.locked(layout.lock), store.lease(layout):
         switching.finish(layout, name)
-        image = containers.resolve(layout, image_text)
+        image = containers.resolve(layout, digest or image_text)
+        if digest is not None:
+            image = dataclasses.replace(image, reference=image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
 
@@ -128,11 +140,13 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     name = spec.name
     old = containers.existing(layout, name)
     host.require_controllers(spec)
-    spec = _settled(layout, spec, old)
+    spec = settled(layout, spec, old)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     check_host(layout, spec, image)
     containers.render(spec, image, layout)
     publishing.publish_helper(layout)
+    # What the container's unit needs is there before it, also when power is cut between.
+    publishing.publish_static_units(layout, missing=True)
     with contextlib.ExitStack() as undo:
         if old is None:
             undo.callback(uids.release, layout, name)
@@ -150,15 +164,30 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         with neighbours.told(layout, name, spec):
             replacing.replace(changed)
         sockets.remove_files(layout, name, keep=rendered)
+        _remove_configs(layout, name, rendered)
         if old is not None and old.network.served_by(NAT) and not spec.network.interfaces and booted():
             # Its unit no longer does this when it ends; so what runs is not reached from now on.
             connecting.unpublish(layout, name)
         undo.pop_all()
     _give_back(layout, spec, had - allocation.wanted(layout, spec.network))
-    changes = [] if old is None else _differences(old, spec)
+    changes = [] if old is None else [change.member for change in effects.between(old, spec)]
     if old is not None and not changes:
         changes = [str(path) for path in changed]
+    if old is None or changes:
+        notices.note(
+            "install" if old is None else "change",
+            CONTAINER_NAME=name,
+            IMAGE_NAME=image.reference,
+            IMAGE_DIGEST=image.digest,
+        )
     return Installed(spec, old is None, tuple(changes))
+
+
+def _remove_configs(layout: Layout, name: str, rendered: Collection[Path]) -> None:
+    """Remove the files of configs that the container has no more; what runs keeps them mounted."""
+    for path in (layout.containers / name).glob(f"{provision.PREFIX}*"):
+        if path not in rendered:
+            files.remove_file(path)
 
 
 def _give_back(layout: Layout, spec: Spec, links: set[Path]) -> None:
@@ -178,32 +207,26 @@ def _take_ids(layout: Layout, spec: Spec) -> int:
 
 def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes | None, bytes]]:
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
-    spec = _settled(layout, spec, containers.existing(layout, spec.name))
+    spec = settled(layout, spec, containers.existing(layout, spec.name))
     check_host(layout, spec, image)
     return containers.compare(containers.render(spec, image, layout))
 
 
-def _settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
+def settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
+    """*spec* with what is still to be chosen of its network; *old* is what the container is."""
     network = connecting.settle(layout, spec.name, spec.network, old.network if old else None)
-    settled = dataclasses.replace(spec, network=network)
-    neighbours.require_unambiguous(layout, settled)
-    return settled
-
-
-def _differences(old: Spec, new: Spec) -> list[str]:
-    before, after = old.to_mapping(), new.to_mapping()
-    found = []
-    for part in ("network", "naming", "isolation"):
-        inner = before.pop(part), after.pop(part)
-        members = {*inner[0], *inner[1]}
-        found += sorted(member for member in members if inner[0].get(member) != inner[1].get(member))
-    return [member for member in after if before[member] != after[member]] + found
+    found = dataclasses.replace(spec, network=network)
+    neighbours.require_unambiguous(layout, found)
+    return found
 
 
 def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     """Raise GearError for what the container takes from this machine and is not there."""
     host.require_security(spec)
+    for secret in spec.supplies.names(SECRET):
+        objects.require(layout, SECRET, secret)
     host.require_address_filter(spec)
+    host.require_devices(spec.name, spec.resources)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)
     if (zone := containers.zone_of_host(spec, image, layout)) is not None:
@@ -234,15 +257,22 @@ def make_volumes(
     layout: Layout, spec: Spec, image: Image, undo: contextlib.ExitStack, *, but: Collection[str] = ()
 ) -> None:
     """The named volumes that are missing, but for those in *but*; *undo* removes them."""
-    # Layers of other users' programs: nobody but root gets near the set-user-ID files in a volume.
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
     roots = [] if spec.image.directory is not None else containers.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
-        directory = bundle.volume_directory(layout, mount.source)
-        if mount.kind == "volume" and mount.source not in but and not directory.exists():
-            _make_volume(layout, mount.source, View(roots), mount.destination)
-            undo.callback(removal.remove_tree, layout.volumes / mount.source)
+        if mount.kind != "volume" or mount.source in but:
+            continue
+        volume, known = mount.source, (layout.volumes / mount.source).exists()
+        if not bundle.volume_directory(layout, volume).exists():
+            record = volumestore.new_record(anonymous=mount not in spec.mounts)
+            # Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
+            with volumestore.making(layout, volume, record) as data:
+                View(roots).copy_tree(mount.destination, data)
+            if not known:
+                undo.callback(volumestore.remove, layout, volume)
+        elif volumestore.seeds(layout, volume):
+            _seed(layout, volume, View(roots), mount.destination)
 
 
 def _discard(path: Path) -> None:
@@ -252,21 +282,9 @@ def _discard(path: Path) -> None:
         files.remove_file(path)
 
 
-def _make_volume(layout: Layout, name: str, view: View, destination: str) -> None:
-    """A new volume with what the image has at *destination*, as Docker does it.
-
-    Files keep the ids they have in the image: the mount shifts them, so a volume can change containers.
-    """
-    target = layout.volumes / name
-    partial = files.partial_name(target)
-    with files.explained(f"create the volume {name}"):
-        try:
-            data = partial / "data"
-            data.mkdir(parents=True)
-            view.copy_tree(destination, data)
-            files.sync_file_system(partial)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    files.sync_directory(layout.volumes)
+def _seed(layout: Layout, name: str, view: View, destination: str) -> None:
+    """Fill a volume that was made empty for its first container, as Docker does it."""
+    directory, record = layout.volumes / name, volumestore.record(layout, name)
+    with volumestore.replacing(directory, record.size) as data:
+        view.copy_tree(destination, data)
+    volumestore.write_record(directory, dataclasses.replace(record, seed=False))

@@ -72,21 +72,23 @@ def extract(
     bounds: Bounds = Bounds(),  # noqa: B008 (frozen)
     owners: bool = True,
     algorithm: str = "sha256",
+    is_layer: bool = True,
 ) -> Unpacked:
     """Unpack the layer in *file* into the empty directory *destination*.
 
     The file is at its beginning, and its first six bytes are there.
 
     *what* names the layer in errors.  *owners* False leaves everything to the caller's own user, for a
-    caller without privilege; *algorithm* is that of the diff id.  On failure the destination is left half-filled:
-    it is the caller's to remove.
+    caller without privilege; *algorithm* is that of the diff id.  Without *is_layer* it is an archive like any other,
+    in which no name is a whiteout, and which may be compressed in any way.  On failure the destination is left
+    half-filled: it is the caller's to remove.
     Raises IntegrityError for what the layer does wrong, HostError for a missing privilege.
     """
     head = os.pread(file.fileno(), 6, 0)
     kind = kind_of(head)
     if media_type is not None and LAYERS.get(media_type) != kind:
         raise IntegrityError(f"{what} is announced as {media_type}, but what it holds is {kind}.")
-    if kind not in LAYERS.values():
+    if is_layer and kind not in LAYERS.values():
         raise IntegrityError(f"{what} is compressed with {kind}, which the format of images does not allow.")
     with decompressed(file, what, kind, floor=bounds.ratio_floor, ratio=bounds.ratio) as stream:
         archive = Archive(stream, what, limit=bounds.size, algorithm=algorithm)
@@ -94,7 +96,7 @@ def extract(
         try:
             tree = Tree(root, symlinks=bounds.symlinks, depth=bounds.depth)
             try:
-                extraction = _Extraction(tree, archive, what, bounds, owners)
+                extraction = _Extraction(tree, archive, what, bounds, owners, is_layer)
                 extraction.run()
             finally:
                 tree.close()
@@ -107,9 +109,11 @@ def extract(
 class _Extraction:
     """One run over an archive.  Descriptors it opens are closed by the method that opened them."""
 
-    def __init__(self, tree: Tree, archive: Archive, what: str, bounds: Bounds, owners: bool) -> None:
+    def __init__(
+        self, tree: Tree, archive: Archive, what: str, bounds: Bounds, owners: bool, is_layer: bool
+    ) -> None:
         self._tree, self._archive, self._what = tree, archive, what
-        self._bounds, self._owners = bounds, owners
+        self._bounds, self._owners, self._is_layer = bounds, owners, is_layer
         self.entries = 0
         self.size = 0
         # Directory times come last: every file made in a directory changes them.
@@ -171,13 +175,9 @@ class _Extraction:
     def _place(self, entry: Entry) -> None:
         """Unpack one entry."""
         parts = self._components(entry.name, entry)
-        if any(part.startswith(b".wh..wh.") for part in (parts if entry.kind == "directory" else parts[:-1])):
-            return  # AUFS kept its hard links in .wh..wh.plnk; they mean nothing in a layer
-        if any(part.startswith(WHITEOUT) for part in parts[:-1]):
-            raise self._refuse(f"has an entry {entry.shown()} below a whiteout")
+        if self._is_layer and self._is_of_aufs(entry, parts):
+            return
         if entry.kind == "directory":
-            if parts and parts[-1].startswith(WHITEOUT):
-                raise self._refuse(f"has a directory {entry.shown()} that is named like a whiteout")
             self._directory(entry, parts)
             return
         if not parts:
@@ -186,7 +186,7 @@ class _Extraction:
             )
         name = parts[-1]
         with self._tree.made(parts[:-1]) as parent:
-            if name.startswith(WHITEOUT):
+            if self._is_layer and name.startswith(WHITEOUT):
                 self._whiteout(entry, parent, name)
                 return
             if entry.kind == "hard link":
@@ -198,6 +198,17 @@ class _Extraction:
                 return
             self._special(entry, parent, name)
 
+    def _is_of_aufs(self, entry: Entry, parts: list[bytes]) -> bool:
+        """Whether *entry* means nothing in a layer; raises IntegrityError when it makes a directory of a whiteout."""
+        directories = parts if entry.kind == "directory" else parts[:-1]
+        if any(part.startswith(b".wh..wh.") for part in directories):
+            return True  # AUFS kept its hard links in .wh..wh.plnk
+        if any(part.startswith(WHITEOUT) for part in parts[:-1]):
+            raise self._refuse(f"has an entry {entry.shown()} below a whiteout")
+        if entry.kind == "directory" and parts and parts[-1].startswith(WHITEOUT):
+            raise self._refuse(f"has a directory {entry.shown()} that is named like a whiteout")
+        return False
+
     def _directory(self, entry: Entry, parts: list[bytes]) -> None:
         """Make a directory, or give an existing one the entry's attributes."""
         if parts:
@@ -208,7 +219,7 @@ class _Extraction:
                 except FileNotFoundError:
                     os.mkdir(name, 0o700, dir_fd=parent)
                 else:
-                    if is_whiteout(status):
+                    if self._is_layer and is_whiteout(status):
                         self._tree.unhide(parent, name)
                     elif not stat.S_ISDIR(status.st_mode):
                         self._tree.clear(parent, name)
@@ -234,7 +245,7 @@ class _Extraction:
             os.fchown(descriptor, entry.uid, entry.gid)
         os.fchmod(descriptor, entry.mode)
         for name, value in entry.xattrs.items():
-            if kept(name):
+            if kept(name, layer=self._is_layer):
                 os.setxattr(descriptor, name, value)
 
     def _file(self, entry: Entry, parent: int, name: bytes) -> None:
@@ -283,7 +294,7 @@ class _Extraction:
             raise missing from None
         try:
             status = os.lstat(parts[-1], dir_fd=source)
-            if stat.S_ISDIR(status.st_mode) or is_whiteout(status):
+            if stat.S_ISDIR(status.st_mode) or self._is_layer and is_whiteout(status):
                 raise missing
             with suppress(FileNotFoundError):
                 if os.path.samestat(status, os.lstat(name, dir_fd=parent)):
@@ -314,7 +325,7 @@ class _Extraction:
             os.chmod(name, entry.mode, dir_fd=parent)
         for attribute, value in entry.xattrs.items():
             # xattr(7): user.* is for files and directories only.
-            if kept(attribute) and not attribute.startswith("user."):
+            if kept(attribute, layer=self._is_layer) and not attribute.startswith("user."):
                 os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), attribute, value, follow_symlinks=False)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
@@ -351,6 +362,6 @@ class _Extraction:
             ) from error
 
 
-def kept(name: str) -> bool:
-    """Whether an image may set the extended attribute *name*."""
-    return name in KEPT or (name.startswith("user.") and not name.startswith("user.overlay."))
+def kept(name: str, *, layer: bool = True) -> bool:
+    """Whether an image, or with *layer* False what was in a volume, may set the extended attribute *name*."""
+    return name in KEPT or (name.startswith("user.") and not (layer and name.startswith("user.overlay.")))

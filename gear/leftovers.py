@@ -25,16 +25,20 @@ from gear import (
     lifecycle,
     neighbours,
     removal,
+    schedule,
     snapshots,
     store,
     uids,
     unfinished,
     unitfile,
+    upgrade_record,
+    volumestore,
 )
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout
 from gear.network import unit_name as network_unit
 from gear.spec import unit_name
+from gear.supplies import KINDS
 from gear.systemd import Manager, booted
 
 # What unit files of gear begin with, before the directory of what they are made from.
@@ -61,8 +65,8 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += [_tree("a snapshot that was interrupted", path) for path in unfinished.partials(layout)]
     installed = set(containers.names(layout))
     helper = layout.state / "helper"
-    networks_ = [layout.networks, *entries(layout.networks)]
-    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *networks_):
+    inner = [*_named(layout), *volumestore.directories(layout)]
+    for directory in (layout.state, layout.containers, layout.volumes, layout.units, helper, *inner):
         found += [
             _tree("interrupted work", path)
             for path in entries(directory)
@@ -70,7 +74,7 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
         ]
     for path in entries(layout.containers):
         if path.name in installed:
-            current = _current_layer(layout, path.name)
+            current = _current_layers(layout, path.name)
             if _is_left_over(layout, path.name):
                 what = "a container of gear run --rm that has ended"
                 found.append(Leftover(what, path, partial(_remove_run, layout, path.name), True))
@@ -83,15 +87,11 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
             found += [
                 _tree("a writable layer of an earlier image or storage driver", inner, holds_data=True)
                 for inner in entries(path)
-                if inner.name.startswith("layer-") and current is not None and inner != current
+                if inner.name.startswith("layer-") and current is not None and inner not in current
             ]
         elif NAME.fullmatch(path.name) and path not in claimed:
             found.append(_tree("a container without a specification", path, holds_data=True))
-    for path in entries(layout.units):
-        name = activation.owner(path.name) or path.name.removeprefix("ctr-").removesuffix(".service")
-        known = unit_name(name) == path.name or activation.owner(path.name) is not None
-        if known and name not in installed and rendered_by_gear(path, layout):
-            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    found += _units(layout, installed)
     for taken in uids.ranges(layout):
         if taken.name not in installed:
             remove = partial(files.remove_file, taken.path)
@@ -111,9 +111,27 @@ def leftovers(layout: Layout, *, with_images: bool = False, with_volumes: bool =
     found += _store_leftovers(layout, with_images=with_images)
     if with_volumes:
         used = {volume for name in installed for volume in mounted(layout, name)}
-        for path in entries(layout.volumes):
-            if path.name not in used and not path.name.startswith(files.PARTIAL):
+        for name in volumestore.names(layout):
+            if name not in used:
+                path = layout.volumes / name
                 found.append(_tree("a volume that no container uses", path, holds_data=True))
+    return found
+
+
+def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
+    """Unit files of containers that are gone, installed or run."""
+    found = []
+    for path in entries(layout.units):
+        owner = activation.owner(path.name) or schedule.owner(path.name)
+        name = owner or path.name.removeprefix("ctr-").removesuffix(".service")
+        known = unit_name(name) == path.name or owner is not None
+        if known and name not in installed and rendered_by_gear(path, layout):
+            found.append(Leftover("a unit without a container", path, partial(files.remove_file, path)))
+    for path in entries(layout.transient_units):
+        if unit_name(path.stem.removeprefix("ctr-")) == path.name and path.stem[4:] not in installed:
+            if rendered_by_gear(path, layout):
+                what = "a unit of a container that was run and is gone"
+                found.append(Leftover(what, path, partial(files.remove_file, path)))
     return found
 
 
@@ -147,6 +165,12 @@ def of_networks(layout: Layout, installed: set[str]) -> list[Leftover]:
     return found
 
 
+def _named(layout: Layout) -> list[Path]:
+    """The directories of networks, secrets, configs and environment sets, and of each one."""
+    parents = [layout.networks, *(layout.state / kind for kind in KINDS)]
+    return [place for parent in parents for place in (parent, *entries(parent))]
+
+
 def _is_left_over(layout: Layout, name: str) -> bool:
     """Whether *name* should have been removed when it ended, and gear was killed before that."""
     run = containers.run_of(layout, name)
@@ -173,7 +197,7 @@ def _remove_run(layout: Layout, name: str) -> None:
         files.remove_file(containers.unit_path(layout, name))
         removal.remove_tree(layout.containers / name)
     for volume in volumes:
-        removal.remove_tree(layout.volumes / volume)
+        volumestore.remove(layout, volume)
     release(layout, name)
 
 
@@ -247,7 +271,9 @@ def _is_ours_partial(layout: Layout, path: Path) -> bool:
     # partial name, and written there under a partial name of that.
     while name.startswith(files.PARTIAL):
         name = name.removeprefix(files.PARTIAL)
-    return path.parent != layout.units or name.startswith(("ctr-", "container", "gear-network@"))
+    return path.parent != layout.units or name.startswith(
+        ("ctr-", "container", "gear-network@", "gear-upgrade@")
+    )
 
 
 def rendered_by_gear(path: Path, layout: Layout) -> bool:
@@ -263,8 +289,9 @@ def rendered_elsewhere(path: Path, layout: Layout) -> bool:
     return content.startswith(_RENDERED.encode()) and not rendered_by_gear(path, layout)
 
 
-def _current_layer(layout: Layout, name: str) -> Path | None:
-    """The writable layer in use; None while it can't be told, or while the container may run on an older one."""
+def _current_layers(layout: Layout, name: str) -> set[Path] | None:
+    """The writable layer in use, and that of a rollback; None while it can't be told, or while the container may run on
+    an older one."""
     spec = containers.existing(layout, name)
     if spec is None:
         return None
@@ -272,7 +299,7 @@ def _current_layer(layout: Layout, name: str) -> Path | None:
         with Manager() as manager:
             if manager.get(spec.unit, "ActiveState", "s") not in ("inactive", "failed"):
                 return None
-    return bundle.writable_layer(spec, layout)
+    return {bundle.writable_layer(spec, layout)} | upgrade_record.layers(layout, name)
 
 
 def unpublish(layout: Layout, name: str) -> None:
@@ -289,10 +316,11 @@ def release(layout: Layout, name: str) -> None:
 
 
 def mounted(layout: Layout, name: str) -> list[str]:
-    """The volumes that a container has, or had when a snapshot was taken."""
+    """The volumes that a container has, or had when a snapshot was taken or before it was upgraded."""
     found = []
     # A snapshot without their data goes on with them when it is restored.
-    for spec in (containers.get(layout, name), *(s.spec for s in snapshots.listing(layout, name))):
+    kept = [*(s.spec for s in snapshots.listing(layout, name)), *upgrade_record.specs(layout, name)]
+    for spec in (containers.get(layout, name), *kept):
         try:
             mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
         except NotFoundError:  # the image is gone, and with it what it declares

@@ -16,6 +16,9 @@ from gear.network import unit_name as network_unit
 from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
 
+# EXIT_CREDENTIALS (systemd.exec(5), "Process Exit Codes").
+_NO_CREDENTIALS = 243
+
 _TAIL = 10  # journal lines shown when a start fails
 
 
@@ -186,16 +189,19 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
     down = [unit for unit in map(network_unit, spec.network.networks) if not _is_up(manager, unit)]
     if result == "start-limit-hit":
         reason = "it was started too often in a short time, and systemd gave up"
-    elif said:
+    elif result == "timeout":
+        reason = "it was not ready within the start timeout"
+        reason += f" ({said})" if said not in ("", "starting") else ""
+    elif said not in ("", "starting"):
         reason = said
     elif down:
         # What it failed with itself is forgotten already, as systemd tries again.
         told = journal.last_words(down[0])
         reason = f"the unit {down[0]} of its network failed{f': {told}' if told else ''}"
-    elif result == "timeout":
-        reason = "it was not ready within the start timeout"
     elif result == "oom-kill":
         reason = "it ran out of the memory it may use"
+    elif result == "exit-code" and service.get("ExecMainStatus") == _NO_CREDENTIALS:
+        reason = "systemd could not read or decrypt one of its secrets on this machine"
     elif result in ("exit-code", "signal", "core-dump"):
         reason = f"its process ended with status {service.get('ExecMainStatus', 0)}"
     elif spec.network.shared is not None and (job == "dependency" or "not found" in job):
@@ -206,7 +212,7 @@ def why(manager: Manager, spec: Spec, job: str) -> StartError:
         reason = "a unit that it depends on failed"
     else:
         reason = f"systemd says {result if result not in ('', 'success') else job}"
-    lines = journal.tail(spec.name, _TAIL, invocation)
+    lines = journal.tail(spec.name, spec.logging.namespace, _TAIL, invocation)
     hint = f"The whole story: journalctl -u {down[0].removesuffix('.service') if down else spec.unit}"
     if "can't map the ids of" in said and spec.image.reference.startswith("host:"):
         hint = "--userns host needs no mapping; root of the container is then root of this machine."

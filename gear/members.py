@@ -63,6 +63,11 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(text(item) for item in array(value))
 
 
+def text_mapping(value: Any) -> dict[str, str]:
+    """An object whose members are strings."""
+    return {text(name): text(content) for name, content in mapping(value).items()}
+
+
 def optional(reader: Reader) -> Reader:
     """What *reader* takes, or null."""
     return lambda value: None if value is None else reader(value)

@@ -71,6 +71,8 @@ class Root:
 
     path: Path
     ids: Ids = SAME
+    # Whether it is no layer: what would be a whiteout is a device like others, and overlayfs's attributes are kept.
+    literal: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Opened:
 
     descriptor: int
     ids: Ids
+    literal: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Node:
     parent: int = -1
     name: bytes = b""
     ids: Ids = SAME
+    literal: bool = False
 
     @property
     def is_directory(self) -> bool:
@@ -131,14 +135,15 @@ class Node:
     def attributes(self) -> Mapping[str, bytes]:
         """The extended attributes that an image may have, as the container sees them."""
         if self.layers:
-            return attributes(self.layers[0].descriptor, self.ids)
+            return attributes(self.layers[0].descriptor, self.ids, self.literal)
         if stat.S_ISLNK(self.status.st_mode):
             return {}  # xattr(7): of those that are kept, a link can have none
-        return attributes(b"/proc/self/fd/%d/%s" % (self.parent, self.name), self.ids)
+        place = b"/proc/self/fd/%d/%s" % (self.parent, self.name)
+        return attributes(place, self.ids, self.literal)
 
 
-def attributes(place: int | bytes, ids: Ids) -> dict[str, bytes]:
-    """The extended attributes of a file, sorted; those of overlayfs and of the host are left out."""
+def attributes(place: int | bytes, ids: Ids, literal: bool = False) -> dict[str, bytes]:
+    """The extended attributes of a file, sorted; those of overlayfs, unless *literal*, and of the host are left out."""
     follow = isinstance(place, int)  # which a descriptor has to be told, though there is nothing to follow
     found = {}
     try:
@@ -147,7 +152,7 @@ def attributes(place: int | bytes, ids: Ids) -> dict[str, bytes]:
         if error.errno != errno.ENOTSUP:
             raise
         return {}
-    for name in sorted(filter(kept, named)):
+    for name in sorted(name for name in named if kept(name, layer=not literal)):
         if "=" in name:  # no record of a tar archive can say so
             continue
         try:
@@ -165,11 +170,12 @@ def opened(roots: Sequence[Root]) -> Iterator[Node]:
     with ExitStack() as stack, explained(f"read {roots[-1].path if roots else 'no directory'}"):
         layers: list[Opened] = []
         for root in reversed(roots):
-            layers.append(Opened(os.open(root.path, DIRECTORY), root.ids))
+            layers.append(Opened(os.open(root.path, DIRECTORY), root.ids, root.literal))
             stack.callback(os.close, layers[-1].descriptor)
             if is_opaque(layers[-1].descriptor):
                 break
-        yield Node(os.fstat(layers[0].descriptor), tuple(layers), ids=layers[0].ids)
+        first = layers[0]
+        yield Node(os.fstat(first.descriptor), tuple(layers), ids=first.ids, literal=first.literal)
 
 
 def _allow_descriptors() -> None:
@@ -200,22 +206,25 @@ def _look(directory: Node, name: bytes, stack: ExitStack) -> Node | None:
     for layer in directory.layers:
         try:
             status = os.lstat(name, dir_fd=layer.descriptor)
-            if is_whiteout(status):
+            if is_whiteout(status) and not layer.literal:
                 break
             if not stat.S_ISDIR(status.st_mode):
                 if below:
                     break
-                return Node(status, (), layer.descriptor, name, layer.ids)
+                return Node(status, (), layer.descriptor, name, layer.ids, layer.literal)
             descriptor = os.open(name, DIRECTORY, dir_fd=layer.descriptor)
         except OSError as error:
             if error.errno not in VANISHED:
                 raise
             continue
         stack.callback(os.close, descriptor)
-        below.append(Opened(descriptor, layer.ids))
+        below.append(Opened(descriptor, layer.ids, layer.literal))
         if is_opaque(descriptor):
             break
-    return Node(os.fstat(below[0].descriptor), tuple(below), ids=below[0].ids) if below else None
+    if not below:
+        return None
+    first = below[0]
+    return Node(os.fstat(first.descriptor), tuple(below), ids=first.ids, literal=first.literal)
 
 
 def is_opaque(directory: int) -> bool:

@@ -114,6 +114,11 @@ class Layout:
         return self.state / "networks"
 
     @property
+    def slices(self) -> Path:
+        """A file for each slice that was made (gear/slices.py)."""
+        return self.state / "slices"
+
+    @property
     def ports(self) -> Path:
         """A link for each published port (gear/allocation.py)."""
         return self.state / "ports"

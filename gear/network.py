@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gear import members
+from gear import durations, members
 from gear.errors import UsageError
 from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, port_range, unique_aliases
 from gear.limits import Limits
@@ -38,8 +38,6 @@ _PUBLISH = re.compile(
     r"(?:/(?P<protocol>[A-Za-z]+))?(?:,(?P<mode>[A-Za-z]+))?",
     re.ASCII,
 )
-_IDLE = re.compile(r"([0-9]{1,9})(s|sec|m|min|h|d)?", re.ASCII)
-_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _INTERNAL_EXTERNAL = re.compile(r"([0-9]{1,5}):([0-9]{0,5})", re.ASCII)
 
 
@@ -326,11 +324,8 @@ def idle_time(value: int) -> int:
 
 
 def parse_idle(text: str) -> int:
-    """`--idle-stop`: a number of seconds, or one with s, min, h or d; returns seconds, raises UsageError."""
-    match = _IDLE.fullmatch(text)
-    if not match:
-        raise UsageError(f"{text[:40]!r} is no time to be idle.", hint="For example 10min, 90s or 1h.")
-    return idle_time(int(match[1]) * _SECONDS[match[2] or "s"])
+    """`--idle-stop` in seconds; raises UsageError."""
+    return idle_time(durations.whole(text))
 
 
 def parse_net(text: str) -> str | Interface:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from gear import allocation, connecting, definitions, files
+from gear import allocation, connecting, containers, definitions, files
 from gear.definition import Definition
 from gear.errors import GearError
 from gear.findings import Finding
 from gear.model import Layout
+from gear.network import Port
 from gear.spec import Spec
 
 
@@ -31,6 +32,7 @@ def check(layout: Layout, specs: Mapping[str, Spec], names: Sequence[str] = ()) 
                 yield Finding(path, f"is not that of the network {name}", mend=_publisher(layout, definition))
     for spec in specs.values():
         yield from _links(layout, spec)
+    yield from _ports(layout, specs)
 
 
 def _publisher(layout: Layout, definition: Definition) -> Callable[[], None]:
@@ -52,3 +54,18 @@ def _links(layout: Layout, spec: Spec) -> Iterator[Finding]:
                 f"belongs to {owner}, but {spec.name} has it as well",
                 hint=f"gear install {spec.name} again gives it another one",
             )
+
+
+def _ports(layout: Layout, specs: Mapping[str, Spec]) -> Iterator[Finding]:
+    """No two containers publish one port, be it on other addresses of which one is every address."""
+    seen: dict[tuple[str, int], list[tuple[str, Port]]] = {}
+    for name, spec in specs.items():
+        for port in spec.network.ports:
+            others = seen.setdefault((port.protocol, port.external), [])
+            for other, beside in others:
+                # Of those that are the same one has the link, which tells of the other.
+                if other != name and port.overlaps(beside) and port.address != beside.address:
+                    what = f"publishes {port.external}/{port.protocol}, which {other} publishes as well"
+                    hint = f"gear install {name} again with another port"
+                    yield Finding(containers.spec_path(layout, name), what, hint=hint)
+            others.append((name, port))

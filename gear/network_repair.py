@@ -42,21 +42,27 @@ def check(
         return
     with files.locked(layout.lock):
         yield from _records(manager, layout, names, repair=repair)
-        chosen = list(names) or definitions.names(layout)
-        for name in chosen:
-            try:
-                definition = definitions.get(layout, name)
-            except GearError:  # has been told
-                continue
-            mend = _mender(manager, layout, definition)
-            for finding in network_state.check(manager, layout, definition):
-                yield treat(_mendable(finding, mend), repair=repair)
-        if not names:
-            for finding in network_strays.strays(manager, layout):
-                yield treat(finding, repair=repair)
-        for item in hindrances.of_networks(layout, chosen):
+        yield from check_kernel(manager, layout, names, repair=repair)
+        for item in hindrances.of_networks(layout, list(names) or definitions.names(layout)):
             told = Finding(str(item.dropper), item.what, damage=False, hint=item.hint, foreign=True)
             yield Outcome(told, False)
+
+
+def check_kernel(
+    manager: Manager, layout: Layout, names: Sequence[str] = (), *, repair: bool = False
+) -> Iterator[Outcome]:
+    """As check(), but only what the kernel has beside what is on disk.  The caller holds the lock."""
+    for name in names or definitions.names(layout):
+        try:
+            definition = definitions.get(layout, name)
+        except GearError:  # has been told
+            continue
+        mend = _mender(manager, layout, definition)
+        for finding in network_state.check(manager, layout, definition):
+            yield treat(_mendable(finding, mend), repair=repair)
+    if not names:
+        for finding in network_strays.strays(manager, layout):
+            yield treat(finding, repair=repair)
 
 
 def _mendable(finding: Finding, mend: Callable[[], None]) -> Finding:

@@ -94,10 +94,8 @@ def _has_failed(manager: Manager, layout: Layout, definition: Definition) -> boo
 
 def _why(manager: Manager, unit: str, job: str) -> str:
     """What a network's unit said last when it failed, or systemd's word for it: the result *job*."""
-    journal.synchronize()
     invocation = bytes(manager.properties(unit).get("InvocationID") or b"").hex() or None
-    said = journal.last_line(unit, invocation)
-    return (said or job).removeprefix("gear: ").rstrip(".")
+    return journal.last_words(unit, invocation=invocation) or job.rstrip(".")
 
 
 def _acquaint(manager: Manager, layout: Layout, unit: str, names: list[str]) -> None:
@@ -149,8 +147,9 @@ def remove(manager: Manager, layout: Layout, name: str) -> bool:
         if result != "done" and is_up(manager, name):
             raise GearError(f"The network {name} could not be taken down: {result.rstrip('.')}.")
         manager.reset_failed(unit.name)
-        files.remove_file(unit)
+        # The directory first, which decides: a unit without it is left over.
         files.remove_tree(directory)
+        files.remove_durably(unit)
         return True
 
 
@@ -238,7 +237,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
         done = install.apply(layout, wanted, containers.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         if pid is not None:
-            _bring_up(manager, done.spec)
+            bring_up(manager, done.spec)
             live.adjust(layout, name, pid, before)
             live.mark(layout, name)
             allocation.give_back(had - allocation.wanted(layout, done.spec.network))
@@ -246,7 +245,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
     return Reconnected(done.spec, live.is_stale(manager, layout, name), tuple(followed))
 
 
-def _bring_up(manager: Manager, spec: Spec) -> None:
+def bring_up(manager: Manager, spec: Spec) -> None:
     """Start the networks of a container that runs and may be new on one."""
     for unit, result in manager.start([unit_name(name) for name in spec.network.networks]).items():
         if result != "done":

@@ -127,7 +127,7 @@ class Writer:
     def _regular(self, node: Node, path: bytes, descriptor: int) -> Iterator[bytes]:
         """The header and the content of an open file."""
         status = os.fstat(descriptor)
-        size, xattrs = status.st_size, attributes(descriptor, node.ids)
+        size, xattrs = status.st_size, attributes(descriptor, node.ids, node.literal)
         pieces, sparse = _pieces(descriptor, size), b""
         owner = node.ids.inside(status.st_uid), node.ids.inside(status.st_gid)
         records: list[tuple[bytes, bytes]] = []

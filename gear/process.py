@@ -23,6 +23,7 @@ _PACKAGES = {
     "nft": "nftables",
     "systemctl": "systemd",
     "systemd-analyze": "systemd",
+    "systemd-creds": "systemd",
     "ssh": "openssh-client",
 }
 # The most that is kept of what a program answers.
@@ -61,6 +62,18 @@ def call(arguments: Sequence[str], data: bytes = b"") -> None:
             raise GearError(f"{' '.join(arguments)} failed with status {done.returncode}.")
         sentence = words[-1].removeprefix("gear: ").rstrip(".")
         raise GearError(f"{sentence[:1].upper()}{sentence[1:]}.", details=words[:-1])
+
+
+def filtered(arguments: Sequence[str], data: bytes) -> bytes:
+    """What a program makes of *data*; raises GearError with its last words when it fails."""
+    command = [find(arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise GearError(
+            f"{' '.join(arguments[:2])} failed with status {done.returncode}: {words[-1].rstrip('.')}."
+        )
+    return done.stdout
 
 
 def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[int, bytes]:

@@ -7,19 +7,15 @@ shown or asked about.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gear import garbage, images, leases, store
+from gear import durations, garbage, images, leases, store
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
-
-_SPAN = re.compile(r"([0-9]{1,6})(s|m|h|d|w)", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,11 @@ def _moment(text: str) -> datetime.datetime:
 
 def parse_until(text: str, now: datetime.datetime) -> datetime.datetime:
     """A time in the form of RFC 3339, or a span before *now* such as 24h; raises UsageError."""
-    match = _SPAN.fullmatch(text)
-    if match:
-        return now - datetime.timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    try:
+        if not text.isdigit():  # which may be a date
+            return now - datetime.timedelta(seconds=durations.parse(text))
+    except (OverflowError, UsageError):
+        pass
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:

@@ -19,8 +19,8 @@ from gear.network import unit_name
 from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove"}
-_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy")}
+_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove", "reload": "reload"}
+_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy", "health")}
 
 
 def helper_sources() -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def publish_helper(layout: Layout) -> None:
 
 
 def static_units() -> dict[str, bytes]:
-    """The slices and targets that come with gear, by unit name."""
+    """The units that come with gear, by name: slices, targets, and what serves metrics."""
     package = Path(gear.__file__).parent
     directory = package / "static_units"
     if not directory.is_dir():
@@ -81,16 +81,18 @@ def static_units() -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if path.suffix in (".slice", ".target")
+        if path.suffix in (".slice", ".target", ".socket", ".service")
     }
 
 
-def publish_static_units(layout: Layout) -> list[str]:
-    """Write the slices and targets that are missing or of another version; returns their names."""
+def publish_static_units(layout: Layout, *, missing: bool = False) -> list[str]:
+    """Write the units that are missing or of another version, or *missing* ones only, which PID 1 finds without being
+    told; returns their names."""
     files.make_directory(layout.units)
     written = []
     for name, content in static_units().items():
-        if files.read_bytes(layout.units / name) != content:
+        found = files.read_bytes(layout.units / name)
+        if found is None or (found != content and not missing):
             files.write_atomic(layout.units / name, content)
             written.append(name)
     return written
@@ -120,6 +122,8 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
         written += [] if spec is None else [unit_name(network) for network in spec.network.networks]
         written.append(containers.unit_path(layout, name).name)
     for unit in dict.fromkeys(written):
+        if "@." in unit:  # a template, which is read with each instance
+            continue
         manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
             manager.reload()

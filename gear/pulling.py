@@ -6,8 +6,9 @@ Not how an image comes into the store (gear/fetching.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from gear import fetching, images, indexes, registries, store
+from gear import fetching, images, indexes, notices, registries, store
 from gear.containers import is_directory
 from gear.errors import GearError, NotFoundError, RemoteError, UsageError
 from gear.fetching import Progress, Pulled, Silent, Wanted
@@ -40,7 +41,9 @@ def pull(
     for remote in candidates:
         try:
             wanted = Wanted(remote.wanted, str(remote), platform or images.host_platform(), every)
-            return _pull(layout, remote, settings, wanted, progress or Silent())
+            done = _pull(layout, remote, settings, wanted, progress or Silent())
+            notices.note("pull", IMAGE_NAME=str(remote))
+            return done
         except (NotFoundError, Denied) as error:
             failures.append(error)
     if len(failures) == 1:
@@ -110,12 +113,49 @@ def ensure(
 
 def _is_newer(layout: Layout, text: str, here: Image, settings: Registries) -> bool:
     """Whether a registry may have another image than *here* under the name; asks without fetching anything."""
+    known = (here.digest, indexes.of_reference(layout, here.reference) or here.digest)
+    return available(text, settings) not in known
+
+
+def available(text: str, settings: Registries) -> str:
+    """The digest that a registry has under the name, of an index or of an image; nothing is fetched."""
     remote = meant(text, settings.search, settings.aliases)[0]
     source = Repository.opened(settings.target(remote), settings)
     try:
-        return source.head(remote.wanted) not in (
-            here.digest,
-            indexes.of_reference(layout, here.reference) or here.digest,
-        )
+        return source.head(remote.wanted)
     finally:
         source.transport.close()
+
+
+@dataclass(frozen=True)
+class Newest:
+    """What a name stands for now: *digest* is the registry's, or the store's own if that was not asked; *here* the
+    image by that name in the store, if it has the same."""
+
+    digest: str
+    here: Image | None
+
+
+def newest(layout: Layout, text: str, settings: Registries | None) -> Newest:
+    """What *text* stands for, at its registry if there are *settings*; raises GearError.
+
+    A name that no registry has may be one that was given to an image here; so only RemoteError is a failure.
+    """
+    try:
+        here: Image | None = store.resolve(layout, text)
+    except NotFoundError:
+        if settings is None:
+            raise
+        here = None
+    if settings is None:
+        assert here is not None
+        return Newest(here.digest, here)
+    try:
+        digest = available(text, settings)
+    except NotFoundError:
+        if here is None:
+            raise
+        return Newest(here.digest, here)
+    if here is not None and digest in (here.digest, indexes.of_reference(layout, here.reference)):
+        return Newest(digest, here)
+    return Newest(digest, None)

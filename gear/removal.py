@@ -18,8 +18,9 @@ DEPTH = 100
 
 
 def remove_tree(path: Path) -> None:
-    """Remove *path* and all below it, if it is there; it is renamed first, so that half a tree is never taken for
-    whole.  Raises GearError, and what is left has a partial name."""
+    """Remove *path* and all below it, if it is there; it is renamed first, durably, so that half a tree is never taken
+    for whole, and what is gone does not come back after a power cut.  Raises GearError, and what is left has a partial
+    name."""
     with files.explained(f"remove {path}"):
         try:
             parent = os.open(path.parent, DIRECTORY)
@@ -33,6 +34,7 @@ def remove_tree(path: Path) -> None:
                     os.rename(name, doomed, src_dir_fd=parent, dst_dir_fd=parent)
                 except FileNotFoundError:
                     return
+                os.fsync(parent)
                 name = doomed
             _Removal(parent).run(name)
         finally:

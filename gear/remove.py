@@ -1,7 +1,7 @@
 """Taking things away: one container, everything, or what nothing refers to.
 
-Each step leaves a state from which the same command succeeds: what systemd runs goes first, then the unit, then the
-container's directory, which is renamed before it is emptied.
+Each step leaves a state from which the same command succeeds: what systemd runs goes first, then the container's
+directory, which is renamed before it is emptied, and that decides; then the unit, which without it is left over.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ from gear import (
     imagemounts,
     leftovers,
     lifecycle,
+    log_namespaces,
     neighbours,
     networks,
+    notices,
     publishing,
     removal,
+    scheduling,
+    slices,
     sockets,
     switching,
     uids,
+    upgrade_record,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError
 from gear.model import Layout, container_name
 from gear.spec import Spec, unit_name
+from gear.supplies import KINDS
 from gear.systemd import Manager
 
 
@@ -42,12 +49,15 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
     unit, path = containers.unit_of(layout, name), containers.unit_path(layout, name)
     directory = layout.containers / name
     known = containers.exists(layout, name)
+    # Who upgrades it would go on with another that is called the same.
+    upgrade_record.require_settled(layout, name)
     spec = containers.existing(layout, name)
     # Found out first: an error in this must not leave a container stopped and still there.
     doomed = _volumes_of(layout, spec) if volumes and spec else []
     if boot.disable(unit):
         manager.reload()
     sockets.disable(layout, name)
+    scheduling.remove(manager, layout, name)
     if known:
         # Before the lock is taken: a payload may have an hour to stop, and others want to install meanwhile.
         listening = sockets.loaded(manager, name)
@@ -65,14 +75,16 @@ def delete(manager: Manager, layout: Layout, name: str, *, volumes: bool = False
             manager.reset_failed(file.name)
         sockets.remove_files(layout, name)
         with neighbours.told(layout, name, None):
-            files.remove_file(path)
             removal.remove_tree(directory)
+            files.remove_durably(path)
         for volume in doomed:
-            removal.remove_tree(layout.volumes / volume)
+            volumestore.remove(layout, volume)
         leftovers.release(layout, name)
     if known and manager.get(unit, "NeedDaemonReload", "b"):
         # Another unit names it, so PID 1 keeps what it has read, and would start that.
         manager.reload()
+    if known:
+        notices.note("delete", CONTAINER_NAME=name)
     return known
 
 
@@ -95,7 +107,8 @@ def drop_ins(layout: Layout, name: str) -> list[Path]:
 
 
 def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping[str, GearError | None]:
-    """Remove every container, every image, the units and the helper; volumes only on request.
+    """Remove every container, every image, the units and the helper; volumes, secrets, configs and environment sets
+    only on request.
 
     Returns the outcome for each container; what could not be stopped keeps everything it needs.
     """
@@ -113,6 +126,10 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
         return outcome
     for network in definitions.names(layout):
         networks.remove(manager, layout, network)
+    for namespace in log_namespaces.listing(layout):
+        log_namespaces.remove(manager, layout, namespace.name)
+    for name in sorted(slices.made(layout), reverse=True):  # the inner ones first
+        slices.remove(manager, layout, name)
     with files.locked(layout.lock):
         for item in leftovers.leftovers(layout):
             item.remove()
@@ -123,21 +140,36 @@ def purge(manager: Manager, layout: Layout, *, volumes: bool = False) -> Mapping
             files.remove_file(layout.units / unit)
         removal.remove_tree(layout.images)
         removal.remove_tree(layout.containers)
-        for directory in (layout.state / "helper", uids.directory(layout), layout.ports, layout.networks):
+        for directory in (
+            layout.state / "helper",
+            uids.directory(layout),
+            layout.ports,
+            layout.networks,
+            layout.slices,
+        ):
             files.remove_tree(directory)
-        if volumes:
-            removal.remove_tree(layout.volumes)
+        for directory in kept(layout).values() if volumes else ():
+            removal.remove_tree(directory)
     manager.reload()
-    _remove_if_empty(layout.volumes, layout.lock, layout.state)
+    _remove_if_empty(layout)
     return outcome
 
 
-def _remove_if_empty(volumes: Path, lock: Path, state: Path) -> None:
+def kept(layout: Layout) -> dict[str, Path]:
+    """What a purge leaves unless it is told otherwise, by what it is called."""
+    return {
+        "volumes": layout.volumes,
+        **{f"{words[0]}s": layout.state / kind for kind, words in KINDS.items()},
+    }
+
+
+def _remove_if_empty(layout: Layout) -> None:
     """Remove the state directory when nothing that anybody may want is left in it."""
-    if not leftovers.entries(volumes):
-        removal.remove_tree(volumes)
-    if leftovers.entries(state) == [lock]:
-        if os.path.ismount(state):  # a file system of its own: that is somebody else's to take away
-            files.remove_file(lock)
+    for directory in kept(layout).values():
+        if not leftovers.entries(directory):
+            removal.remove_tree(directory)
+    if leftovers.entries(layout.state) == [layout.lock]:
+        if os.path.ismount(layout.state):  # a file system of its own: that is somebody else's to take away
+            files.remove_file(layout.lock)
         else:
-            removal.remove_tree(state)
+            removal.remove_tree(layout.state)

@@ -15,6 +15,7 @@ from typing import Any
 
 from gear import device_rules
 from gear.document import Node
+from gear.weights import io_weight, weight_of_shares
 
 INFINITY = (1 << 64) - 1
 # The kernel's default period of cpu.max, in microseconds; systemd's as well.
@@ -58,7 +59,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """One property: its name and value over D-Bus, and its name and value, or values, in a unit file."""
 
     name: str
@@ -140,24 +141,6 @@ def merged(resources: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     return result
 
 
-def weight_of_shares(shares: int) -> int:
-    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144).
-
-    A curve through the ends and through both defaults, 1024 shares and weight 100, as runc and crun have it since 2025.
-    The straight line of before gives 1024 shares the weight 39, so a container that asks for the default would get two
-    fifths of what every service beside it gets.
-    """
-    logarithm = math.log2(min(max(shares, 2), 262144))
-    exponent = (logarithm * logarithm + 125 * logarithm) / 612 - 7 / 34
-    # Rounded first: 10 ** 2.0000000000000004 must not become 101.
-    return math.ceil(round(10**exponent, 6))
-
-
-def io_weight(weight: int) -> int:
-    """io.weight (1 to 10000) for a block weight of version 1 (10 to 1000), on a straight line."""
-    return 1 + (weight - 10) * 9999 // 990
-
-
 def _root(resources: Any) -> Node:
     return Node({"resources": resources}, "The resources").node("resources") or Node({}, "The resources")
 
@@ -171,16 +154,17 @@ def _number(node: Node, name: str, least: int = 0, most: int = INFINITY) -> int 
     return value
 
 
-def _plain(name: str, value: int, line: str | None = None, text: str | None = None) -> _Setting:
+def plain(name: str, value: int, line: str | None = None, text: str | None = None) -> Setting:
+    """A property that is a number."""
     if text is None:
         text = "infinity" if value == INFINITY else str(value)
-    return _Setting(name, value, line or name, (text,))
+    return Setting(name, value, line or name, (text,))
 
 
-def _settings(resources: Any, groups: Mapping[tuple[str, int], str]) -> list[_Setting]:
+def _settings(resources: Any, groups: Mapping[tuple[str, int], str]) -> list[Setting]:
     """Everything that systemd has a word for, in the order of units; `unified` comes last, and so wins."""
     node = _root(resources)
-    found: list[_Setting] = []
+    found: list[Setting] = []
     if pids := node.node("pids"):
         found += _tasks(_number(pids, "limit", -1, (1 << 63) - 1))
     if memory := node.node("memory"):
@@ -194,21 +178,21 @@ def _settings(resources: Any, groups: Mapping[tuple[str, int], str]) -> list[_Se
     found = list({setting.name: setting for setting in found}.values())
     if rules := node.nodes("devices"):
         policy, allowed = device_rules.settings(rules, groups)
-        found.append(_Setting("DevicePolicy", policy, "DevicePolicy", (policy,)))
+        found.append(Setting("DevicePolicy", policy, "DevicePolicy", (policy,)))
         texts = tuple(f"{device} {access}" for device, access in allowed)
         if allowed:
-            found.append(_Setting("DeviceAllow", allowed, "DeviceAllow", texts))
+            found.append(Setting("DeviceAllow", allowed, "DeviceAllow", texts))
     return found
 
 
-def _tasks(limit: int | None) -> list[_Setting]:
+def _tasks(limit: int | None) -> list[Setting]:
     if limit is None:
         return []
     # systemd takes no 0.  With 1 as with 0 the first process is all there is.
-    return [_plain("TasksMax", INFINITY if limit < 0 else max(limit, 1))]
+    return [plain("TasksMax", INFINITY if limit < 0 else max(limit, 1))]
 
 
-def _memory(node: Node) -> list[_Setting]:
+def _memory(node: Node) -> list[Setting]:
     """0 is "not set", as for runc: nothing runs in no memory.  Of swap it is none at all, as for crun."""
     most = (1 << 63) - 1
     limit = _number(node, "limit", -1, most) or 0
@@ -216,64 +200,69 @@ def _memory(node: Node) -> list[_Setting]:
     reservation = _number(node, "reservation", -1, most) or 0
     found = []
     if reservation:
-        found.append(_plain("MemoryLow", INFINITY if reservation < 0 else reservation))
+        found.append(plain("MemoryLow", INFINITY if reservation < 0 else reservation))
     if limit:
-        found.append(_plain("MemoryMax", INFINITY if limit < 0 else limit))
+        found.append(plain("MemoryMax", INFINITY if limit < 0 else limit))
     if swap == 0:
-        found.append(_plain("MemorySwapMax", 0))
+        found.append(plain("MemorySwapMax", 0))
     elif (swap or 0) < 0 or (limit < 0 and swap is None):
-        found.append(_plain("MemorySwapMax", INFINITY))
+        found.append(plain("MemorySwapMax", INFINITY))
     elif swap:
         # Version 1 limits memory and swap together, version 2 swap alone.
         if limit <= 0:
             node.fail("swap", "is limited, but memory is not")
         if swap < limit:
             node.fail("swap", "is less than the memory limit that it contains")
-        found.append(_plain("MemorySwapMax", swap - limit))
+        found.append(plain("MemorySwapMax", swap - limit))
     return found
 
 
-def _cpu(node: Node) -> list[_Setting]:
+def _cpu(node: Node) -> list[Setting]:
     found = []
     if _number(node, "idle", -(1 << 63), (1 << 63) - 1) == 1:
-        found.append(_plain("CPUWeight", _IDLE, text="idle"))
+        found.append(plain("CPUWeight", _IDLE, text="idle"))
     elif shares := _number(node, "shares"):
-        found.append(_plain("CPUWeight", weight_of_shares(shares)))
+        found.append(plain("CPUWeight", weight_of_shares(shares)))
     period = _number(node, "period", 0, 1_000_000) or 0
-    quota = _number(node, "quota", -(1 << 63), (1 << 63) - 1) or 0
-    found += _quota(quota, period)
+    found += quota(_number(node, "quota", -(1 << 63), (1 << 63) - 1) or 0, period)
     for member, name in (("cpus", "AllowedCPUs"), ("mems", "AllowedMemoryNodes")):
         if text := node.text(member).strip():
-            found.append(_Setting(name, _mask(node, member, text), name, (text.replace(",", " "),)))
+            found.append(Setting(name, _mask(node, member, text), name, (text.replace(",", " "),)))
     return found
 
 
-def _quota(quota: int, period: int) -> list[_Setting]:
+def quota(amount: int, period: int) -> list[Setting]:
+    """*amount* microseconds of processor time in *period*, the usual one if that is 0; less than 0 is no limit."""
     found = []
     if period and period != _PERIOD:
-        found.append(_plain("CPUQuotaPeriodUSec", period, "CPUQuotaPeriodSec", f"{period}us"))
-    if quota < 0:
-        found.append(_plain("CPUQuotaPerSecUSec", INFINITY, "CPUQuota", ""))
-    elif quota:
-        share = quota / (period or _PERIOD)
+        found.append(plain("CPUQuotaPeriodUSec", period, "CPUQuotaPeriodSec", f"{period}us"))
+    if amount < 0:
+        found.append(plain("CPUQuotaPerSecUSec", INFINITY, "CPUQuota", ""))
+    elif amount:
+        share = amount / (period or _PERIOD)
         # systemd keeps whole percents of a property over a reload, so a part of one is made whole at once.
         each = max(math.ceil(round(share * 100, 6)), 1) * 10_000
         text = f"{max(share * 100, 0.01):.2f}".rstrip("0").rstrip(".") + "%"
-        found.append(_plain("CPUQuotaPerSecUSec", each, "CPUQuota", text))
+        found.append(plain("CPUQuotaPerSecUSec", each, "CPUQuota", text))
     return found
 
 
 def _mask(node: Node, member: str, text: str) -> bytes:
-    """A list of numbers such as 0-3,7 as the bits that systemd takes over D-Bus, the lowest first."""
-    bits = 0
     if not _LIST.fullmatch(text):
         node.fail(member, f"is {text[:40]!r}, not such as 0-3,7")
     for part in text.split(","):
         first, _, last = part.partition("-")
-        low, high = int(first), int(last or first)
-        if not low <= high < _CPUS:
+        if not int(first) <= int(last or first) < _CPUS:
             node.fail(member, f"has {part}, which is no range below {_CPUS}")
-        bits |= (1 << (high + 1)) - (1 << low)
+    return number_mask(text)
+
+
+def number_mask(text: str) -> bytes:
+    """A list of numbers such as 0-3,7 as the bits that systemd takes over D-Bus, the lowest first."""
+    bits = 0
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        bits |= (1 << (int(last or first) + 1)) - (1 << int(first))
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
@@ -282,10 +271,10 @@ def _device(node: Node) -> str:
     return f"/dev/block/{major or 0}:{minor or 0}"
 
 
-def _block(node: Node) -> list[_Setting]:
+def _block(node: Node) -> list[Setting]:
     found = []
     if weight := _number(node, "weight", 0, 1000):
-        found.append(_plain("IOWeight", io_weight(max(weight, 10))))
+        found.append(plain("IOWeight", io_weight(max(weight, 10))))
     weights = [
         (_device(item), io_weight(max(weight, 10)))
         for item in node.nodes("weightDevice")
@@ -300,11 +289,11 @@ def _block(node: Node) -> list[_Setting]:
     for name, values in pairs.items():
         if values:
             texts = tuple(f"{path} {'infinity' if n == INFINITY else n}" for path, n in values)
-            found.append(_Setting(name, values, name, texts))
+            found.append(Setting(name, values, name, texts))
     return found
 
 
-def _unified(node: Node) -> list[_Setting]:
+def _unified(node: Node) -> list[Setting]:
     """Those files that systemd writes itself, as its properties; the others are leftovers()."""
     found = []
     for name, text in sorted(node.mapping("unified").items()):
@@ -315,22 +304,22 @@ def _unified(node: Node) -> list[_Setting]:
     return found
 
 
-def _unified_file(node: Node, name: str, word: str) -> list[_Setting]:
+def _unified_file(node: Node, name: str, word: str) -> list[Setting]:
     if name in _SIZES:
         value = INFINITY if word == "max" else _text_number(node, name, word)
-        return _tasks(value if word != "max" else -1) if name == "pids.max" else [_plain(_SIZES[name], value)]
+        return _tasks(value if word != "max" else -1) if name == "pids.max" else [plain(_SIZES[name], value)]
     if name in ("cpuset.cpus", "cpuset.mems"):
         return _cpu(Node({name.removeprefix("cpuset."): word}, node.what, node.path))
     if name == "cpu.max":
-        quota, _, period = word.partition(" ")
-        number = -1 if quota == "max" else _text_number(node, name, quota)
-        return _quota(number, _text_number(node, name, period) if period else 0)
+        share, _, period = word.partition(" ")
+        number = -1 if share == "max" else _text_number(node, name, share)
+        return quota(number, _text_number(node, name, period) if period else 0)
     if name == "cpu.idle":
-        return [_plain("CPUWeight", _IDLE, text="idle")] if word == "1" else []
+        return [plain("CPUWeight", _IDLE, text="idle")] if word == "1" else []
     value = _text_number(node, name, word)
     if not 1 <= value <= 10000:
         node.fail(name, "is no weight from 1 to 10000")
-    return [_plain("CPUWeight", value)]
+    return [plain("CPUWeight", value)]
 
 
 _UNIFIED = frozenset((*_SIZES, "cpuset.cpus", "cpuset.mems", "cpu.max", "cpu.idle", "cpu.weight"))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from gear import (
     allocation,
@@ -20,18 +21,22 @@ from gear import (
     install,
     lifecycle,
     neighbours,
+    notices,
     publishing,
     replacing,
     snapshots,
+    sockets,
     storage,
     store,
     switching,
     uids,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError
 from gear.model import Layout
 from gear.oci import Image
 from gear.snapshots import Snapshot
+from gear.spec import Spec
 from gear.systemd import Manager
 
 
@@ -68,6 +73,7 @@ def restore(
         if runs:
             manager.start([unit])
         raise
+    notices.note("restore", CONTAINER_NAME=name, GEAR_SNAPSHOT=label)
     publishing.acquaint(manager, layout, [name])
     if runs:
         manager.reset_failed(unit)
@@ -88,27 +94,53 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         stack.callback(os.close, inside.claim(layout, name))
         if inside.if_running(manager, layout, name) is not None:
             raise GearError(f"{name} was started meanwhile, so it is not restored.", hint="Try again.")
-        _require_unused(manager, layout, found)
-        spec, image = found.spec, containers.image_of(layout, found.spec)
-        _require_ids(layout, found)
-        install.check_host(layout, spec, image)
-        had = allocation.held(layout, name)
-        spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
-        neighbours.require_unambiguous(layout, spec)
-        connecting.take(layout, name, spec.network)
-        rendered = containers.compare(containers.render(spec, image, layout))
-        changed = {path: (content, replacing.mode_of(path)) for path, (_, content) in rendered.items()}
-        publishing.publish_helper(layout)
-        with neighbours.told(layout, name, spec):
-            with ExitStack() as undo:
-                exchanges = _stage(layout, found, image, undo)
-                # What fails from here on takes the decision back, before what was staged goes.
-                undo.callback(files.remove_file, containers.switch_path(layout, name))
-                switching.begin(layout, name, switching.Switch(f"the snapshot {label}", exchanges, changed))
-                undo.pop_all()
-            switching.finish(layout, name)
+        require_unused(manager, layout, name, found.volumes)
+        image = containers.image_of(layout, found.spec)
+        freed = exchange(
+            layout,
+            found.spec,
+            image,
+            f"the snapshot {label}",
+            lambda undo: _stage(layout, found, image, undo),
+        )
         # Its unit has ended, so nothing uses any longer what it had and has no more.
-        allocation.give_back(had - allocation.wanted(layout, spec.network))
+        allocation.give_back(freed)
+
+
+def exchange(
+    layout: Layout,
+    spec: Spec,
+    image: Image,
+    what: str,
+    stage: Callable[[ExitStack], Sequence[switching.Exchange]],
+) -> set[Path]:
+    """Replace the files of a container by those of *spec*, and what *stage* stages, which the stack that it gets
+    removes; all or nothing of it, also after SIGKILL.  *what* is for the journal.
+
+    Returns the addresses and ports that the container has no more; a payload that runs has them still.  The caller
+    holds the lock and a lease of the store.
+    """
+    name = spec.name
+    _require_ids(layout, spec, what)
+    install.check_host(layout, spec, image)
+    had = allocation.held(layout, name)
+    spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
+    neighbours.require_unambiguous(layout, spec)
+    connecting.take(layout, name, spec.network)
+    rendered = containers.render(spec, image, layout)
+    differ = containers.compare(rendered)
+    changed = {path: (content, replacing.mode_of(path)) for path, (_, content) in differ.items()}
+    publishing.publish_helper(layout)
+    with neighbours.told(layout, name, spec):
+        with ExitStack() as undo:
+            exchanges = stage(undo)
+            # What fails from here on takes the decision back, before what was staged goes.
+            undo.callback(files.remove_file, containers.switch_path(layout, name))
+            switching.begin(layout, name, switching.Switch(what, exchanges, changed))
+            undo.pop_all()
+        switching.finish(layout, name)
+    sockets.remove_files(layout, name, keep=rendered)
+    return had - allocation.wanted(layout, spec.network)
 
 
 def _stage(layout: Layout, found: Snapshot, image: Image, undo: ExitStack) -> Sequence[switching.Exchange]:
@@ -122,47 +154,57 @@ def _stage(layout: Layout, found: Snapshot, image: Image, undo: ExitStack) -> Se
         undo.callback(switching.discard, part.staged)
         storage.driver(spec.storage).snapshot(found.path / "layer", part.staged)
         exchanges.append(part)
-    files.make_directory(layout.volumes, 0o700)
-    for volume in found.volumes:
-        part = switching.staged(layout.volumes / volume)
-        undo.callback(switching.discard, part.staged)
-        with files.explained(f"make the volume {volume}"):
-            os.mkdir(part.staged, 0o755)
-        snapshots.copy_volume(found.path / "volumes" / volume, part.staged / "data")
-        exchanges.append(part)
-    if found.volumes:
-        files.sync_file_system(layout.volumes)
+    exchanges += stage_volumes(layout, found, undo)
     # What it did not hold and is gone by now begins as a new one does.
     install.make_volumes(layout, spec, image, undo, but=found.volumes)
     return exchanges
 
 
-def _require_unused(manager: Manager, layout: Layout, found: Snapshot) -> None:
-    """Raise GearError when a volume that is to be replaced is another running container's as well."""
-    if not found.volumes:
+def stage_volumes(layout: Layout, found: Snapshot, undo: ExitStack) -> list[switching.Exchange]:
+    """Copies of the volumes that the snapshot holds beside those there are; *undo* removes them."""
+    exchanges = []
+    files.make_directory(layout.volumes, 0o700)
+    for volume in found.volumes:
+        held, known = found.path / "volumes" / volume, (layout.volumes / volume).exists()
+        if not known:  # it was removed meanwhile
+            with volumestore.appearing(layout, volume, volumestore.new_record()) as (data, _):
+                volumestore.copy_data(held, data)
+            undo.callback(volumestore.remove, layout, volume)
+            continue
+        part = switching.staged(bundle.volume_directory(layout, volume))
+        undo.callback(switching.discard, part.staged)
+        volumestore.copy_data(held, part.staged, volumestore.record(layout, volume).size)
+        exchanges.append(part)
+    if found.volumes:
+        files.sync_file_system(layout.volumes)
+    return exchanges
+
+
+def require_unused(manager: Manager, layout: Layout, name: str, volumes: Collection[str]) -> None:
+    """Raise GearError when one of *volumes*, which are to be replaced, is another running container's as well."""
+    if not volumes:
         return
     for other in containers.names(layout):
-        if other == found.spec.name:
+        if other == name:
             continue
         spec = containers.get(layout, other)
-        shared = set(found.volumes) & {mount.source for mount in spec.mounts if mount.kind == "volume"}
+        shared = set(volumes) & {mount.source for mount in spec.mounts if mount.kind == "volume"}
         if shared and inside.if_running(manager, layout, other) is not None:
             raise GearError(
-                f"{found.spec.name} can't be restored to {found.label}: "
+                f"The volumes of {name} can't be replaced: "
                 f"{other} runs, and has the volume {sorted(shared)[0]} as well.",
                 hint=f"gear stop {other}",
             )
 
 
-def _require_ids(layout: Layout, found: Snapshot) -> None:
-    """Have the user ids that the files of the snapshot belong to; raises GearError when they are another's."""
-    spec = found.spec
+def _require_ids(layout: Layout, spec: Spec, what: str) -> None:
+    """Have the user ids that the files of *what* belong to; raises GearError when they are another's."""
     if not spec.own_ids:
         return
     if spec.isolation.id_range is not None:
         uids.take(layout, spec.name, *spec.isolation.id_range)
     elif uids.allocate(layout, spec.name) != spec.uid_base:
         raise GearError(
-            f"{spec.name} can't be restored to {found.label}: "
+            f"{spec.name} can't go back to {what}: "
             f"its files belong to user ids from {spec.uid_base} on, which are not those of {spec.name} any more."
         )

@@ -17,6 +17,7 @@ from gear import (
     confinement,
     connecting,
     containers,
+    credentials,
     install,
     leftovers,
     lifecycle,
@@ -33,6 +34,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     delegation,
     devices,
     hooks,
+    hugepages,
     idmaps,
     interpreter,
     lowports,
@@ -44,6 +46,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     ruleset,
     shaping,
     start,
+    supplies,
     tasks,
 )
 from gear.helper import terminal as _terminal
@@ -64,12 +67,14 @@ _LOADED = (
     copyup,
     devices,
     hooks,
+    hugepages,
     idmaps,
     lowports,
     nft,
     resolver,
     ruleset,
     shaping,
+    supplies,
     tasks,
     _terminal,
 )
@@ -131,6 +136,11 @@ def in_terminal(
             "What runs in the terminal can't be limited by --ip-allow and --ip-deny.",
             hint="Add --detach, or use gear install.",
         )
+    if options["resources"].oom_policy is not None:
+        raise UsageError(
+            "What runs in the terminal can't have an --oom-policy: that is a word for services.",
+            hint="Add --detach, or use gear install.",
+        )
     run = containers.Run("scope", remove_it)
     for number in (
         signal.SIGTERM,
@@ -189,7 +199,9 @@ class _Scope(container.Events):
         start_scope: Callable[[int], None],
         streams: Streams,
         connection: network.Network | None,
+        pages: dict[str, int],
     ) -> None:
+        self._hugepages = pages
         self._bundle, self._config, self._root, self._network = bundle, config, root, connection
         self._start_scope, self._streams = start_scope, streams
 
@@ -206,6 +218,8 @@ class _Scope(container.Events):
             self._start_scope(pid)
         except UnitError as error:
             raise Failure(error.message.rstrip(".")) from error
+        if self._hugepages:
+            hugepages.limit(delegation.group_of(pid), self._hugepages)
         if delegation.is_wanted(self._config):
             delegation.delegate(delegation.group_of(pid), self._config["linux"])
         if not any(entry["type"] == "network" for entry in self._config["linux"]["namespaces"]):
@@ -242,9 +256,11 @@ def _create(
         wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
         _bring_up(manager, spec)
         held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
+        start.provide(config, extra, lambda secret: credentials.decrypt(layout, secret))
         if extra.get("join"):
             start.join(config, bundle, extra["join"])
-        events = _Scope(bundle, config, extra["root"], start_scope, streams, held)
+        pages = extra.get("hugepages") or {}
+        events = _Scope(bundle, config, extra["root"], start_scope, streams, held, pages)
         owner = config["process"]["user"]
         streams.give_to(spec.uid_base + owner["uid"], spec.uid_base + owner["gid"])
         with streams.in_place(), no_imports(terminal=streams.terminal):

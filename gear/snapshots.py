@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from gear import (
     bundle,
     containers,
     contents,
-    duplicate,
     files,
     members,
+    notices,
     pausing,
     removal,
     storage,
     store,
     switching,
+    volumestore,
 )
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import NAME, Layout
@@ -148,7 +149,9 @@ def take(
         switching.finish(layout, name)
         spec = installed(layout, name)
         image = containers.image_of(layout, spec)
-        target = directory(layout, name) / (_free_label(layout, name) if label is None else label_of(label))
+        target = directory(layout, name) / (
+            free_label(labels(layout, name)) if label is None else label_of(label)
+        )
         if target.exists():
             raise GearError(
                 f"{name} has a snapshot {target.name} already.",
@@ -167,7 +170,9 @@ def take(
                     part = contents.writable(layout, spec)
                     storage.driver(spec.storage).snapshot(part, partial / "layer")
                 for volume in wanted:
-                    copy_volume(bundle.volume_directory(layout, volume), partial / "volumes" / volume)
+                    volumestore.copy_data(
+                        bundle.volume_directory(layout, volume), partial / "volumes" / volume
+                    )
             with files.explained(f"make the snapshot {target}"):
                 files.sync_file_system(partial)
                 os.rename(partial, target)
@@ -176,6 +181,7 @@ def take(
         except BaseException:
             switching.discard(partial)
             raise
+        notices.note("snapshot", CONTAINER_NAME=name, GEAR_SNAPSHOT=target.name)
         return find(layout, name, target.name)
 
 
@@ -183,15 +189,10 @@ def installed(layout: Layout, name: str) -> Spec:
     """The spec of an installed container; raises GearError for one of gear run."""
     spec = containers.get(layout, name)
     if containers.run_of(layout, name) is not None:
-        raise GearError(f"{name} was run once and is not installed, so it has no snapshots.")
+        raise GearError(
+            f"{name} was run once and is not installed, so it has no snapshots and is not upgraded."
+        )
     return spec
-
-
-def copy_volume(source: Path, target: Path) -> None:
-    """Copy the files of a volume to the new directory *target*."""
-    with files.explained(f"copy {source} to {target}"):
-        os.mkdir(target, 0o700)
-    duplicate.copy_tree(source, target)
 
 
 def _write(path: Path, spec: Spec, volumes: Iterable[str]) -> None:
@@ -200,10 +201,9 @@ def _write(path: Path, spec: Spec, volumes: Iterable[str]) -> None:
     files.write_atomic(path / "spec.json", files.dump_json(spec.to_mapping()), 0o600)
 
 
-def _free_label(layout: Layout, name: str) -> str:
-    """The time, to the second and then some."""
-    stem = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    known = labels(layout, name)
+def free_label(known: Sequence[str], kind: str = "") -> str:
+    """A label that is none of the *known* ones: *kind* and the time, to the second and then some."""
+    stem = kind + time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     numbers = iter(range(2, len(known) + 3))
     label = stem
     while label in known:

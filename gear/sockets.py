@@ -60,7 +60,7 @@ def remove_files(layout: Layout, name: str, keep: Collection[Path] = ()) -> None
     for path in unit_files(layout, name):
         if path not in keep:
             boot.disable(path.name)
-            files.remove_file(path)
+            files.remove_durably(path)
 
 
 def prepare(manager: Manager, layout: Layout, spec: Spec) -> None:

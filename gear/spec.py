@@ -12,14 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gear import members, mounting
+from gear import budget, members, mounting
+from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
+from gear.health import Health
 from gear.isolation import Isolation
+from gear.journaling import Logging
 from gear.members import container_path
 from gear.model import container_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.restarts import Pace, restart_policy
+from gear.supplies import Supplies
 
 VERSION = 1
 UID_RANGE_SIZE = 65536
@@ -28,24 +33,8 @@ UID_RANGE_SIZE = 65536
 HOST_ROOT = "host:"
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
-# systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
-# boot whatever the policy, so here it means what `always` means.
-RESTARTS = (
-    "no",
-    "on-failure",
-    "always",
-    "unless-stopped",
-    "on-success",
-    "on-abnormal",
-    "on-abort",
-    "on-watchdog",
-)
-
 _SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
-_CPUS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
-_FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @dataclass(frozen=True)
@@ -78,12 +67,7 @@ class Spec:
     hostname: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     slice: str = "container.slice"
-    memory: int | None = None  # bytes
-    cpus: float | None = None  # 1.0 is one processor's whole time
-    pids_limit: int | None = None
-    memory_swap: int | None = None  # bytes of memory and swap together, -1 for no limit
-    cpu_shares: int | None = None
-    cpuset_cpus: str | None = None
+    resources: Budget = field(default_factory=Budget)
     restart: str = "on-failure"
     stop_signal: str | None = None
     stop_timeout: float | None = None  # seconds
@@ -92,6 +76,10 @@ class Spec:
     ephemeral: bool = False
     storage: str = STORAGE_DRIVERS[0]
     isolation: Isolation = field(default_factory=Isolation)
+    supplies: Supplies = field(default_factory=Supplies)
+    logging: Logging = field(default_factory=Logging)
+    health: Health = Health()
+    pace: Pace = Pace()
 
     @property
     def own_ids(self) -> bool:
@@ -130,12 +118,7 @@ class Spec:
             "hostname": self.hostname,
             "labels": dict(self.labels),
             "slice": self.slice,
-            "memory": self.memory,
-            "cpus": self.cpus,
-            "pids_limit": self.pids_limit,
-            "memory_swap": self.memory_swap,
-            "cpu_shares": self.cpu_shares,
-            "cpuset_cpus": self.cpuset_cpus,
+            "resources": self.resources.to_mapping(),
             "restart": self.restart,
             "stop_signal": self.stop_signal,
             "stop_timeout": self.stop_timeout,
@@ -144,6 +127,11 @@ class Spec:
             "ephemeral": self.ephemeral,
             "storage": self.storage,
             "isolation": self.isolation.to_mapping(),
+            # Only what was asked for, so that older specifications stay as they are.
+            **({"supplies": self.supplies.to_mapping()} if self.supplies != Supplies() else {}),
+            **({"health": self.health.to_mapping()} if self.health != Health() else {}),
+            **({"pace": self.pace.to_mapping()} if self.pace != Pace() else {}),
+            "logging": self.logging.to_mapping(),
         }
 
     @classmethod
@@ -157,7 +145,15 @@ class Spec:
         plain = {name: value for name, value in document.items() if name not in ("version", "isolation")}
         if "net" in plain and "network" not in plain:  # as version 0.1.0 wrote it
             plain["network"] = {"mode": plain.pop("net")}
-        values, faults = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
+        faults: list[str] = []
+        if "resources" not in plain:  # as versions before it wrote them
+            flat = {name: plain.pop(name) for name in budget.FLAT_MEMBERS if name in plain}
+            try:
+                plain["resources"] = budget.of_version_0(flat)
+            except UsageError as error:
+                faults.append(f"/resources: {error.message.removesuffix('.')}")
+        values, wrong = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
+        faults += wrong
         try:
             values["isolation"], wrong = Isolation.read(document.get("isolation", {}), "/isolation")
             faults += wrong
@@ -165,7 +161,6 @@ class Spec:
             faults.append(f"/isolation: not as expected ({error})")
         if not faults:
             faults += [f"/uid_base: {fault}" for fault in _range_faults(values)]
-            faults += [f"/memory_swap: {fault}" for fault in _swap_faults(values)]
         if faults:
             raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
         return cls(**values)
@@ -184,14 +179,6 @@ def _uid_base(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} can't begin a range of {UID_RANGE_SIZE} user ids")
     return value
-
-
-def _swap_faults(values: dict[str, Any]) -> list[str]:
-    """Whether the limit of memory and swap can hold that of memory."""
-    memory, swap = values.get("memory"), values.get("memory_swap")
-    if swap in (None, -1) or (memory is not None and memory <= swap):
-        return []
-    return ["it takes a limit of memory that is not larger"]
 
 
 def _range_faults(values: dict[str, Any]) -> list[str]:
@@ -214,73 +201,7 @@ def environment_name(text: str) -> str:
 
 
 def _environment(value: Any) -> dict[str, str]:
-    return {
-        environment_name(members.text(name)): members.text(content)
-        for name, content in members.mapping(value).items()
-    }
-
-
-def _labels(value: Any) -> dict[str, str]:
-    return {members.text(name): members.text(content) for name, content in members.mapping(value).items()}
-
-
-def parse_size(text: str) -> int:
-    """A number of bytes with Docker's suffixes b, k, m, g, t (powers of 1024); raises UsageError."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match or (size := int(float(match[1]) * _FACTORS[match[2].lower()])) <= 0:
-        raise UsageError(f"{text!r} is no amount of memory.", hint="Write for example 512m or 2g.")
-    return size
-
-
-def memory_limit(value: Any) -> int:
-    """Bytes of memory, at least 1 MiB: below that no process starts; raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 << 20 <= value < 1 << 62:
-        raise UsageError(f"A memory limit of {value!r} bytes can't work.", hint="Give at least 1m.")
-    return value
-
-
-def cpu_limit(value: Any) -> float:
-    """Processors' worth of time, 0.01 to 8192; raises UsageError."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = 0.0
-    if not 0.01 <= number <= 8192:
-        raise UsageError(f"{value!r} is no number of processors.", hint="Write for example 0.5 or 2.")
-    return number
-
-
-def pids_limit(value: Any) -> int:
-    """A number of processes and threads, at least 1; raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4194304:
-        raise UsageError(f"{value!r} is no limit of processes.", hint="Give a number from 1 to 4194304.")
-    return value
-
-
-def swap_limit(value: Any) -> int:
-    """Bytes of memory and swap together, or -1 for as much as there is; raises UsageError."""
-    if value != -1 and (
-        isinstance(value, bool) or not isinstance(value, int) or not 1 << 20 <= value < 1 << 62
-    ):
-        raise UsageError(
-            f"A limit of {value!r} bytes of memory and swap can't work.", hint="Give at least 1m, or -1."
-        )
-    return int(value)
-
-
-def cpu_shares(value: Any) -> int:
-    """Docker's weight for processor time, where 1024 is usual; raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= 262144:
-        raise UsageError(f"{value!r} is no share of processor time.", hint="Give a number from 2 to 262144.")
-    return value
-
-
-def cpu_list(text: str) -> str:
-    """A list of processors such as 0-3,7; raises UsageError."""
-    ranges = [part.split("-") for part in text.split(",")] if _CPUS.fullmatch(text) else []
-    if not ranges or any(not int(part[0]) <= int(part[-1]) < 8192 for part in ranges):
-        raise UsageError(f"{text[:80]!r} is no list of processors.", hint="For example 0-3,7.")
-    return text
+    return {environment_name(name): content for name, content in members.text_mapping(value).items()}
 
 
 def slice_name(text: str) -> str:
@@ -320,13 +241,6 @@ def signal_number(text: str) -> int:
     raise UsageError(f"{text[:40]!r} is no signal.", hint="For example SIGTERM, QUIT, 15 or SIGRTMIN+3.")
 
 
-def restart_policy(text: str) -> str:
-    """One of RESTARTS; raises UsageError."""
-    if text not in RESTARTS:
-        raise UsageError(f"{text!r} is no restart policy.", hint=f"Policies are {', '.join(RESTARTS)}.")
-    return text
-
-
 def storage_driver(value: Any) -> str:
     """One of STORAGE_DRIVERS; raises UsageError."""
     if value not in STORAGE_DRIVERS:
@@ -359,14 +273,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "mounts": mounting.read,
     "read_only": members.boolean,
     "hostname": members.optional(lambda value: host_name(members.text(value))),
-    "labels": _labels,
+    "labels": members.text_mapping,
     "slice": lambda value: slice_name(members.text(value)),
-    "memory": members.optional(memory_limit),
-    "cpus": members.optional(lambda value: cpu_limit(members.number(value))),
-    "pids_limit": members.optional(pids_limit),
-    "memory_swap": members.optional(swap_limit),
-    "cpu_shares": members.optional(cpu_shares),
-    "cpuset_cpus": members.optional(lambda value: cpu_list(members.text(value))),
+    "resources": Budget.read,
     "restart": lambda value: restart_policy(members.text(value)),
     "stop_signal": members.optional(
         lambda value: members.text(value) if signal_number(members.text(value)) else ""
@@ -374,6 +283,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
     "network": Network.read,
     "naming": Naming.read,
+    "health": Health.read,
+    "pace": Pace.read,
     "ephemeral": members.boolean,
     "storage": storage_driver,
+    "supplies": Supplies.read,
+    "logging": Logging.read,
 }

@@ -309,7 +309,7 @@ def set_reference(layout: Layout, reference: str, digest: str, index: str = "") 
 
 def remove_reference(layout: Layout, reference: str) -> bool:
     """Forget *reference*, not the image; tells whether it was there."""
-    return files.remove_file(reference_path(layout, reference))
+    return files.remove_durably(reference_path(layout, reference))
 
 
 def references(layout: Layout) -> dict[str, str]:

@@ -20,12 +20,12 @@ _DESTINATION = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
-_SERVICE = "org.freedesktop.systemd1.Service"
 # D-Bus types of the properties that transient units get (org.freedesktop.systemd1(5)); pystemd's own table lacks many.
 _SIGNATURES = {
     name: signature
     for signature, names in {
-        b"s": "CollectMode Description DevicePolicy KillMode Slice",
+        b"s": "CollectMode Description DevicePolicy KillMode ManagedOOMMemoryPressure Slice",
+        b"u": "ManagedOOMMemoryPressureLimit",
         b"i": "KillSignal",
         b"b": "CPUAccounting DefaultDependencies Delegate IOAccounting MemoryAccounting TasksAccounting",
         b"t": (
@@ -39,6 +39,13 @@ _SIGNATURES = {
     }.items()
     for name in names.split()
 }
+
+
+# Calls wait for PID 1, which answers nobody while it reads units again: as long as systemctl(1) gives a daemon-reload.
+_TIMEOUT = ("SYSTEMD_BUS_TIMEOUT", "3min")
+
+# Where PID 1 writes properties that are set until the next boot (systemd.unit(5)).
+_RUNTIME_SETTINGS = "/run/systemd/system.control"
 
 
 class UnitError(GearError):
@@ -80,7 +87,7 @@ class Manager:
         self._results: dict[str, str] = {}
         self._bus = DBus()
         try:
-            self._bus.open()
+            _open(self._bus)
         except Exception as error:
             raise HostError(
                 f"The system bus can't be reached: {_reason(error)}.", hint="systemctl status dbus.socket"
@@ -117,9 +124,17 @@ class Manager:
         """Stop *units* at once and wait; the result of each job by unit."""
         return self._jobs("StopUnit", self._thawed(units))
 
+    def stop_alone(self, units: Iterable[str]) -> dict[str, str]:
+        """Stop *units* and nothing that depends on them, as the sockets on which PID 1 listens for them do."""
+        return self._jobs("StopUnit", self._thawed(units), mode="ignore-dependencies")
+
     def restart(self, units: Iterable[str]) -> dict[str, str]:
         """Restart *units* at once and wait; the result of each job by unit."""
         return self._jobs("RestartUnit", self._thawed(units))
+
+    def reload_units(self, units: Iterable[str]) -> dict[str, str]:
+        """Have *units* read their configuration again, and wait; the result of each job by unit."""
+        return self._jobs("ReloadUnit", units)
 
     def reload_or_restart(self, units: Iterable[str]) -> dict[str, str]:
         """Reload *units* at once, start those that are not active, and wait; the result of each job by unit."""
@@ -134,13 +149,13 @@ class Manager:
                     self.thaw(unit)
         return wanted
 
-    def _jobs(self, method: str, units: Iterable[str]) -> dict[str, str]:
+    def _jobs(self, method: str, units: Iterable[str], *, mode: str = "replace") -> dict[str, str]:
         self._subscribe()
         jobs: dict[str, str] = {}
         outcome: dict[str, str] = {}
         for unit in units:
             try:
-                jobs[unit] = _string(self._call(method, "ss", unit.encode(), b"replace", unit=unit))
+                jobs[unit] = _string(self._call(method, "ss", unit.encode(), mode.encode(), unit=unit))
             except UnitError as error:
                 outcome[unit] = error.message
         for unit, job in jobs.items():
@@ -193,6 +208,26 @@ class Manager:
             self._bus.call_method(_DESTINATION, _PATH, _MANAGER, b"SetUnitProperties", arguments)
         except Exception as error:
             raise UnitError(f"systemd refused to change {unit}: {_reason(error)}.") from error
+
+    def apply_limits(self, unit: str) -> None:
+        """Have what runs of *unit* get the limits of its unit file; for files that reload() has read.
+
+        systemd 252 does so in reload() itself; 257 keeps what was in force until a property is set (systemd's pull
+        request 38190), and applies all of them then.  So one is set to what it is, which writes a drop-in, and that
+        goes again.  When gear is killed meanwhile, it stays until the next boot or change, and says nothing new.
+        """
+        if self.get(unit, "ActiveState", "s") in ("inactive", "failed"):
+            return
+        directory = f"{_RUNTIME_SETTINGS}/{unit}.d"
+        value = self.get(unit, "TasksAccounting", "b", _interface_of(unit))
+        try:
+            self.set_properties(unit, [("TasksAccounting", bool(value))])
+        finally:
+            with suppress(OSError):  # not there, or others have something beside it
+                os.unlink(f"{directory}/50-TasksAccounting.conf")
+                os.rmdir(directory)
+                os.rmdir(_RUNTIME_SETTINGS)
+        self.reload()
 
     def _variants(self, properties: Sequence[tuple[str, Any]]) -> list[tuple[int, Any]]:
         """An array of (name, variant) as pystemd's marshalling wants it."""
@@ -274,6 +309,28 @@ class Manager:
         value = self._bus.get_property(_DESTINATION, _PATH, _MANAGER, b"UnitPath", b"as")
         found = _decoded(value)
         return [found] if isinstance(found, str) else list(found or [])
+
+
+def _interface_of(unit: str) -> str:
+    """The interface of what only units of its type have."""
+    return f"org.freedesktop.systemd1.{unit.rpartition('.')[2].capitalize()}"
+
+
+def _open(bus: Any) -> None:
+    """Connect, with _TIMEOUT for each call unless the caller's environment has another.
+
+    pystemd has no word for it.  The library reads the variable with the connection's first call, in open(), and keeps
+    it (sd_bus_get_method_call_timeout(3)); so no program that is started later sees it.
+    """
+    name, value = _TIMEOUT
+    missing = name not in os.environ
+    if missing:
+        os.environ[name] = value
+    try:
+        bus.open()
+    finally:
+        if missing:
+            del os.environ[name]
 
 
 def _encoded(value: Any) -> Any:

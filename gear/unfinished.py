@@ -5,11 +5,12 @@ Only what takes more than removing files; the rest of what is left over is found
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from gear import cloning, containers, files, pausing, snapshots, switching
+from gear import cloning, containers, files, pausing, replacing, snapshots, switching
+from gear.errors import GearError
 from gear.model import NAME, Layout
 from gear.systemd import Manager, booted
 
@@ -21,6 +22,10 @@ def changes(layout: Layout) -> Iterator[Found]:
     for name in switching.interrupted(layout):
         what = f"a restore of {name} that was interrupted, and is finished now"
         yield what, containers.switch_path(layout, name), partial(finish, layout, name)
+    for name in _with_partials(layout):
+        for path, staged in _changed(layout, name)[1].items():
+            what = f"a change of {name} that was interrupted, and is finished now: {path.name}"
+            yield what, staged, partial(_finish_change, layout, name)
     for name in directories(layout):
         if pausing.abandoned(layout, name) and booted():
             what = "a mark of a pause that was interrupted"
@@ -33,17 +38,55 @@ def changes(layout: Layout) -> Iterator[Found]:
             )
 
 
+_Changes = Mapping[Path, tuple[bytes | None, bytes]]
+
+
+def _changed(layout: Layout, name: str) -> tuple[_Changes, Mapping[Path, Path]]:
+    """The files of a container that are not as its specification says, and those of them that an install has made
+    ready and not put in place."""
+    spec = containers.existing(layout, name)
+    if spec is None:
+        return {}, {}
+    try:
+        altered = containers.compare(containers.render(spec, containers.image_of(layout, spec), layout))
+    except GearError:  # which is a fault of its own
+        return {}, {}
+    return altered, replacing.staged(altered)
+
+
+def _with_partials(layout: Layout) -> list[str]:
+    """The containers that have files with partial names: few, and only these are rendered."""
+    units = [path.name for path in layout.units.glob(f"{files.PARTIAL}ctr-*")]
+    return [
+        name
+        for name in containers.names(layout)
+        if any(f"-ctr-{name}" in unit for unit in units)
+        or any((layout.containers / name).glob(f"{files.PARTIAL}*"))
+    ]
+
+
+def _finish_change(layout: Layout, name: str) -> None:
+    altered, staged = _changed(layout, name)
+    if staged:
+        replacing.finish(altered)
+        _acquaint(layout, name)
+
+
 def finish(layout: Layout, name: str) -> bool:
     """Finish a switch of *name*, and let PID 1 know of its unit; tells whether there was one."""
     if not switching.finish(layout, name):
         return False
+    _acquaint(layout, name)
+    return True
+
+
+def _acquaint(layout: Layout, name: str) -> None:
     if booted():
         with Manager() as manager:
             unit = containers.unit_path(layout, name).name
             manager.load(unit)
             if manager.get(unit, "NeedDaemonReload", "b"):
                 manager.reload()
-    return True
 
 
 def _thaw(layout: Layout, name: str) -> None:
@@ -67,6 +110,8 @@ def claimed(layout: Layout) -> set[Path]:
         switch = switching.read(layout, name)
         for exchange in switch.exchanges if switch else ():
             found |= {exchange.staged, exchange.old}
+    for name in _with_partials(layout):
+        found |= set(_changed(layout, name)[1].values())
     return found
 
 

@@ -6,17 +6,19 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, unitfile
+from gear import activation, confinement, durations, limiting, prober, provision, unitfile
+from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
-from gear.errors import UsageError
+from gear.journaling import APP_LABEL, DISCARD
 from gear.model import Layout
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
-from gear.spec import Spec, signal_number
+from gear.spec import Spec
 from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
@@ -30,8 +32,6 @@ DEFAULT_PIDS_LIMIT = 2048
 # Docker's time to stop; systemd's own default for a system that stops its own services.
 STOP_TIMEOUT = 10.0
 SYSTEM_STOP_TIMEOUT = 90.0
-# Microseconds, the kernel's own; CPUQuota= says the same in percent.
-_CPU_PERIOD = 100_000
 # The helper's statuses when there is no working directory or no program to execute, which no restart mends.
 _HOPELESS = "200 203"
 
@@ -43,28 +43,12 @@ def helper_directory(layout: Layout) -> str:
 
 def seconds(value: float) -> str:
     """A time span (systemd.time(7)); 0 would mean no limit, so it becomes the shortest one."""
-    return f"{max(value, 0.001):.3f}".rstrip("0").rstrip(".") + "s"
+    return durations.span(max(value, 0.001))
 
 
-def resources(spec: Spec) -> dict[str, Any]:
-    """What a container may use, as OCI's `linux.resources`."""
-    found: dict[str, Any] = {
-        "pids": {"limit": spec.pids_limit or DEFAULT_PIDS_LIMIT},
-        "devices": confinement.device_rules(spec),
-        "memory": {},
-        "cpu": {},
-    }
-    if spec.memory is not None:
-        found["memory"] = {"limit": spec.memory}
-    if spec.memory_swap is not None:
-        found["memory"]["swap"] = spec.memory_swap
-    if spec.cpu_shares is not None:
-        found["cpu"]["shares"] = spec.cpu_shares
-    if spec.cpus is not None:
-        found["cpu"] |= {"quota": round(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
-    if spec.cpuset_cpus is not None:
-        found["cpu"]["cpus"] = spec.cpuset_cpus
-    return found
+def budget_of(spec: Spec) -> Budget:
+    """What a container may use: what was asked for, and that it can't have any number of processes."""
+    return dataclasses.replace(spec.resources, tasks_max=spec.resources.tasks_max or DEFAULT_PIDS_LIMIT)
 
 
 def render(
@@ -77,15 +61,15 @@ def render(
 ) -> bytes:
     """The text of `ctr-NAME.service`; *transient* for gear run, which with *remove* (the volumes that go with it)
     leaves nothing when it ends."""
-    directory = layout.containers / spec.name
-    helper = helper_directory(layout)
+    directory, helper = layout.containers / spec.name, helper_directory(layout)
     system = is_system(spec, image)
-    stop_signal = _stop_signal(spec, image, system=system)
+    stop_signal = prober.stop_signal(spec, image, system=system)
     unit = _unit_section(spec, image, layout)
+    settings, notifiers = prober.unit_settings(spec, image, stop_signal)
     service = [
         # The helper says READY=1 and MAINPID= once the payload runs, and exits.
         ("Type", "notify"),
-        ("NotifyAccess", "main"),
+        ("NotifyAccess", notifiers),
         # For the helper alone: in the C locale the interpreter takes paths as UTF-8 (PEP 540), and a millisecond
         # sooner than with -X utf8.
         ("Environment", "LC_ALL=C"),
@@ -95,39 +79,84 @@ def render(
         ("KillMode", "mixed"),
         ("KillSignal", str(stop_signal)),
         ("TimeoutStopSec", seconds(_stop_timeout(spec, system=system))),
+        *settings,
         *_restart(spec.restart, system=system),
         # 143: the payload caught SIGTERM and says so in the shell's way (128 + 15).
         ("SuccessExitStatus", "143" if spec.restart == "no" else "143 SIGKILL"),
         ("Slice", spec.slice),
-        ("SyslogIdentifier", unitfile.word(spec.name)),
+        *_logging(spec),
         # Python and systemd ignore SIGPIPE; programs in containers expect the default.
         ("IgnoreSIGPIPE", "no"),
-        *unit_lines(resources(spec)),
+        *_resource_lines(spec),
         *activation.address_filter(spec),
         *confinement.unit_settings(spec, PYTHON, system=system),
+        *provision.unit_lines(spec, layout, (SHELL, f"{helper}/reload")),
     ]
     header = (
         f"Rendered by gear from {unitfile.value(str(directory))}/spec.json; the next install overwrites changes here.",
         f"Settings of your own belong into a drop-in: systemctl edit {spec.unit}",
     )
     sections = [("Unit", unit), ("Service", service)]
-    needs, has = activation.service_settings(spec)
-    unit += needs
-    service += has
+    for needs, has in (activation.service_settings(spec), prober.pace(spec)):
+        unit += needs
+        service += has
     # What is started on demand is not wanted by anything else: its sockets are.
     if not transient and not spec.network.on_demand:
         sections.append(("Install", [("WantedBy", _wanted_by(spec))]))
-    if spec.network.interfaces:
-        # Also when the payload was killed, so that its ports are free again.
-        unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", str(directory)])
-        service.append(("ExecStopPost", unpublish))
-    if published := spec.network.served_by(NAT):
-        # The helper has PID 1 hold a socket for each, which keeps others off.
-        service.append(("FileDescriptorStoreMax", str(len(published))))
+    service += _ports(spec, helper, str(directory))
     if remove is not None:
         service.append(_removal(spec, layout, remove))
         unit.append(("CollectMode", "inactive-or-failed"))
     return unitfile.render(header, sections).encode()
+
+
+def _ports(spec: Spec, helper: str, directory: str) -> list[tuple[str, str]]:
+    """What PID 1 does for published ports."""
+    settings = []
+    if spec.network.interfaces:
+        # Also when the payload was killed, so that its ports are free again.
+        unpublish = unitfile.command([*INTERPRETER, f"{helper}/network", "unpublish", directory])
+        settings.append(("ExecStopPost", unpublish))
+    if published := spec.network.served_by(NAT):
+        # The helper has PID 1 hold a socket for each, which keeps others off.
+        settings.append(("FileDescriptorStoreMax", str(len(published))))
+    return settings
+
+
+def _logging(spec: Spec) -> list[tuple[str, str]]:
+    """What becomes of the output, and what each entry of the journal says of the container: Docker's and Podman's
+    fields where they have one."""
+    about = {
+        "CONTAINER_NAME": spec.name,
+        "IMAGE_NAME": spec.image.reference,
+        "IMAGE_DIGEST": spec.image.digest,
+        "GEAR_APP": spec.labels.get(APP_LABEL, ""),
+    }
+    words = [unitfile.word(f"{name}={_one_line(text)}") for name, text in about.items() if text]
+    wanted = spec.logging
+    settings = [("SyslogIdentifier", unitfile.word(spec.name)), ("LogExtraFields", " ".join(words))]
+    if wanted.driver == DISCARD:
+        settings += [("StandardOutput", "null"), ("StandardError", "null")]
+    if wanted.namespace is not None:
+        settings.append(("LogNamespace", wanted.namespace))
+    if wanted.rate is not None:
+        settings.append(("LogRateLimitIntervalSec", durations.span(wanted.rate.interval)))
+        settings.append(("LogRateLimitBurst", str(wanted.rate.burst)))
+    if wanted.level is not None:
+        settings.append(("LogLevelMax", wanted.level))
+    return settings
+
+
+def _one_line(text: str) -> str:
+    """*text* for a field of the journal that people read."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _resource_lines(spec: Spec) -> list[tuple[str, str]]:
+    devices = unit_lines({"devices": confinement.device_rules(spec)})
+    limits = [*limiting.unit_lines(budget_of(spec)), *limiting.service_lines(spec.resources)]
+    # All else that `gear stats` shows is counted anyway (systemd-system.conf(5)).
+    return [("IOAccounting", "yes"), *limits, *devices]
 
 
 def _wanted_by(spec: Spec) -> str:
@@ -205,6 +234,17 @@ def render_network(name: str, layout: Layout, parent: str | None = None) -> byte
     return unitfile.render(header, [("Unit", unit), ("Service", service)]).encode()
 
 
+def render_slice(name: str, budget: Budget, layout: Layout) -> bytes:
+    """The text of the slice unit *name*."""
+    header = (
+        f"Rendered by gear from {unitfile.value(str(layout.slices))}/{name.removesuffix('.slice')}.json; "
+        "gear slice create overwrites changes here.",
+        f"Settings of your own belong into a drop-in: systemctl edit {name}",
+    )
+    unit = [("Description", f"Containers of {name}"), ("Before", "slices.target")]
+    return unitfile.render(header, [("Unit", unit), ("Slice", limiting.slice_lines(budget))]).encode()
+
+
 def render_sockets(spec: Spec, layout: Layout) -> dict[str, bytes]:
     """The units by which PID 1 listens for the container, by their names."""
     return activation.render(spec, layout, INTERPRETER, helper_directory(layout))
@@ -225,10 +265,12 @@ def scope(spec: Spec, image: Image) -> list[tuple[str, Any]]:
         ("Description", f"{spec.name} (container of {spec.image.reference})"),
         ("Slice", spec.slice),
         ("CollectMode", "inactive-or-failed"),
-        ("KillSignal", _stop_signal(spec, image, system=system)),
+        ("KillSignal", prober.stop_signal(spec, image, system=system)),
         ("TimeoutStopUSec", max(round(_stop_timeout(spec, system=system) * 1e6), 1000)),
         *((("Delegate", True),) if delegated else ()),
-        *properties(resources(spec)),
+        ("IOAccounting", True),
+        *limiting.properties(budget_of(spec)),
+        *properties({"devices": confinement.device_rules(spec)}),
     ]
 
 
@@ -237,19 +279,6 @@ def declared_volumes(spec: Spec, image: Image) -> set[str]:
     asked = {mount.destination for mount in spec.mounts}
     mounts = effective_mounts(spec, image)
     return {mount.source for mount in mounts if mount.kind == "volume" and mount.destination not in asked}
-
-
-def _stop_signal(spec: Spec, image: Image, *, system: bool) -> int:
-    if spec.stop_signal or not image.config.stop_signal:
-        # systemd shuts down in order on this one (systemd(1), "Signals").
-        return signal_number(spec.stop_signal or ("SIGRTMIN+3" if system else "SIGTERM"))
-    try:
-        return signal_number(image.config.stop_signal)
-    except UsageError as error:
-        raise UsageError(
-            f"The stop signal {image.config.stop_signal[:40]!r} of the image {spec.image.reference} is no signal.",
-            hint="Give another one with --stop-signal.",
-        ) from error
 
 
 def _stop_timeout(spec: Spec, *, system: bool) -> float:

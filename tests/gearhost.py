@@ -158,8 +158,8 @@ class GearHost:
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}"
 
-    def mount_new(self, kind: str, place: str, mib: int = 400) -> None:
-        """Mount a new file system, `btrfs` or `xfs`, on the directory *place*; it goes with the host.
+    def mount_new(self, kind: str, place: str, mib: int = 400, *, options: str = "loop") -> None:
+        """Mount a new file system, `btrfs`, `xfs` or `ext4`, on the directory *place*; it goes with the host.
 
         It is made on this machine and is a file in the host, where nodes for loop devices can be had: so whatever
         happens, no mount and no loop device of this machine is left.
@@ -168,13 +168,14 @@ class GearHost:
             disk = Path(directory) / f"{place.replace('/', '-')[1:]}.img"
             with open(disk, "wb") as file:
                 file.truncate(mib << 20)
-            subprocess.run([f"mkfs.{kind}", "-q", disk], check=True, capture_output=True)
+            features = ["-O", "quota,project", "-E", "quotatype=prjquota"] if kind == "ext4" else []
+            subprocess.run([f"mkfs.{kind}", "-q", *features, disk], check=True, capture_output=True)
             archive = ["tar", "-C", directory, "-cS", disk.name]
             packed = subprocess.run(archive, check=True, stdout=subprocess.PIPE).stdout
         self.run("tar", "-xSC", "/var/tmp", input=packed)
         nodes = "".join(f"[ -e /dev/loop{n} ] || mknod -m 600 /dev/loop{n} b 7 {n}\n" for n in range(64))
         self.sh("[ -e /dev/loop-control ] || mknod -m 600 /dev/loop-control c 10 237\n" + nodes)
-        self.sh(f"mkdir -p {place}; mount -o loop /var/tmp/{disk.name} {place}")
+        self.sh(f"mkdir -p {place}; mount -o {options} /var/tmp/{disk.name} {place}")
 
     def mount_table(self) -> list[str]:
         """The host's own mounts: device, place and type."""

@@ -33,6 +33,7 @@ def boot(
     binds: Sequence[tuple[str, str]] = (),
     memory: int = 2048,
     storage: str | os.PathLike[str] | None = None,
+    logged: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     places: Places | None = None,
 ) -> Host:
@@ -40,7 +41,9 @@ def boot(
 
     It is torn down when the owner ends: by default the calling process (0), otherwise a pid; None is nobody.
     EXTRA names a set of further packages, see recipe.py.  BINDS are pairs of a path here and one in a nested
-    host.  STORAGE is a directory that keeps the host's changes when it is stopped.
+    host.  STORAGE is a directory that keeps the host's changes when it is stopped.  LOGGED is the raw image of a
+    second disk of a virtual machine, /dev/vdb there: all that is written to it, and each flush, is recorded beside
+    it in LOGGED.log, in the format of the kernel's dm-log-writes.
     """
     places = places or Places.default()
     kind = "vm" if vm else "nested"
@@ -66,6 +69,7 @@ def boot(
         binds=check_binds(binds),
         memory=memory,
         storage=claim_storage(storage, source.name),
+        logged=check_logged(logged, vm),
     )
     claim(places, request)
     host = Host(request, places)
@@ -96,6 +100,17 @@ def check_binds(binds: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]
         if not target.startswith("/"):
             raise UsageError(f"can't bind to {target!r}: not an absolute path")
     return tuple((os.path.abspath(source), target) for source, target in binds)
+
+
+def check_logged(image: str | os.PathLike[str] | None, vm: bool) -> str | None:
+    if image is None:
+        return None
+    if not vm:
+        raise UsageError("a nested host has no disk of its own", hint="use a virtual machine")
+    if not os.path.isfile(image):
+        raise UsageError(f"can't have {os.fspath(image)} as a disk: there is no such file")
+    Path(f"{os.path.abspath(image)}.log").touch(mode=0o600)
+    return os.path.abspath(image)
 
 
 def claim_storage(storage: str | os.PathLike[str] | None, source: str) -> str | None:

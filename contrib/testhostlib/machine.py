@@ -48,10 +48,24 @@ def qemu(request: Request, source: Path, disk: Path, qmp_fd: int, accel: str = "
         " ".join(words),
     ]
     argv += ["-drive", f"file={disk},if=virtio,format=qcow2,cache=unsafe".replace(str(disk), comma(disk))]
+    if request.logged is not None:
+        argv += logged_disk(request.logged)
     argv += ["-netdev", "user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
     argv += ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     return [*argv, "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
+
+
+def logged_disk(image: str) -> list[str]:
+    """A second disk whose writes and flushes are recorded.  That it outlives this machine's own power is not needed."""
+    names = {"disk": image, "log": f"{image}.log"}
+    nodes = [
+        f"driver=file,node-name={node},cache.no-flush=on,filename={comma(Path(path))}"
+        for node, path in names.items()
+    ]
+    nodes.append("driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512")
+    options = [word for node in nodes for word in ("-blockdev", node)]
+    return [*options, "-device", "virtio-blk-pci,drive=logged,addr=0x1e"]  # after the root disk
 
 
 def comma(path: Path) -> str:

@@ -28,6 +28,7 @@ class Request:
     binds: tuple[tuple[str, str], ...] = ()
     memory: int = 0  # MiB, of a virtual machine
     storage: str | None = None  # where its changes are kept when they outlive it
+    logged: str | None = None  # the image of a second disk of a virtual machine, whose writes are logged
 
 
 @dataclass(frozen=True)

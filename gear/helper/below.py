@@ -11,6 +11,8 @@ from gear.helper import syscalls
 from gear.helper.failure import Failure
 
 _MOST_LINKS = 40  # as many as the kernel follows, path_resolution(7)
+# Of a path with `..` openat2(2) gives EAGAIN whenever anybody on the machine renames or mounts something meanwhile.
+_TRIES = 128
 
 
 def _parts(path: str) -> list[str]:
@@ -34,6 +36,11 @@ class Below:
     def open(self, path: str, flags: int = os.O_PATH, *, extra: int = 0) -> int:
         """*path* inside the root, symbolic links included, magic links of procfs excluded."""
         resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | extra
+        for _ in range(_TRIES - 1):
+            try:
+                return syscalls.openat2(self.descriptor, path, flags, resolve=resolve)
+            except BlockingIOError:
+                continue
         return syscalls.openat2(self.descriptor, path, flags, resolve=resolve)
 
     def destination(self, path: str, *, directory: bool = True) -> int:

@@ -72,7 +72,7 @@ def _wait(unit: str, port: int, patience: int, addresses: list[str], step: Step)
         pid = processes.payload(unit)
         if pid is None:
             gone = gone or now
-            if now - gone > _GRACE_S:
+            if now - gone > _GRACE_S and not _is_replaced(name):
                 raise Failure(f"can't reach port {port} of {name}: it does not run; see journalctl -u {unit}")
             select([], [], [], _PAUSE_S)
             continue
@@ -91,6 +91,19 @@ def _wait(unit: str, port: int, patience: int, addresses: list[str], step: Step)
         os.close(ended)
     where = " or ".join(addresses)
     raise Failure(f"can't reach port {port} of {name}: nothing listens on {where} after {patience} s")
+
+
+def replacing(name: str) -> str:
+    """The file that is there while the container *name* is being replaced by another, which is worth waiting for."""
+    return f"/run/gear-replacing/{name}"
+
+
+def _is_replaced(name: str) -> bool:
+    try:
+        os.stat(replacing(name))
+    except OSError:
+        return False
+    return True
 
 
 def listening(pid: int, port: int) -> set[str]:

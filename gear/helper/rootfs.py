@@ -12,11 +12,14 @@ from _stat import S_ISLNK
 from fcntl import LOCK_SH, flock
 
 from gear.helper import syscalls
+from gear.helper.below import Below
 from gear.helper.bundle import is_bind
 from gear.helper.channel import DESCRIPTORS, FAILED, pair
 from gear.helper.failure import Failure, Step
 from gear.helper.options import Options
 
+# gear's own option of a bind: the directory below the source that is meant.
+SUBPATH = "x-gear.subpath="
 _PROPAGATION_KINDS = syscalls.MS_PRIVATE | syscalls.MS_SHARED | syscalls.MS_SLAVE | syscalls.MS_UNBINDABLE
 
 
@@ -170,6 +173,9 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
         if not is_bind(mount):
             continue
         source, words = mount["source"], mount.get("options", ())
+        if isinstance(source, int):  # a detached mount that a front end has made
+            descriptors.append(source)
+            continue
         recursive = "rbind" in words
         step.doing = f"bind {source} on {mount['destination']}"
         options = Options(words)
@@ -177,7 +183,7 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
             descriptors.append(os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
             continue
         flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
-        descriptor = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
+        descriptor = _open_source(source, options, flags, step)
         # Private unless something else is asked for: what is mounted in the container stays there.
         syscalls.mount_setattr(
             descriptor,
@@ -211,6 +217,22 @@ def bind_sources(config: dict, userns_fd: int | None, step: Step) -> list[int]: 
             shift(descriptor, source, userns_fd, recursive="ridmap" in words)
         descriptors.append(descriptor)
     return descriptors
+
+
+def _open_source(source: str, options: Options, flags: int, step: Step) -> int:
+    """A detached copy of *source*, or of the directory in it that `x-gear.subpath=` names: whoever writes to a volume
+    may have made a link of that, which leads nowhere outside."""
+    for word in options.data:
+        if word.startswith(SUBPATH):
+            path = word.removeprefix(SUBPATH)
+            step.doing = f"open {path} in {source}"
+            top = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = Below(top).open(path)
+            os.close(top)
+            found = syscalls.open_tree(place, "", flags | syscalls.AT_EMPTY_PATH)
+            os.close(place)
+            return found
+    return syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
 
 
 def _is_link(path: str) -> bool:

@@ -19,15 +19,20 @@ from gear.helper.rights import Filter
 
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gear.helper.network import Network
     from gear.helper.ports import Reservation
+    from gear.helper.watch import Watch
 
 
 def main(arguments: list[str]) -> int:
     """Start the container of the bundle directory *arguments[0]*; returns the exit status."""
     (bundle,) = arguments
     try:
-        pid = start(bundle)
+        pid, watch, config = start(bundle)
+        if watch is not None:
+            watch.go_on(pid, config)
     except Failure as failure:
         print(f"gear: {failure.message}", file=sys.stderr, flush=True)
         notify(f"STATUS={failure.message}")
@@ -48,12 +53,17 @@ class Unit(container.Events):
         self._config = config
         self._root = extra["root"]
         self._network = network
+        self._hugepages = extra.get("hugepages")
 
     def created(self, pid: int) -> None:
         """The process is in the unit's control group already; a container that manages groups of its own gets that."""
         if self._network is not None:
             self._network.connect(pid)
             self._network.link(pid)
+        if self._hugepages:
+            from gear.helper import delegation, hugepages
+
+            hugepages.limit(delegation.group_of(), self._hugepages)
         for mount in self._config.get("mounts", ()):
             if mount.get("type") == "cgroup" and "ro" not in mount.get("options", ()):
                 from gear.helper import delegation
@@ -72,8 +82,9 @@ class Unit(container.Events):
             self._network.publish()
 
 
-def start(bundle: str) -> int:
-    """Create the container and its payload; returns the payload's pid once execve(2) has succeeded.
+def start(bundle: str) -> tuple[int, Watch | None, dict]:  # type: ignore[type-arg]
+    """Create the container and its payload; returns, once execve(2) has succeeded, the payload's pid, what looks after
+    it if anything does, and config.json.
 
     Raises Failure; then nothing of the container is left but a process that is ending.
     """
@@ -83,7 +94,7 @@ def start(bundle: str) -> int:
         rootfs.claim(bundle, step)
         if _exists(f"{bundle}/switch.json"):
             raise Failure(
-                "a restore of a snapshot was interrupted, and gear clean or gear start has to finish it first"
+                "an upgrade or a restore of a snapshot was interrupted: gear clean or gear start has to finish it first"
             )
         step.doing = f"read the bundle {bundle}"
         config = load_json(f"{bundle}/config.json")
@@ -105,10 +116,35 @@ def start(bundle: str) -> int:
 
         name = bundle.rstrip("/").rpartition("/")[2]
         wanted.passed = activation.find(extra["descriptors"], f"ctr-{name}.socket")
+    provide(config, extra, None)
+    watch = None
+    if extra.get("health"):
+        from gear.helper.watch import Watch
+
+        try:
+            watch = Watch(bundle, extra["health"], step)
+        except OSError as error:
+            raise step.failure(error) from error
     pid = container.create(config, Unit(bundle, config, extra, network), wanted, clone_parent=True)
     if network is not None:
         _store(network.reservation)
-    return pid
+    return pid, watch, config
+
+
+def provide(config: dict, extra: dict, read: Callable[[str], bytes] | None) -> None:  # type: ignore[type-arg]
+    """Put the secrets and configs that start.json asks for into *config*; *read* gives a secret's value, None is for
+    those of the unit.  Raises Failure."""
+    if not extra.get("secrets") and not extra.get("configs"):
+        return
+    from gear.helper import supplies
+
+    step = Step()
+    try:
+        supplies.own_configs(extra.get("configs") or [], step)
+        if extra.get("secrets"):
+            supplies.add(config, extra["secrets"], read or supplies.credential, step)
+    except OSError as error:
+        raise step.failure(error) from error
 
 
 def join(config: dict, bundle: str, name: str) -> None:  # type: ignore[type-arg]

@@ -74,6 +74,7 @@ _PIDFD_OPEN = 434
 _CLONE3 = 435
 _CLOSE_RANGE = 436
 _OPENAT2 = 437
+_PIDFD_GETFD = 438
 _MOUNT_SETATTR = 442
 
 # linux/sched.h
@@ -225,6 +226,11 @@ def pidfd_open(pid: int) -> int:
 def pidfd_send_signal(pidfd: int, number: int) -> None:
     """pidfd_send_signal(2)."""
     _call("pidfd_send_signal", _PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """pidfd_getfd(2): what the descriptor *number* of another process stands for.  Close-on-exec."""
+    return _call("pidfd_getfd", _PIDFD_GETFD, pidfd, number, 0)
 
 
 def mount(

@@ -48,11 +48,6 @@ class Hierarchies:
                 for controller in name.split(","):
                     self.controllers[controller] = place
 
-    @property
-    def pure(self) -> bool:
-        """Version 2 alone."""
-        return self.unified == MOUNT
-
 
 def _write(path: str, value: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-MANAGERS = ("cgroupfs", "systemd", "disabled")
 DEFAULT_SLICE = "container.slice"
 # The container's group below its scope, on version 2; clients of crun look for this name.
 _INNER = "container"

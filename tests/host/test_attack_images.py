@@ -64,13 +64,19 @@ def test_texts_of_an_image_are_no_settings(attacker: Attacker) -> None:
         attacker.images.append(name)
         host.gear("install", name, name, "--restart", "no", "--start")
         text = host.read(f"/usr/local/lib/systemd/system/ctr-{name}.service").decode()
-        return text.replace(name, "NAME")
+        digest: str = host.json("inspect", name)[0]["spec"]["image"]["digest"]
+        return text.replace(name, "NAME").replace(digest, "DIGEST")
 
     probe = ["/bin/probe", "descriptors"]
     plain = unit("plain", Cmd=probe)
     hostile = unit("texts", Entrypoint=probe, Cmd=evil, Env=variables, Labels=labels, User="0:0", StopSignal="15",
-                   ExposedPorts={"80/tcp": {}}, Healthcheck={"Test": ["CMD-SHELL", "touch /evil"]})  # fmt: skip
+                   ExposedPorts={"80/tcp": {}})  # fmt: skip
     assert hostile == plain
+    # A check is run inside, by a prober whose lines of the unit are the same for all checks.
+    times = {"Interval": 10**9, "Timeout": 10**9}
+    checks = [unit(f"check{number}", Cmd=probe, Healthcheck={"Test": test, **times})
+              for number, test in enumerate((["CMD", *probe], ["CMD", *probe, *evil]))]  # fmt: skip
+    assert checks[0] == checks[1] != plain
     attacker.result("texts")
     pid = host.pid("texts")
     assert host.read(f"/proc/{pid}/cmdline").split(b"\0")[2:-1] == [text.encode() for text in evil]

@@ -38,7 +38,7 @@ def snapshot(host: GearHost) -> str:
         (2, "Two mounts are asked for on /c.", ("install", "hello", "web", "--tmpfs", "/c", "-v", "v:/c/")),
         (2, "A bind mount has no option 'suid'.", ("install", "hello", "web", "-v", "/srv:/c:suid")),
         (2, "'../v' can't name a volume.", ("install", "hello", "web", "-v", "../v:/c")),
-        (2, "'lots' is no amount of memory.", ("install", "hello", "web", "--memory", "lots")),
+        (2, "'lots' is no size.", ("install", "hello", "web", "--memory", "lots")),
         (2, "'0' is no number of processors.", ("install", "hello", "web", "--cpus", "0")),
         (2, "'-1' is no limit of processes.", ("install", "hello", "web", "--pids-limit=-1")),
         (2, "'SIGNOTHING' is no signal.", ("install", "hello", "web", "--stop-signal", "SIGNOTHING")),
@@ -104,6 +104,12 @@ def test_without_systemd_it_says_so(host: GearHost) -> None:
     done = host.run("unshare", "--mount", "sh", "-c", script, check=False)
     assert done.returncode == 1
     assert "error: The system bus can't be reached" in done.stderr.decode()
+
+
+def test_calls_wait_for_a_busy_pid_1(host: GearHost) -> None:
+    # It is in no hurry now, and often answers before anybody has to wait.
+    waits = "strace -f -e trace=ppoll gear ps 2>&1 >/dev/null | grep -o 'tv_sec=[0-9]*' || :"
+    host.wait(lambda: {"tv_sec=179", "tv_sec=180"} & set(host.sh(waits).split()), "a wait of three minutes")
 
 
 def test_a_kernel_without_user_namespaces_is_named(host: GearHost) -> None:

@@ -221,6 +221,100 @@ def test_links_of_boot_to_units_that_are_gone(host: GearHost) -> None:
     sound(host)
 
 
+SERVICE = "/etc/systemd/system/ctr-fscked.service.d/mine.conf"
+GHOST = "# Rendered by gear from /var/lib/gear/containers/ghost/spec.json"
+
+
+def test_links_without_which_nothing_starts_at_boot(container: GearHost) -> None:
+    container.gear("start", "fscked")
+    link = "/etc/systemd/system/multi-user.target.wants/container-active.target"
+    container.sh(f"rm {link}")
+    (found,) = faults(container)
+    assert found["path"] == link and "so nothing of container-active.target starts at boot" in str(
+        found["what"]
+    )
+    faults(container, "--repair", status=0)
+    assert container.sh(f"readlink {link}") == "/usr/local/lib/systemd/system/container-active.target"
+    ghosts = "/etc/systemd/system/container-sockets.target.wants/ctr-ghost.socket"
+    container.sh(
+        f"mkdir -p $(dirname {ghosts}); ln -s /usr/local/lib/systemd/system/ctr-ghost.socket {ghosts}"
+    )
+    assert [item["path"] for item in faults(container, "--repair", status=0)] == [ghosts]
+    sound(container)
+
+
+def test_what_runs_beside_what_is_installed(container: GearHost) -> None:
+    container.gear("start", "fscked")
+    pid = container.pid("fscked")
+    container.write(SERVICE, b"[Service]\nNice=1\n")
+    container.sh("systemctl daemon-reload")
+    container.write(SERVICE, b"[Service]\nNice=2\n")
+    (found,) = faults(container)
+    assert found["path"] == "ctr-fscked.service" and "has changed since systemd read it" in str(found["what"])
+    (found,) = faults(container, "--repair", status=0)
+    assert found["mended"] and container.show("ctr-fscked", "Nice") == "2"
+    # A drop-in is the administrator's own.
+    assert container.sh(f"cat {SERVICE}") == "[Service]\nNice=2"
+    container.sh(f"rm {SERVICE}; systemctl daemon-reload")
+    sound(container)
+    container.sh(f"mv {DIR} {UNIT} /root")
+    found = next(item for item in faults(container, "--repair") if "no such container" in str(item["what"]))
+    assert found["path"] == "ctr-fscked.service" and found["hint"] == "systemctl stop ctr-fscked.service"
+    container.sh(f"mv /root/fscked {DIR}; mv /root/ctr-fscked.service {UNIT}")
+    faults(container, "--repair", status=0)
+    assert container.pid("fscked") == pid
+    sound(container)
+
+
+def test_user_ids_of_a_payload_that_another_has(container: GearHost) -> None:
+    container.gear("start", "fscked")
+    base = container.json_file(f"{DIR}/spec.json")["uid_base"]
+    container.sh(f"ln -sfn thief /var/lib/gear/uids/{base}")
+    found = faults(container)
+    assert any(f"runs with the user ids {base} to {base + 65535}, which thief has" in str(item["what"])
+               for item in found), found  # fmt: skip
+    faults(container, "--repair", status=0)
+    sound(container)
+
+
+def test_what_systemd_remembers_of_containers_that_are_gone(host: GearHost) -> None:
+    unit = f"{GHOST}\n[Service]\nExecStart=/bin/false /var/lib/gear/containers/ghost\n".encode()
+    host.write("/run/systemd/system/ctr-ghost.service", unit)
+    host.sh("systemctl start ctr-ghost.service || :")
+    host.wait(lambda: host.show("ctr-ghost", "ActiveState") == "failed", "the failure")
+    found = faults(host, status=0)
+    assert [item["what"] for item in found] == [
+        "is left over: a unit of a container that was run and is gone",
+        "is remembered, and there is no such container",
+    ]
+    faults(host, "--repair", status=0)
+    assert host.show("ctr-ghost", "ActiveState") == "inactive"
+    sound(host)
+
+
+def test_ports_that_two_publish_on_addresses_that_overlap(container: GearHost) -> None:
+    container.gear("install", "hello", "narrow", "-p", "127.0.0.1:48111:8080")
+    container.gear("install", "hello", "wide", "-p", "48112:8080")
+    container.sh("sed -i s/48112/48111/ /var/lib/gear/containers/wide/spec.json")
+    found = faults(container)
+    assert any(
+        "publishes 48111/tcp, which narrow publishes as well" in str(item["what"]) for item in found
+    ), found
+    container.gear("delete", "narrow", "wide")
+    container.gear("clean")
+    sound(container)
+
+
+def test_networks_in_the_kernel_are_checked_too(container: GearHost) -> None:
+    container.gear("start", "fscked")
+    pid = container.pid("fscked")
+    container.sh("nft flush ruleset")
+    assert any("the table inet" in str(item["path"]) for item in faults(container))
+    faults(container, "--repair", status=0)
+    assert container.pid("fscked") == pid
+    sound(container)
+
+
 STATE = ("--state-dir", "/var/lib/gear-fsck")
 GEAR = "gear --state-dir /var/lib/gear-fsck"
 LISTING = "cd /var/lib/gear-fsck/images && find . | sort"

@@ -199,7 +199,8 @@ def test_what_runs_is_left_alone(net: GearHost) -> None:
     for script in (
         f"echo '{{' >{directory}/spec.json",
         f"rm {directory}/start.json",
-        "gear install hello chkrun --net chk1 -p 8097:8080",
+        # A variable takes a restart, so its limits are left for that as well.
+        "gear install hello chkrun --net chk1 -p 8097:8080 -e A=1",
     ):
         net.sh(script)
         text = net.run("gear", "network", "check", "--repair", check=False).stdout.decode()

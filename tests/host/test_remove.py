@@ -100,8 +100,10 @@ def test_another_image_gets_a_fresh_writable_layer(host: GearHost) -> None:
 
 def test_purge_leaves_nothing_but_volumes(host: GearHost) -> None:
     host.gear("install", "hello", "a", "b", "-v", "precious:/data", "--start")
+    host.gear("slice", "create", "container-rest")
+    host.gear("slice", "create", "container-rest-inner")
     out = host.gear("purge")
-    assert "a is deleted\nb is deleted\n" in out and "volumes are kept in /var/lib/gear/volumes" in out
+    assert "a is deleted\nb is deleted\n" in out and "what is kept in /var/lib/gear: volumes" in out
     assert host.sh("ls /var/lib/gear") == "lock\nvolumes"
     assert (
         host.sh("ls /usr/local/lib/systemd/system; ls -d /etc/systemd/system/container* 2>/dev/null || :")

@@ -172,7 +172,7 @@ def test_a_restore_survives_being_killed_anywhere(host: GearHost) -> None:
         if host.sh("test -e /var/lib/gear/containers/half/switch.json && echo begun || :"):
             # Neither old nor new: systemd alone does not start it, whoever looks next finishes it.
             assert host.run("systemctl", "start", "ctr-half", check=False).returncode != 0
-            assert "a restore of a snapshot was interrupted" in host.gear("logs", "half", "--all")
+            assert "restore of a snapshot was interrupted" in host.gear("logs", "half", "--all")
             host.run("systemctl", "stop", "ctr-half")
             assert "A restore of half was interrupted" in host.fails(1, "cp", "half:/file", "-")
             refused += 1

@@ -17,32 +17,39 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members tunables isolation inet link limits "
-        "network naming underlay definition mounting spec oci reference settings claims"
+        "__init__ errors findings model document changes accounts members durations tunables isolation inet link "
+        "limits network naming underlay definition mounting health restarts journaling mount_words supplies spec "
+        "volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
-        "forwarding unitfile device_rules resources confinement attachment activation units bundle bpf "
-        "seccomp_profile seccomp_form"
+        "forwarding unitfile device_rules resources limiting confinement attachment activation provision units "
+        "bundle bpf seccomp_profile seccomp_form openmetrics schedule prober"
     ),
     "host": (
         "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
-        "view store sources garbage duplicate subvolumes removal storage indexes leases unpacked treediff checking "
-        "record_check imagemounts yamlfile addresses netfailure registries registry_auth dialing transport piping "
-        "registry upload incoming signature_record policy cosign openpgp lookaside attached seccomp inroot reports "
-        "stacking groups terminal definitions allocation hostsfile interfaces packetfilter"
+        "view store sources garbage duplicate subvolumes removal storage quotas footprint volumestore indexes "
+        "leases unpacked treediff checking record_check imagemounts yamlfile addresses netfailure registries "
+        "registry_auth dialing transport piping registry upload incoming signature_record policy cosign openpgp "
+        "lookaside attached seccomp inroot reports stacking groups terminal notices definitions allocation "
+        "hostsfile interfaces packetfilter objects envsets credentials variables download"
     ),
     "operations": (
-        "sockets containers signatures signature_files images loading fetching pulling pushing signing referrers "
-        "offering sending publishing replacing connecting neighbours install lifecycle defining network_plan networks "
-        "live linking exposure leftovers remove inside top attach copying transfer joining running debugging history "
-        "pruning saving verifying network_check network_state network_strays mending hindrances network_repair "
-        "container_check fsck switching contents pausing snapshots restoring cloning committing unfinished"
+        "sockets probed containers status waiting signatures signature_files images loading fetching pulling "
+        "pushing signing referrers offering sending publishing replacing connecting neighbours install lifecycle "
+        "defining network_plan networks live linking exposure leftovers remove inside top attach copying transfer "
+        "joining running debugging history pruning saving verifying network_check network_state network_strays "
+        "mending hindrances network_repair usage watching metrics events log_namespaces volumes volume_copies "
+        "volume_archive volume_check container_check running_check fsck updating effective slices disk_use "
+        "switching contents pausing snapshots restoring cloning committing unfinished upgrade_record upgrading "
+        "draining scheduling locking supplying"
     ),
     "front ends": (
-        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_image "
-        "cli_inside cli_install cli_isolation cli_lifecycle cli_net cli_network cli_network_check cli_findings "
-        "cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send cli_signatures cli_spec "
-        "cli_store __main__"
+        "command progress cli cli_changes cli_snapshot cli_image_files cli_copy cli_debug cli_exec cli_health "
+        "cli_image cli_inside cli_install cli_isolation cli_lifecycle cli_list cli_logging cli_logs "
+        "cli_log_namespace cli_stats cli_events cli_net cli_network cli_network_check cli_findings cli_resources "
+        "cli_slice cli_update cli_link cli_fsck cli_plan cli_ports cli_registry cli_remove cli_run cli_send "
+        "cli_signatures cli_spec cli_store cli_volume cli_volume_copies cli_df cli_supplies cli_secret cli_config "
+        "cli_env cli_upgrade cli_upgrade_state __main__"
     ),
 }
 # What points up all the same, and why.
@@ -65,6 +72,8 @@ HELPER_USERS = {
     "network_state": "what the helper makes of a network is worked out as it does it",
     "network_strays": "what is the helper's is known by the names and shapes that it gives",
     "linking": "where links lead to is found as it is found when they are made",
+    "notices": "entries of the journal, which the prober makes as well",
+    "draining": "pidfd_getfd(2), and where proxies look whether they are to wait",
     "copying": "setns(2) into the container's user namespace",
 }
 # The only module that imports each package that is not the standard library's.
@@ -83,7 +92,7 @@ DOORS = {
     "pyseccomp": {"seccomp"},
 }
 # The only module that imports each of these of the standard library's.
-GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files"}, "asyncio": set()}
+GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files", "quotas"}, "asyncio": set()}
 # What the helper may import: built in, or C halves of modules whose Python halves cost too much at every start.
 HELPER_ALLOWED = {
     "__future__",
@@ -237,6 +246,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "piping",
         "registry",
         "upload",
+        "download",
     }
     store = {
         "compression",
@@ -262,7 +272,11 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         "subvolumes",
         "removal",
         "storage",
+        "quotas",
+        "volumestore",
     }
+    # Named things of gear's own.
+    named = {"objects", "envsets", "credentials"}
     # What signatures are, and where they are found.
     signature = {"policy", "cosign", "openpgp", "lookaside", "attached"}
     host = set(LAYERS["host"].split())
@@ -273,7 +287,7 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
         elif module in signature:
             allowed = signature | registry
         else:
-            allowed = next((g for g in (store, registry) if module in g), set())
+            allowed = next((g for g in (store, registry, named) if module in g), set())
         if module == "storage":
             allowed = allowed | {"yamlfile"}
         assert siblings <= allowed, f"{module} imports {siblings}"
@@ -282,8 +296,8 @@ def test_siblings_on_the_host_use_only_files_and_process() -> None:
 
 def test_pure_modules_touch_nothing() -> None:
     allowed = {
-        "__future__", "collections.abc", "dataclasses", "errno", "fnmatch", "hashlib", "ipaddress", "itertools", "json",
-        "math", "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
+        "__future__", "collections.abc", "csv", "dataclasses", "errno", "fnmatch", "hashlib", "ipaddress", "itertools",
+        "json", "math", "os", "pathlib", "posixpath", "re", "shlex", "signal", "struct", "typing",
     }  # fmt: skip
     for module in (LAYERS["words"] + " " + LAYERS["pure"]).split():
         foreign = {name for name in imports(modules()[module]) if not name.startswith("gear")}

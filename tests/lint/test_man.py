@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import gear
-from gear import cli, cli_lifecycle
+from gear import cli, cli_lifecycle, events
 from gear.command import Verb
 from gear.model import Layout
 
@@ -146,7 +146,7 @@ def test_heading_has_positional_arguments(name: str) -> None:
 
 
 # Verbs whose section refers to another verb's for the options they share.
-SHARED = {"run": "install"}
+SHARED = {"run": "install", "update": "install"}
 
 
 @pytest.mark.parametrize(("name", "action"), OPTIONS, ids=OPTION_IDS)
@@ -211,9 +211,13 @@ def test_examples_are_accepted_by_the_parser() -> None:
 # Section of the page -> the function whose one dictionary display is the object that is printed.
 JSON = {
     "install and apply": ("cli_install", "_report"),
-    "plan": ("cli_plan", "_show"),
-    "status": ("containers", "state"),
-    "list-units": ("cli_lifecycle", "_run_list"),
+    "plan": ("cli_plan", "show"),
+    "update": ("cli_update", "_report"),
+    "slice create": ("cli_slice", "_run_create"),
+    "slice list": ("slices", "summary"),
+    "slice inspect": ("slices", "details"),
+    "status": ("status", "state"),
+    "list-units": ("cli_list", "_list"),
     "ports": ("exposure", "of_container"),
     "link": ("linking", "listed"),
     "network create": ("cli_network", "_created"),
@@ -221,8 +225,14 @@ JSON = {
     "network list": ("networks", "summary"),
     "network inspect": ("networks", "details"),
     "top": ("top", "table"),
+    "stats": ("watching", "document"),
+    "events": ("events", "event"),
+    "log-namespace list": ("cli_log_namespace", "_run_list"),
     "inspect": ("cli_lifecycle", "_run_inspect"),
     "spec.json": ("spec", "to_mapping"),
+    "volume list": ("volumes", "details"),
+    "volume snapshot": ("volume_copies", "document"),
+    "df": ("disk_use", "document"),
     "clean": ("cli_remove", "_run_clean"),
     "fsck": ("mending", "document"),
     "image history": ("history", "document"),
@@ -232,6 +242,8 @@ JSON = {
     "diff": ("cli_changes", "report_changes"),
     "commit": ("cli_changes", "_run_commit"),
     "snapshot": ("snapshots", "document"),
+    "upgrade": ("cli_upgrade", "_candidate"),
+    "rollback and upgrade --history": ("upgrade_record", "document"),
     "image load and import": ("cli_image", "_report"),
     "image pull": ("cli_registry", "_pull"),
     "image push": ("cli_registry", "_push"),
@@ -241,13 +253,18 @@ JSON = {
     "image list": ("images", "document"),
     "image inspect": ("images", "inspect"),
 }
-# Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of containers.
+# Members that another function adds: _start() of cli_install, _done() of cli_snapshot, connection() of
+# containers, state() of cli_upgrade_state; and what an event has depends on its kind.
 _CONNECTION = {"net", "address", "addresses", "ports", "on_demand", "idle_stop", "limits"}
 ADDED = {
     "install and apply": {"restarted"},
     "snapshot": {"action"},
-    "status": _CONNECTION,
+    "status": _CONNECTION | {"previous", "schedule"},
+    "rollback and upgrade --history": {"name"},
     "list-units": _CONNECTION,
+    "events": {"event", "name", "exit_code", "exit_status", *events._ATTRIBUTES},
+    # Only where they were asked for.
+    "spec.json": {"health", "pace"},
 }
 
 

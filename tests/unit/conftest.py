@@ -12,7 +12,7 @@ import pytest
 from hostile import Hostile, serving
 from hypothesis import settings
 
-from gear import transport
+from gear import notices, transport
 
 settings.register_profile("gear", derandomize=True, database=None, deadline=None, max_examples=100)
 settings.load_profile("gear")
@@ -47,6 +47,12 @@ def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
     _guard.armed = request.node.get_closest_marker("spawns") is None
     yield
     _guard.armed = False
+
+
+@pytest.fixture(autouse=True)
+def _no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests do is no event of this machine."""
+    monkeypatch.setattr(notices, "SOCKET", "/nonexistent/socket")
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_idle_time(text: str, seconds: int) -> None:
     assert network.parse_idle(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5h", "1y", "1min\n", "999999999d", "٣"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5s", "1y", "1min\n", "999999999d", "٣"])
 def test_what_is_no_idle_time(text: str) -> None:
     with pytest.raises(UsageError):
         network.parse_idle(text)

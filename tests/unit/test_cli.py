@@ -10,7 +10,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ import rendering
 
 import gear
 from gear import cli, cli_spec, host
+from gear.budget import Budget
 from gear.command import Context, Verb, add_output_option, for_each, table
 from gear.errors import GearError, HostError, NotFoundError, UsageError
+from gear.health import Health, Readiness
 from gear.isolation import Isolation
+from gear.journaling import Logging, Rate
 from gear.model import Layout
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Interface, Network
+from gear.restarts import Pace
+from gear.spec import Spec
+from gear.supplies import Config, Secret, Supplies
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
     (f"gear {group} {name}", verb)
@@ -160,7 +166,7 @@ def test_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         (["install", "img", "A=1"], "No container is named.", "gear install IMAGE NAME..."),
         (
             ["install", "img", "web", "--memory"],
-            "Argument -m/--memory: expected one argument.",
+            "Argument -m/--memory/--memory-max: expected one argument.",
             "gear install --help",
         ),
         (
@@ -274,6 +280,8 @@ def parsed(*words: str) -> tuple[list[str], dict[str, Any]]:
 
 NULL = replace(host.devices("/dev/null", "/dev/x", "r")[0], kind="c", major=1, minor=3)
 DEFAULTS: dict[str, Any] = {
+    "health": Health(),
+    "pace": Pace(),
     "entrypoint": None,
     "command": None,
     "env": {},
@@ -284,12 +292,7 @@ DEFAULTS: dict[str, Any] = {
     "hostname": None,
     "labels": {},
     "slice": "container.slice",
-    "memory": None,
-    "cpus": None,
-    "pids_limit": None,
-    "memory_swap": None,
-    "cpu_shares": None,
-    "cpuset_cpus": None,
+    "resources": Budget(),
     "restart": "on-failure",
     "stop_signal": None,
     "stop_timeout": None,
@@ -298,6 +301,8 @@ DEFAULTS: dict[str, Any] = {
     "ephemeral": False,
     "storage": None,
     "isolation": Isolation(),
+    "supplies": Supplies(),
+    "logging": Logging(),
 }
 
 
@@ -325,19 +330,86 @@ DEFAULTS: dict[str, Any] = {
         (["--hostname", "db"], {"hostname": "db"}),
         (["-l", "a=b=c", "--label", "d"], {"labels": {"a": "b=c", "d": ""}}),
         (["--slice", "container-small"], {"slice": "container-small.slice"}),
-        (["-m", "512m"], {"memory": 512 << 20}),
-        (["--cpus", "0.5"], {"cpus": 0.5}),
-        (["--pids-limit", "7"], {"pids_limit": 7}),
+        (["-m", "512m"], {"resources": Budget(memory_max=512 << 20)}),
+        (["--cpus", "0.5"], {"resources": Budget(cpu_quota=0.5)}),
+        (["--pids-limit", "7"], {"resources": Budget(tasks_max=7)}),
+        (["--log-driver", "none"], {"logging": Logging("none")}),
+        (
+            ["--log-namespace", "shop", "--log-rate-limit", "9/2min", "--log-level-max=err"],
+            {"logging": Logging(namespace="shop", rate=Rate(9, 120), level="err")},
+        ),
         (["--restart", "no"], {"restart": "no"}),
         (["--stop-signal", "quit"], {"stop_signal": "quit"}),
         (["--stop-timeout", "0"], {"stop_timeout": 0.0}),
         (["--net", "host"], {"network": Network("host")}),
         (
             ["-m", "1m", "--memory-swap=-1", "--cpu-shares", "512", "--cpuset-cpus", "0-3,7"],
-            {"memory": 1 << 20, "memory_swap": -1, "cpu_shares": 512, "cpuset_cpus": "0-3,7"},
+            {"resources": Budget(memory_max=1 << 20, memory_swap_max=-1, cpu_weight=59, cpus="0-3,7")},
         ),
-        (["--memory-swap", "2m"], {"memory_swap": 2 << 20}),
+        (
+            ["-m", "1m", "--memory-swap", "3m"],
+            {"resources": Budget(memory_max=1 << 20, memory_swap_max=2 << 20)},
+        ),
+        (["--memory-swap-max", "0"], {"resources": Budget(memory_swap_max=0)}),
+        (
+            ["--cpu-quota", "5000", "--cpu-period", "10000"],
+            {"resources": Budget(cpu_quota=0.5, cpu_period=10000)},
+        ),
+        (["--memory", "none", "--cpu-weight", "7", "--cpu-shares", "2"], {"resources": Budget(cpu_weight=7)}),
+        (
+            ["--memory-reservation", "1m", "--memory-high", "2m", "--memory-min", "1", "--cpuset-mems", "0"],
+            {"resources": Budget(memory_low=1 << 20, memory_high=2 << 20, memory_min=1, memory_nodes="0")},
+        ),
+        (
+            ["--blkio-weight", "500", "--device-read-bps", "/dev/a:1m", "--device-write-iops", "/dev/b:9"],
+            {
+                "resources": Budget(
+                    io_weight=4950,
+                    io_read_bandwidth_max=(("/dev/a", 1 << 20),),
+                    io_write_iops_max=(("/dev/b", 9),),
+                )
+            },
+        ),
+        (
+            [
+                "--io-device-weight",
+                "/dev/a:5",
+                "--hugepages",
+                "2M:64m",
+                "--io-weight",
+                "3",
+                "--oom-policy",
+                "kill",
+            ],
+            {
+                "resources": Budget(
+                    io_device_weight=(("/dev/a", 5),),
+                    hugepages=(("2MB", 64 << 20),),
+                    io_weight=3,
+                    oom_policy="kill",
+                )
+            },
+        ),
+        (
+            ["--memory-pressure", "kill", "--memory-pressure-limit", "60%"],
+            {"resources": Budget(memory_pressure="kill", memory_pressure_limit=60)},
+        ),
         (["--ephemeral"], {"ephemeral": True}),
+        (
+            [
+                "--env-set",
+                "a",
+                "--env-id",
+                "b",
+                "--secret",
+                "s",
+                "--config",
+                "c:/etc/c",
+                "--reload-signal",
+                "HUP",
+            ],
+            {"supplies": Supplies(("a", "b"), (Secret("s", target="s"),), (Config("c", "/etc/c"),), "HUP")},
+        ),
         (["--storage-driver", "vfs"], {"storage": "vfs"}),
         (
             ["--cap-add", "net_admin,SYS_TIME", "--cap-add=NET_ADMIN", "--cap-drop", "all"],
@@ -414,6 +486,38 @@ DEFAULTS: dict[str, Any] = {
             },
         ),
         (["--net=host", "--start", "--dry-run", "--output=json"], {"network": Network("host")}),
+        (["--restart=on-failure:5"], {"pace": Pace(limit=5, window=86400.0)}),
+        (
+            ["--restart=always", "--restart-limit=3/10m"],
+            {"restart": "always", "pace": Pace(limit=3, window=600.0)},
+        ),
+        (["--restart-delay=2"], {"pace": Pace(delay=2.0)}),
+        (["--no-healthcheck"], {"health": Health(test=("NONE",))}),
+        (["--health-cmd=none"], {"health": Health(test=("NONE",))}),
+        (
+            ["--health-cmd=curl -f localhost || exit 1"],
+            {"health": Health(test=("CMD-SHELL", "curl -f localhost || exit 1"))},
+        ),
+        (
+            ['--health-cmd=["pg_isready", "-q"]', "--ready-when=log:^up$", "--start-timeout=0"],
+            {
+                "health": Health(
+                    ("CMD", "pg_isready", "-q"), ready=Readiness("log", pattern="^up$"), start_timeout=0.0
+                )
+            },
+        ),
+        (
+            [
+                "--health-interval=1m30s",
+                "--health-timeout=500ms",
+                "--health-retries=2",
+                "--health-start-period=2h",
+                "--health-start-interval=0.5",
+                "--health-on-failure=stop",
+                "--ready-when=port:80",
+            ],
+            {"health": Health(None, 90.0, 0.5, 2, 7200.0, 0.5, "stop", Readiness("port", 80))},
+        ),
     ],
 )
 def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
@@ -421,8 +525,8 @@ def test_install_options(words: list[str], changed: dict[str, Any]) -> None:
 
 
 def test_every_option_is_a_field_of_the_spec() -> None:
-    fields = set(rendering.make_spec().to_mapping()) - {"version", "name", "image", "uid_base"}
-    assert set(parsed("web")[1]) == fields == set(DEFAULTS)
+    made = {field.name for field in fields(Spec)} - {"name", "image", "uid_base"}
+    assert set(parsed("web")[1]) == made == set(DEFAULTS)
 
 
 def test_many_names() -> None:
@@ -441,6 +545,31 @@ def test_many_names() -> None:
             "The variable NOT_SET_HERE is not set here, so its value can't be passed on.",
         ),
         (["-l", "=x"], "'=x' is no label."),
+        (["--restart", "always:3"], "'always:3' is no restart policy."),
+        (["--restart", "on-failure:x"], "'on-failure:x' is no restart policy."),
+        (
+            ["--restart", "no", "--restart-delay", "1s"],
+            "What is not restarted has no delay or limit of restarts.",
+        ),
+        (
+            ["--restart", "on-failure:3", "--restart-limit", "3/1m"],
+            "on-failure:MAX and --restart-limit exclude each other.",
+        ),
+        (["--restart-limit", "3"], "'3' is no limit of restarts."),
+        (["--restart-delay", "1.2.3s"], "'1.2.3s' is no time."),
+        (["--restart-delay", "2d"], "172800.0 seconds are no delay of a restart."),
+        (["--restart-max-delay", "1s"], "The longest delay of a restart takes a first one that is shorter."),
+        (["--health-cmd", "x", "--no-healthcheck"], "--health-cmd and --no-healthcheck exclude each other."),
+        (["--health-cmd", ""], "['CMD-SHELL', ''] is no health check."),
+        (["--health-retries", "0"], "0 is no number of retries."),
+        (["--health-interval", "0"], "0 seconds are no time of a health check."),
+        (["--health-on-failure", "panic"], "'panic' is nothing to do with an unhealthy container."),
+        (["--ready-when", "port:0"], "'port:0' is nothing to wait for."),
+        (["--ready-when", "log:"], "'log:' is nothing to wait for."),
+        (
+            ["--ready-when", "log:("],
+            "'(' is no regular expression: missing ), unterminated subpattern at position 0.",
+        ),
         (["-v", "/a:/b", "-v", "/c:/b/"], "Two mounts are asked for on /b."),
         (["-v", "/a:/b", "--tmpfs", "/b"], "Two mounts are asked for on /b."),
         (["--stop-signal", "x"], "'x' is no signal."),
@@ -450,8 +579,19 @@ def test_many_names() -> None:
         (["--pids-limit", "-1"], "'-1' is no limit of processes."),
         (["--pids-limit", "9" * 5000], f"'{'9' * 5000}' is no limit of processes."),
         (["-m", "12"], "A memory limit of 12 bytes can't work."),
-        (["-m", "9" * 400], f"'{'9' * 400}' is no amount of memory."),
+        (["-m", "9" * 400], f"'{'9' * 400}' is no size."),
         (["--cpus", "0"], "'0' is no number of processors."),
+        (["--memory-swap", "2m"], "2m of memory and swap can't be: that includes memory."),
+        (
+            ["--memory-swappiness", "9"],
+            "--memory-swappiness is no limit of control groups of version 2: the kernel swaps all of them alike.",
+        ),
+        (
+            ["--cpus", "1", "--cpu-quota", "5000"],
+            "--cpus and --cpu-quota say the same, so only one of them can be given.",
+        ),
+        (["--device-read-bps", "1m"], "'1m' limits nothing."),
+        (["--device-read-bps", "sda:1m"], "'sda' names no device."),
         (["-w", "x"], "The working directory must be an absolute path in the container, not 'x'."),
         (["--hostname", "a b"], "'a b' can't be a host name."),
         (["--slice", "-"], "'-' can't name a slice."),

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys import SigstoreKey, artifact, claim
 
-from gear import cli_spec, cosign, lookaside, openpgp, policy, signature_record, store
+from gear import cosign, lookaside, openpgp, policy, signature_record, store, variables
 from gear.bundle import environment
 from gear.claims import Claim, Signature
 from gear.compression import decompressed
@@ -210,7 +210,7 @@ def test_env_file(changes: list[tuple[float, bytes, int]]) -> None:
         file.write(data)
         file.flush()
         with bounded():
-            for name, content in cli_spec._env_files([file.name]).items():
+            for name, content in variables.read_files([file.name]).items():
                 assert name and "\n" not in name + content and "\0" not in name + content and "=" not in name
 
 

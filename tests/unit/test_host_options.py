@@ -106,16 +106,17 @@ def test_time_zone_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_limits_need_their_controllers() -> None:
-    for member, value, controller in (
-        ("memory_swap", -1, "memory"),
-        ("cpu_shares", 2, "cpu"),
-        ("cpuset_cpus", "0", "cpuset"),
+    for member, value, option, controller in (
+        ("memory_swap_max", -1, "--memory-swap-max", "memory"),
+        ("cpu_weight", 2, "--cpu-weight", "cpu"),
+        ("cpus", "0", "--cpuset-cpus", "cpuset"),
+        ("memory_nodes", "0", "--cpuset-mems", "cpuset"),
+        ("io_weight", 5, "--io-weight", "io"),
+        ("io_read_bandwidth_max", {"/dev/sda": 5}, "--device-read-bps", "io"),
+        ("hugepages", {"2MB": 5}, "--hugepages", "hugetlb"),
     ):
-        spec = rendering.make_spec(**{member: value})
+        spec = rendering.make_spec(resources={member: value})
         host.require_controllers(spec, frozenset({controller}))
         with pytest.raises(HostError) as caught:
             host.require_controllers(spec, frozenset())
-        assert (
-            f"--{member.replace('_', '-')}: this machine has no {controller} controller."
-            in caught.value.message
-        )
+        assert f"{option}: this machine has no {controller} controller." in caught.value.message

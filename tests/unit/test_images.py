@@ -17,10 +17,11 @@ from archives import OciLayout, config, digest, directory, entry, snapshot, tar
 
 from gear import images, loading, store
 from gear.changes import Changes
-from gear.cli_image import VERBS, human_size
+from gear.cli_image import VERBS
 from gear.command import Context, printable
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.model import Layout
+from gear.progress import amount
 from gear.spec import ImageRef, Spec
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: load and import unpack with owners")
@@ -310,7 +311,7 @@ def test_a_damaged_image_does_not_hide_the_others(
 
 def test_text_of_an_image_does_not_steer_the_terminal() -> None:
     assert printable("a\x1b[31m\n") == "a?[31m?"
-    assert [human_size(size) for size in (0, 999, 1000, 170401280, 10**12)] == [
+    assert [amount(size) for size in (0, 999, 1000, 170401280, 10**12)] == [
         "0 B",
         "999 B",
         "1.0 kB",

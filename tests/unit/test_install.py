@@ -89,6 +89,36 @@ def test_failure_at_any_file_leaves_everything_as_it_was(tmp_path: Path, place: 
     assert tree(tmp_path) == before
 
 
+@pytest.mark.spawns
+@pytest.mark.parametrize("place", range(1, 5))
+def test_what_was_cut_off_after_the_first_file_is_found_and_finished(tmp_path: Path, place: int) -> None:
+    """At each of the renames, and where the hosts file, which is changed in place, has its turn."""
+    changed = old_files(tmp_path)
+    hosts = tmp_path / "a" / "hosts"
+    files.write_atomic(hosts, b"127.0.0.1 old\n")
+    changed[hosts] = (b"127.0.0.1 old\n", b"127.0.0.1 new\n")
+    number = hosts.stat().st_ino
+    renamed: list[object] = []
+    real = replacing._put
+
+    def put(*arguments: Any, **options: Any) -> None:
+        if len(renamed) == place:
+            os._exit(0)  # as a power cut: nothing is tidied up
+        renamed.append(arguments)
+        real(*arguments, **options)
+
+    if (child := os.fork()) == 0:
+        replacing._put = put
+        replacing.replace(changed)
+    os.waitpid(child, 0)
+    ready = replacing.staged(changed)
+    assert len(ready) == 5 - place and tmp_path / "a/spec.json" not in ready and hosts in ready
+    replacing.finish(changed)
+    assert all(path.read_bytes() == content for path, (_, content) in changed.items() if path != hosts)
+    assert b"127.0.0.1 new" in hosts.read_bytes() and hosts.stat().st_ino == number
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
 def test_failure_to_write_leaves_everything_as_it_was(tmp_path: Path) -> None:
     changed = old_files(tmp_path)
     changed[tmp_path / "b" / "large"] = (None, b"x" * 10000)
@@ -106,13 +136,30 @@ def test_helper_is_complete() -> None:
     sources = publishing.helper_sources()
     package = Path(gear.__file__).parent / "helper"
     modules = {f"gear/helper/{path.name}" for path in package.glob("*.py")}
-    assert set(sources) == modules | {"gear/__init__.py", "start", "network", "proxy", "stop", "remove"}
+    assert set(sources) == modules | {
+        "gear/__init__.py",
+        "start",
+        "network",
+        "proxy",
+        "health",
+        "stop",
+        "remove",
+        "reload",
+    }
     assert sources["start"] == (package / "launcher").read_bytes()
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
     # Every file of the package is accounted for.
     others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert others == {"launcher", "network-launcher", "proxy-launcher", "stop", "remove"}
+    assert others == {
+        "launcher",
+        "network-launcher",
+        "proxy-launcher",
+        "health-launcher",
+        "stop",
+        "remove",
+        "reload",
+    }
 
 
 @pytest.mark.spawns
@@ -159,6 +206,8 @@ def test_static_units_come_from_the_checkout() -> None:
         "container.target",
         "container-active.target",
         "container-sockets.target",
+        "gear-metrics.socket",
+        "gear-metrics@.service",
     }
     assert found == {path.name: path.read_bytes() for path in (rendering.TOP / "units").iterdir()}
 
@@ -254,12 +303,6 @@ def test_bind_source_must_be_there(layout: Layout, tmp_path: Path) -> None:
     assert caught.value.hint == f"mkdir -p {missing}"
     missing.symlink_to("nowhere")  # resolved when the container starts
     install.preview(layout, spec, image)
-
-
-def test_differences_name_the_members() -> None:
-    old = rendering.make_spec()
-    assert install._differences(old, old) == []
-    assert install._differences(old, replace(old, env={"A": "1"}, memory=1 << 20)) == ["env", "memory"]
 
 
 def test_containers_are_found_by_their_spec(layout: Layout) -> None:
@@ -463,16 +506,16 @@ def test_state_directory_goes_only_when_it_is_empty(layout: Layout) -> None:
     layout.volumes.mkdir(parents=True)
     layout.lock.touch()
     (layout.state / "mine").touch()
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert os.listdir(layout.state) == ["mine", "lock"] or sorted(os.listdir(layout.state)) == [
         "lock",
         "mine",
     ]
     (layout.state / "mine").unlink()
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert not layout.state.exists()
     (layout.volumes / "data").mkdir(parents=True)
-    remove._remove_if_empty(layout.volumes, layout.lock, layout.state)
+    remove._remove_if_empty(layout)
     assert (layout.volumes / "data").is_dir()
 
 

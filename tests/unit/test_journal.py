@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ def test_the_last_words_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(process, "output", output)
     assert journal.last_words("gear-network@a.service") == "can't do it"
-    assert ran[0][-3:] == ["--lines=1", "_SYSTEMD_UNIT=gear-network@a.service", "_TRANSPORT=stdout"]
+    assert ran[-1][-3:] == ["--lines=1", "_SYSTEMD_UNIT=gear-network@a.service", "_TRANSPORT=stdout"]
 
 
 @pytest.mark.spawns
@@ -51,12 +53,12 @@ def test_a_program_of_gears_own_gets_what_no_argument_could_hold() -> None:
         (Query(since=""), [*BASE, "--lines=all", "--since=", *PAYLOAD]),
         (Query(this_boot=True), [*BASE, "--lines=all", "--boot", *PAYLOAD]),
         (
-            Query(invocation="ab" * 16),
+            Query(invocations=("ab" * 16,)),
             [*BASE, "--lines=all", *PAYLOAD, f"_SYSTEMD_INVOCATION_ID={'ab' * 16}"],
         ),
         (Query(whole=True), [*BASE, "--lines=all", "--unit=ctr-web.service"]),
         (
-            Query(whole=True, invocation="ab"),
+            Query(whole=True, invocations=("ab",)),
             [*BASE, "--lines=all", UNIT, "_SYSTEMD_INVOCATION_ID=ab", "+", "UNIT=ctr-web.service"]
             + ["INVOCATION_ID=ab"],
         ),
@@ -67,11 +69,38 @@ def test_a_program_of_gears_own_gets_what_no_argument_could_hold() -> None:
     ],
 )
 def test_arguments(query: Query, arguments: list[str]) -> None:
-    assert journal.arguments("web", query) == arguments
+    assert journal.arguments(["web"], query) == arguments
+
+
+def test_several_containers_are_alternatives() -> None:
+    other = "_SYSTEMD_UNIT=ctr-db.service"
+    query = Query(invocations=("ab", "cd"), grep="-x", priority="err")
+    assert journal.arguments(["web", "db"], query) == [
+        *BASE, "--lines=all", "--grep=-x", "--priority=err", UNIT, other, "_TRANSPORT=stdout",
+        "_SYSTEMD_INVOCATION_ID=ab", "_SYSTEMD_INVOCATION_ID=cd",
+    ]  # fmt: skip
+    whole = journal.arguments(["web", "db"], Query(whole=True))
+    assert whole[-2:] == ["--unit=ctr-web.service", "--unit=ctr-db.service"]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "whole", "option"),
+    [
+        ({None}, False, None),
+        ({"shop"}, False, "--namespace=shop"),
+        ({"shop"}, True, "--namespace=+shop"),
+        ({"shop", None}, False, "--namespace=+shop"),
+        ({"shop", "db"}, False, "--namespace=*"),
+        ({"shop", "db", None}, True, "--namespace=*"),
+    ],
+)
+def test_namespaces(namespaces: set[str | None], whole: bool, option: str | None) -> None:
+    found = journal.arguments(["web"], Query(whole=whole, namespaces=frozenset(namespaces)))
+    assert [word for word in found if word.startswith("--namespace")] == ([option] if option else [])
 
 
 def test_option_like_times_stay_values() -> None:
-    arguments = journal.arguments("web", Query(since="--vacuum-size=1", until="--flush"))
+    arguments = journal.arguments(["web"], Query(since="--vacuum-size=1", until="--flush"))
     assert "--since=--vacuum-size=1" in arguments and "--until=--flush" in arguments
 
 
@@ -111,3 +140,23 @@ def test_failed_program(script: str, message: str) -> None:
 def test_shown_program_has_the_standard_output_of_gear(capfd: pytest.CaptureFixture[str]) -> None:
     assert process.show(["sh", "-c", "echo shown; exit 4"]) == 4
     assert capfd.readouterr().out == "shown\n"
+
+
+def test_a_namespace_that_nobody_listens_for_has_written_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "socket"
+    assert not journal._listens(str(place))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        assert journal._listens(str(place))
+    assert not journal._listens(str(place))
+
+    def fail(*_: object) -> str:
+        raise GearError("no")
+
+    monkeypatch.setattr(process, "output", fail)
+    journal.synchronize("gear-test-none")
+    with pytest.raises(GearError):
+        journal.synchronize()

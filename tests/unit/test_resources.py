@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gear import device_rules
+from gear import device_rules, weights
 from gear import resources as mapping
 from gear.errors import GearError, IntegrityError, UsageError
 
@@ -130,12 +130,12 @@ def test_properties(resources: Any, properties: dict[str, Any], lines: str) -> N
     [(1, 1), (2, 1), (10, 4), (512, 59), (1024, 100), (2048, 174), (262144, 10000), (1 << 40, 10000)],
 )
 def test_weight_of_shares(shares: int, weight: int) -> None:
-    assert mapping.weight_of_shares(shares) == weight
+    assert weights.weight_of_shares(shares) == weight
 
 
 @given(st.integers(2, 262144))
 def test_more_shares_are_never_less_weight(shares: int) -> None:
-    assert 1 <= mapping.weight_of_shares(shares) <= mapping.weight_of_shares(shares + 1) <= 10000
+    assert 1 <= weights.weight_of_shares(shares) <= weights.weight_of_shares(shares + 1) <= 10000
 
 
 @pytest.mark.parametrize(

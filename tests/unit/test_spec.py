@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import isolation, members, mounting, spec, tunables
+from gear import budget, isolation, members, mounting, restarts, spec, tunables
+from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
 from gear.isolation import Device, Isolation
@@ -21,6 +23,7 @@ from gear.link import Link
 from gear.mounting import Mount
 from gear.network import PORT_MODES, Interface, Network, Port
 from gear.spec import ImageRef, Spec
+from gear.supplies import Supplies
 
 Check = Callable[[Any], Any]
 
@@ -33,25 +36,25 @@ VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is 
 @pytest.mark.parametrize(
     ("check", "text", "value"),
     [
-        (spec.parse_size, "1", 1),
-        (spec.parse_size, "512m", 512 << 20),
-        (spec.parse_size, "512M", 512 << 20),
-        (spec.parse_size, "2g", 2 << 30),
-        (spec.parse_size, "1.5k", 1536),
-        (spec.parse_size, "1KiB", 1024),
-        (spec.parse_size, "1kb", 1024),
-        (spec.parse_size, "7b", 7),
-        (spec.parse_size, " 1 t ", 1 << 40),
-        (spec.memory_limit, 1 << 20, 1 << 20),
-        (spec.memory_limit, (1 << 62) - 1, (1 << 62) - 1),
-        (spec.cpu_limit, "0.5", 0.5),
-        (spec.cpu_limit, 0.01, 0.01),
-        (spec.cpu_limit, 8192, 8192.0),
-        (spec.pids_limit, 1, 1),
-        (spec.pids_limit, 4194304, 4194304),
-        (spec.swap_limit, -1, -1),
-        (spec.cpu_shares, 2, 2),
-        (spec.cpu_list, "0-3,7,8191", "0-3,7,8191"),
+        (budget.parse_size, "1", 1),
+        (budget.parse_size, "512m", 512 << 20),
+        (budget.parse_size, "512M", 512 << 20),
+        (budget.parse_size, "2g", 2 << 30),
+        (budget.parse_size, "1.5k", 1536),
+        (budget.parse_size, "1KiB", 1024),
+        (budget.parse_size, "1kb", 1024),
+        (budget.parse_size, "7b", 7),
+        (budget.parse_size, " 1 t ", 1 << 40),
+        (budget.memory_limit, 1 << 20, 1 << 20),
+        (budget.memory_limit, (1 << 62) - 1, (1 << 62) - 1),
+        (budget.cpu_limit, "0.5", 0.5),
+        (budget.cpu_limit, 0.01, 0.01),
+        (budget.cpu_limit, 8192, 8192.0),
+        (budget.pids_limit, 1, 1),
+        (budget.pids_limit, 4194304, 4194304),
+        (budget.swap_limit, -1, -1),
+        (budget.cpu_shares, 2, 2),
+        (budget.number_list, "0-3,7,8191", "0-3,7,8191"),
         (spec.slice_name, "web", "web.slice"),
         (spec.slice_name, "container-small.slice", "container-small.slice"),
         (spec.slice_name, "a.b_c-d.e", "a.b_c-d.e.slice"),
@@ -76,9 +79,9 @@ def test_good(check: Check, text: Any, value: Any) -> None:
     assert type(check(text)) is type(value)
 
 
-@pytest.mark.parametrize("policy", spec.RESTARTS)
+@pytest.mark.parametrize("policy", restarts.RESTARTS)
 def test_good_restart_policies(policy: str) -> None:
-    assert spec.restart_policy(policy) == policy
+    assert restarts.restart_policy(policy) == policy
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_what_is_no_signal(text: str) -> None:
     ("check", "values", "message", "hint"),
     [
         (
-            spec.parse_size,
+            budget.parse_size,
             [
                 "",
                 "m",
@@ -162,23 +165,23 @@ def test_what_is_no_signal(text: str) -> None:
                 "9" * 400,
                 "9" * 5000,
             ],
-            "{value!r} is no amount of memory.",
+            "{value!r} is no size.",
             "Write for example 512m or 2g.",
         ),
         (
-            spec.memory_limit,
+            budget.memory_limit,
             [0, -1, (1 << 20) - 1, 1 << 62, True, 1.5, "1m", None],
             "A memory limit of {value!r} bytes can't work.",
             "Give at least 1m.",
         ),
         (
-            spec.cpu_limit,
+            budget.cpu_limit,
             ["", "0", "0.009", "-1", "8193", "nan", "inf", "x", None, [], 10**400],
             "{value!r} is no number of processors.",
             "Write for example 0.5 or 2.",
         ),
         (
-            spec.pids_limit,
+            budget.pids_limit,
             [0, -1, 4194305, True, 1.0, "5", None],
             "{value!r} is no limit of processes.",
             "Give a number from 1 to 4194304.",
@@ -211,7 +214,7 @@ def test_what_is_no_signal(text: str) -> None:
             "Use up to 64 letters, digits, '-' and '.'.",
         ),
         (
-            spec.restart_policy,
+            restarts.restart_policy,
             ["", "never", "Always", "always\n", "on-failure:3"],
             "{value!r} is no restart policy.",
             "Policies are no, on-failure, always, unless-stopped, on-success, on-abnormal, on-abort, on-watchdog.",
@@ -293,7 +296,7 @@ def test_tmpfs(text: str, options: tuple[str, ...]) -> None:
 
 
 NO_VOLUME = "Write /host/directory:/in/container[:ro] or name:/in/container[:ro]."
-BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
+BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind, idmap=..., owner=...."
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,11 @@ BIND_OPTIONS = "Options are ro, rw, idmap, nosuid, nodev, noexec, rbind."
         ("/a:/b:suid", "A bind mount has no option 'suid'.", BIND_OPTIONS),
         ("/a:/b:ro,dev", "A bind mount has no option 'dev'.", BIND_OPTIONS),
         ("/a:/b:upperdir=/etc", "A bind mount has no option 'upperdir=/etc'.", BIND_OPTIONS),
-        ("v:/b:rbind", "A volume mount has no option 'rbind'.", "Options are ro, rw, nosuid, nodev, noexec."),
+        (
+            "v:/b:rbind",
+            "A volume mount has no option 'rbind'.",
+            "Options are ro, rw, nosuid, nodev, noexec, subpath=....",
+        ),
     ],
 )
 def test_what_is_no_volume(text: str, message: str, hint: str | None) -> None:
@@ -465,6 +472,27 @@ NETWORKS = (
         st.lists(LINKS, max_size=1).map(tuple),
     )
 )
+_EACH = st.dictionaries(st.sampled_from(["/dev/sda", "/dev/vdb"]), st.integers(1, 10000), max_size=2).map(
+    lambda found: tuple(found.items())
+)
+BUDGETS = st.builds(
+    Budget,
+    cpu_weight=st.none() | st.integers(1, 10000),
+    cpu_quota=st.none() | st.floats(0.01, 8192),
+    cpus=st.sampled_from([None, "0", "0-3,7"]),
+    memory_nodes=st.sampled_from([None, "0"]),
+    memory_low=st.none() | st.integers(1, 1 << 20),
+    memory_high=st.none() | st.integers(1 << 20, 1 << 30),
+    memory_max=st.none() | st.integers(1 << 30, (1 << 62) - 1),
+    memory_swap_max=st.sampled_from([None, -1, 0, 1 << 20]),
+    memory_pressure=st.sampled_from([None, "auto", "kill"]),
+    oom_policy=st.sampled_from([None, *budget.OOM_POLICIES]),
+    tasks_max=st.none() | st.integers(1, 4194304),
+    io_weight=st.none() | st.integers(1, 10000),
+    io_device_weight=_EACH,
+    io_read_bandwidth_max=_EACH,
+    hugepages=st.sampled_from([(), (("2MB", 1 << 26),)]),
+)
 SPECS = st.builds(
     Spec,
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True),
@@ -480,13 +508,8 @@ SPECS = st.builds(
     hostname=st.none() | st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?", fullmatch=True),
     labels=st.dictionaries(HOSTILE, HOSTILE, max_size=3),
     slice=st.sampled_from(["container.slice", "web-blog.slice"]),
-    memory=st.none() | st.integers(1 << 20, (1 << 62) - 1),
-    cpus=st.none() | st.floats(0.01, 8192),
-    pids_limit=st.none() | st.integers(1, 4194304),
-    memory_swap=st.sampled_from([None, -1]),
-    cpu_shares=st.none() | st.integers(2, 262144),
-    cpuset_cpus=st.sampled_from([None, "0", "0-3,7"]),
-    restart=st.sampled_from(spec.RESTARTS),
+    resources=BUDGETS,
+    restart=st.sampled_from(restarts.RESTARTS),
     stop_signal=st.none() | st.sampled_from(["SIGTERM", "15", "rtmin+3"]),
     stop_timeout=st.none() | st.floats(0, 86400),
     ephemeral=st.booleans(),
@@ -507,7 +530,12 @@ def test_round_trip(wanted: Spec) -> None:
 
 def test_every_field_is_in_the_document() -> None:
     fields = set(Spec.__dataclass_fields__)
-    assert set(rendering.make_spec().to_mapping()) == fields | {"version"}
+    # What was not there from the beginning is written when it was asked for.
+    asked = rendering.make_spec(health={"test": ["NONE"]}, pace={"delay": 1})
+    full = replace(asked, supplies=Supplies(env_sets=("common",)))
+    assert set(full.to_mapping()) == fields | {"version"}
+    later = {"health", "pace", "supplies"}
+    assert set(rendering.make_spec().to_mapping()) == fields - later | {"version"}
 
 
 def test_smallest_document_gets_the_defaults() -> None:
@@ -584,11 +612,26 @@ MOUNT = {"kind": "bind", "source": "/a", "destination": "/b", "options": []}
         ("labels", {"a": None}, "not as expected (a string is wanted, not None)"),
         ("labels", [["a", "b"]], "not as expected (an object is wanted, not [['a', 'b']])"),
         ("slice", "-", "'-' can't name a slice."),
-        ("memory", 5, "A memory limit of 5 bytes can't work."),
-        ("cpus", 0, "0 is no number of processors."),
-        ("cpus", "1", "not as expected (a number is wanted, not '1')"),
-        ("cpus", True, "not as expected (a number is wanted, not True)"),
-        ("pids_limit", 0, "0 is no limit of processes."),
+        ("resources", {"memory_max": 5}, "A memory limit of 5 bytes can't work."),
+        ("resources", {"cpu_quota": 0}, "0 is no number of processors."),
+        ("resources", {"cpu_quota": "1"}, "not as expected (a number is wanted, not '1')"),
+        ("resources", {"cpu_quota": True}, "not as expected (a number is wanted, not True)"),
+        ("resources", {"tasks_max": 0}, "0 is no limit of processes."),
+        ("resources", {"x": 0}, "not as expected (no such member: x)"),
+        ("resources", None, "not as expected (an object is wanted, not None)"),
+        ("resources", {"io_read_iops_max": {"/dev/a b": 1}}, "'/dev/a b' names no device."),
+        ("resources", {"hugepages": {"2x": 1}}, "'2x' is no size of huge pages."),
+        (
+            "resources",
+            {"memory_low": 3 << 20, "memory_max": 2 << 20},
+            "--memory-low can't be more than --memory: 3m is, beside 2m.",
+        ),
+        ("resources", {"cpu_period": 5000}, "A period of processor time takes a quota."),
+        (
+            "resources",
+            {"memory_pressure_limit": 50},
+            "A limit of memory pressure means something with --memory-pressure kill only.",
+        ),
         ("restart", "never", "'never' is no restart policy."),
         ("restart", None, "not as expected (a string is wanted, not None)"),
         ("stop_signal", "SIGNAL", "'SIGNAL' is no signal."),
@@ -615,13 +658,36 @@ def test_network_as_the_first_version_wrote_it(mode: str) -> None:
         rendering.make_spec(net=mode, network={"mode": mode})
 
 
+@pytest.mark.parametrize(
+    ("flat", "resources"),
+    [
+        ({"memory": 1 << 30, "memory_swap": 3 << 29}, {"memory_max": 1 << 30, "memory_swap_max": 1 << 29}),
+        ({"memory_swap": -1}, {"memory_swap_max": -1}),
+        ({"cpus": 1.5, "cpu_shares": 1024}, {"cpu_quota": 1.5, "cpu_weight": 100}),
+        ({"pids_limit": 7, "cpuset_cpus": "0-3"}, {"tasks_max": 7, "cpus": "0-3"}),
+        ({"memory": None, "cpus": None, "pids_limit": None, "memory_swap": None, "cpu_shares": None}, {}),
+    ],
+)
+def test_limits_as_the_first_version_wrote_them(flat: dict[str, Any], resources: dict[str, Any]) -> None:
+    assert rendering.make_spec(**flat).resources.to_mapping() == resources
+    with pytest.raises(IntegrityError, match="no such member"):
+        rendering.make_spec(**flat, resources={})
+
+
+@pytest.mark.parametrize("flat", [{"memory_swap": 1 << 30}, {"memory": 2 << 30, "memory_swap": 1 << 30}])
+def test_swap_of_the_first_version_holds_memory(flat: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError, match="of memory and swap can't be"):
+        rendering.make_spec(**flat)
+
+
 def test_all_faults_are_named_at_once() -> None:
     document = rendering.SMALLEST | {"network": {"mode": "x"}, "aaa": 1, "restart": "y", "memory": "z"}
     del document["image"]
     with pytest.raises(IntegrityError) as caught:
         Spec.from_mapping(document, "S")
     assert caught.value.message == (
-        "S is damaged: /aaa: no such member; /image: missing; /memory: A memory limit of 'z' bytes can't work; "
+        "S is damaged: /aaa: no such member; /image: missing; "
+        "/resources: A memory limit of 'z' bytes can't work; "
         "/restart: 'y' is no restart policy; /network: 'x' is no mode of a network."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -270,6 +271,20 @@ def test_the_qemu_command() -> None:
     assert "restrict=on,hostfwd=tcp:127.0.0.1:0-:22" in text
     assert "systemd.hostname=web systemd.machine_id=" + "ab" * 16 in text
     assert text.endswith("-chardev socket,id=qmp,fd=9 -mon chardev=qmp,mode=control")
+
+
+def test_a_disk_whose_writes_are_logged(tmp_path: Path) -> None:
+    image = tmp_path / "a,b.img"
+    with pytest.raises(UsageError, match="there is no such file"):
+        launch.check_logged(image, True)
+    image.touch()
+    with pytest.raises(UsageError, match="a nested host has no disk of its own"):
+        launch.check_logged(image, False)
+    assert launch.check_logged(image, True) == str(image) and (tmp_path / "a,b.img.log").exists()
+    request = dataclasses.replace(REQUEST, logged=str(image))
+    text = " ".join(machine.qemu(request, Path("/c/disks/x"), Path("/c/disk"), 9))
+    assert f"driver=file,node-name=log,cache.no-flush=on,filename={tmp_path}/a,,b.img.log" in text
+    assert "-device virtio-blk-pci,drive=logged," in text
 
 
 def test_qemu_tells_the_port_and_why_the_guest_ended(tmp_path: Path) -> None:
