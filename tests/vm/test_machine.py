@@ -110,20 +110,6 @@ def test_nginx_and_redis_survive_a_reboot_with_their_data(machine: GearHost) -> 
     machine.gear("delete", "--volumes", "web", "db")
 
 
-def test_an_install_is_whole_after_a_power_cut_at_once(machine: GearHost) -> None:
-    machine.gear("purge", "--volumes")
-    machine.gear("image", "load", "/root/hello")
-    machine.gear("install", "hello", "cut", "-v", "cut:/www")
-    machine.host.reboot(hard=True)
-    machine.gear("start", "cut")
-    page = machine.inside(
-        "cut", "curl -sS --retry 100 --retry-connrefused --retry-delay 1 http://127.0.0.1:8080/"
-    )
-    assert "It works" in page  # the volume was filled from the image
-    assert machine.gear("plan", "cut") == "cut: nothing would change\n"
-    machine.gear("delete", "--volumes", "cut")
-
-
 def test_switched_off_user_namespaces_are_named(machine: GearHost) -> None:
     machine.gear("install", "hello", "ns")
     machine.sh("sysctl -q -w user.max_user_namespaces=0")
