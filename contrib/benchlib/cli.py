@@ -11,7 +11,7 @@ from pathlib import Path
 from testhostlib import CommandError, ToolError, UsageError
 from testhostlib.recipe import RELEASES
 
-from . import check, growth, measures, report, running, runners
+from . import check, growth, images, measures, plot, report, runners, running, traffic
 from .samples import Results
 
 # Every measure, by name, in the order in which they are made.
@@ -24,6 +24,9 @@ MEASURES: dict[str, Callable[[running.Run], None]] = {
     "list": growth.listing,
     "burst": growth.bursts,
     "reload": growth.reloading,
+    "images": images.moved,
+    "network": traffic.network,
+    "logs": traffic.logs,
 }
 
 
@@ -32,12 +35,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Boot a test host with gear and every other tool from Debian's packages, run the same payload of the "
-        "same image\nthrough each, one after the other, round after round, and print medians, quartiles and ratios.\n\n"
+        description="Boot a test host with gear and every other tool from Debian's packages, run the same payload of\n"
+        "the same image through each, by turns, and print medians, quartiles and ratios.\n\n"
         "Measures, all of them by default:\n" + "\n".join(lines),
-        epilog="Times say something of this machine only, ratios of the programs. gear has no daemon and no API, so there "
-        "are no\nrequests per second; and it builds no images. Exit status: 0, 1 when a bound is missed or "
-        "nothing could be measured, 2 for a wrong request.",
+        epilog="Times say something of this machine only, ratios of the programs. gear has no daemon and no API, so\n"
+        "there are no requests per second; and it builds no images. Exit status: 0; 1 when a bound is missed\n"
+        "or nothing could be measured; 2 for a wrong request.",
     )
     top.add_argument("measure", nargs="*", metavar="MEASURE", help="what to measure")
     top.add_argument("--release", choices=RELEASES, default="trixie")
@@ -47,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--tools", default=",".join(runners.NAMES), metavar="TOOL,...", help="some of them only: %(default)s"
     )
-    top.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds that count (20)")
+    top.add_argument("--rounds", type=int, metavar="N", help="rounds that count (20; --quick: 5)")
     top.add_argument("--quick", action="store_true", help="5 rounds, and at most 100 containers")
     top.add_argument("--full", action="store_true", help="up to 5000 containers, and 500 starts at once")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
@@ -73,14 +76,14 @@ def asked(args: argparse.Namespace, top: argparse.ArgumentParser) -> tuple[list[
     for name in tools:
         if name not in runners.NAMES:
             top.error(f"there is no tool {name!r}; there are: {', '.join(runners.NAMES)}")
-    if args.rounds < 1:
+    if args.rounds is not None and args.rounds < 1:
         top.error("--rounds has to be 1 at least")
     return args.measure or list(MEASURES), tools
 
 
 def measure(args: argparse.Namespace, names: list[str], tools: tuple[str, ...]) -> Results:
     """Boot a host and make the measures; one that fails is told of, and the others are made."""
-    rounds = 5 if args.quick else args.rounds
+    rounds = args.rounds or (5 if args.quick else 20)
     with running.started(args.release, vm=args.vm, tools=tools, rounds=rounds, say=progress) as run:
         if args.quick:
             run.counts, run.bursts = (10, 100), (10,)
@@ -113,6 +116,10 @@ def main(argv: list[str] | None = None) -> int:
             results = measure(args, names, tools)
         if args.json:
             args.json.write_text(json.dumps(results.to_mapping(), indent=1) + "\n")
+        if args.document:
+            args.document.write_text(report.placed(args.document.read_text(), results))
+        if args.plot:
+            plot.draw(results, args.plot)
         print(report.tables(results), end="")
     except (ToolError, UsageError, CommandError, OSError, ValueError) as err:
         print(f"bench: {err}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What is measured of many containers: looking at all, starting all at once, and what PID 1 takes to read them again."""
+"""What is measured of many containers: looking at all, starting all at once, and PID 1 reading their units again."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ A step is {"argv": [...]} and, where it is measured, "metric": its name.  More o
     "marks": N   the payloads say N times that they run, which is METRIC-first; see mark()
     "unit": U    how long PID 1 says that U was activating is METRIC-activating
     "pid1": true the processor time that PID 1 has taken is METRIC-pid1
-    "beside": N  of the processes there are more of than before that are no payload: METRIC-processes and METRIC-bytes, of
-                 each of N containers
+    "beside": N  of the processes that there were not before and that are no payload: METRIC-processes and
+                 METRIC-bytes, of each of N containers
     "numbers": true   the program prints JSON of metrics itself
 A case that fails once is left out from there on, and the answer says why.
 """

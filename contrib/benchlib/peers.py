@@ -1,7 +1,7 @@
 """The tools that are measured, as data: how each makes, starts, stops, enters and lists containers.
 
-All run the same payload of the same image with the same directory mounted, as root.  A tool that has units of its own is
-started by them, as it would be on a host that is run by systemd.
+All run the same payload of the same image with the same directory mounted, as root.  A tool that has units of its own
+is started by them, as it would be on a host that is run by systemd.
 """
 
 from __future__ import annotations

@@ -85,8 +85,10 @@ def cell(sample: Sample | None, floor: Sample | None) -> str:
 
 
 def growth(results: Results, measure: str, case: str, metric: str) -> str:
-    """One metric over numbers of containers: a line for each tool; the last columns are what each of the last ones cost,
-    and the power of the number that the whole grows with."""
+    """One metric over numbers of containers, a line for each tool.
+
+    The last columns are what each of the last ones cost, and the power of the number that the whole grows with.
+    """
     chosen = [s for s in results.samples if (s.measure, s.case, s.metric) == (measure, case, metric)]
     counts = sorted({sample.count for sample in chosen if sample.count is not None})
     unit = chosen[0].unit
@@ -103,13 +105,26 @@ def growth(results: Results, measure: str, case: str, metric: str) -> str:
 
 
 def above_none(found: dict[int, Sample]) -> list[tuple[float, float]]:
-    """Numbers of containers and what they cost more than none, as far as that can be told from chance."""
-    none = found[0].median if 0 in found else 0.0
+    """How many containers there are more than in the least case, and what they cost more, beyond chance."""
+    if not found:
+        return []
+    (least, first), *more = found.items()
     return [
-        (count, sample.median - none)
-        for count, sample in found.items()
-        if count and sample.median - none > 0.1 * none
+        (count - least, sample.median - first.median)
+        for count, sample in more
+        if sample.median - first.median > 0.1 * first.median
     ]
+
+
+def placed(document: str, results: Results) -> str:
+    """A document with the tables of its release and kind of host replaced; raises ValueError where it has no place."""
+    words = f"bench {results.host['kind']} {results.host['release']}"
+    begin, end = f"<!-- {words}: begin -->\n", f"<!-- {words}: end -->"
+    before, found, rest = document.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"the document has no lines {begin.strip()} and {end}")
+    return f"{before}{begin}\n{tables(results)}\n{ended}{after}"
 
 
 def shown(value: float, unit: str, *, bare: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The tools without images and daemons that are measured: runtimes, LXC and systemd-nspawn, on a root in a directory."""
+"""The tools that are measured and have no images and daemons: runtimes, LXC and systemd-nspawn."""
 
 from __future__ import annotations
 
