@@ -30,6 +30,8 @@ class Bound:
     most: float
     count: int | None = None
     each: bool = False
+    # What it should become, where *most* is only what it is now.
+    goal: float | None = None
 
 
 BOUNDS = (
@@ -46,6 +48,7 @@ BOUNDS = (
     Bound("processes beside a container", "burst", "", "burst-processes", None, 0.0, count=20),
     Bound("memory beside a container", "burst", "", "burst-bytes", None, 0.0, count=20),
     Bound("a pull, of podman's", "images", "pull", "pull", "podman", 1.0),
+    Bound("memory of a pull", "images", "pull", "pull-bytes", None, 150 << 20),
     Bound("gear status, of systemctl status", "verbs", "status", "verb", "systemctl", 6.0),
     Bound("gear ps, of systemctl list-units", "verbs", "ps", "verb", "systemctl", 8.0),
     Bound("gear stop, of systemctl stop", "verbs", "start and stop", "stop", "systemctl", 4.0),
@@ -65,7 +68,8 @@ class Verdict:
 
     def __str__(self) -> str:
         value = "not measured" if self.value is None else f"{self.value:.2f}"
-        return f"{'ok' if self.met else 'WORSE'}: {self.bound.what}: {value}, at most {self.bound.most:.2f}"
+        goal = "" if self.bound.goal is None else f" (the goal is {self.bound.goal:.2f})"
+        return f"{'ok' if self.met else 'WORSE'}: {self.bound.what}: {value}, at most {self.bound.most:.2f}{goal}"
 
 
 def judge(bound: Bound, results: Results) -> Verdict:

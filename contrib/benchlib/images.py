@@ -16,7 +16,7 @@ MAKE_LAYERS = "cd /\n" + "\n".join(
 )
 
 
-def moved(run: Run) -> None:
+def moved(run: Run, wanted: tuple[str, ...] = ("pull", "save", "load")) -> None:
     """Pull and unpack, save and load an image of three layers; stores are new in each round of pull and load."""
     host = run.host
     host.sh("mkdir -p /var/lib/plain")
@@ -51,12 +51,14 @@ def moved(run: Run) -> None:
     host.sh(f"mkdir -p {store} {kept}")
     rounds = min(run.rounds, 5)
     chosen = {name: commands for name, commands in tools.items() if run.tool(name)}
-    for case in ("pull", "save", "load"):
+    for case in wanted:
         cases: dict[str, list[Step]] = {}
         for name, commands in chosen.items():
             fresh = "rm" if case == "save" else "clear"
             before = ["rm", "-f", f"{kept}/{name}.tar"] if fresh == "rm" else commands["clear"]
-            cases[name] = [{"argv": before}, {"argv": ["sync"]}, {"argv": commands[case], "metric": case}]
+            # What docker takes is mostly dockerd's.
+            timed: Step = {"argv": commands[case], "metric": case, "memory": name != "docker"}
+            cases[name] = [{"argv": before}, timed]
         run.series("images", case, cases, rounds=rounds, warmup=1)
     for commands in chosen.values():
         host.run(*commands["clear"], check=False)

@@ -12,6 +12,7 @@ A step is {"argv": [...]} and, where it is measured, "metric": its name.  More o
     "pid1": true the processor time that PID 1 has taken is METRIC-pid1
     "beside": N  of the processes that there were not before and that are no payload: METRIC-processes and
                  METRIC-bytes, of each of N containers
+    "memory": true   what the command, or one of its children, had in memory at most is METRIC-bytes
     "numbers": true   the program prints JSON of metrics itself
 A case that fails once is left out from there on, and the answer says why.
 """
@@ -71,7 +72,7 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
         keep = printed if step.get("numbers") else subprocess.DEVNULL
         began = time.monotonic()
         process = subprocess.Popen(step["argv"], stdin=subprocess.DEVNULL, stdout=keep, stderr=said)
-        ended, first = watch(process, mark, step.get("marks", 0), began)
+        ended, first, memory = watch(process, mark, step.get("marks", 0), began)
         if process.returncode != 0:
             said.seek(0)
             raise Failed(complaint(step["argv"], process.returncode, said.read()))
@@ -81,6 +82,8 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
         if first is None:
             raise Failed(f"{step['argv'][0]} said that it was done, and the payload did not run")
         metrics[f"{metric}-first"] = first - began
+    if step.get("memory"):
+        metrics[f"{metric}-bytes"] = memory
     if step.get("pid1"):
         metrics[f"{metric}-pid1"] = pid1_seconds() - cpu
     if "unit" in step:
@@ -94,9 +97,13 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
 
 def watch(
     process: subprocess.Popen[bytes], mark: int, marks: int, began: float
-) -> tuple[float, float | None]:
-    """Wait for the command's end and for the last of *marks*; returns when they were, on the monotonic clock."""
+) -> tuple[float, float | None, int]:
+    """Wait for the command's end and for the last of *marks*.
+
+    Returns when they were, on the monotonic clock, and the most memory that it had, in bytes.
+    """
     ended: float | None = None
+    memory = 0
     first: float | None = None
     deadline = began + PATIENCE
     pidfd = os.pidfd_open(process.pid)
@@ -115,7 +122,9 @@ def watch(
                     poll.unregister(mark)
             if pidfd in events:
                 ended = now
-                process.wait()
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                memory = usage.ru_maxrss * 1024
                 poll.unregister(pidfd)
                 # A payload that does not come now never comes.
                 deadline = now + 30
@@ -127,7 +136,7 @@ def watch(
         process.kill()
         process.wait()
         raise Failed(f"{process.args!r} did not end within {PATIENCE:.0f} s"[:300])
-    return ended, first
+    return ended, first, memory
 
 
 def drain(mark: int) -> None:

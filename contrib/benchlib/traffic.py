@@ -114,9 +114,9 @@ def network(run: Run) -> None:
     }
     run.series("network", "from outside", cases, rounds=rounds, warmup=1)
     host.sh(
-        "systemctl stop bench-server; gear delete bn-nat bn-socket bn-fd >/dev/null 2>&1 || :;"
-        f" ip netns delete {OUTSIDE}; ip link delete {OUTSIDE} 2>/dev/null || :; podman rm -f -t 0 bn-podman >/dev/null 2>&1 || :;"
-        " docker rm -f bn-docker >/dev/null 2>&1 || :"
+        "systemctl stop bench-server; gear delete bn-nat bn-socket bn-fd >/dev/null 2>&1 || :\n"
+        f"ip netns delete {OUTSIDE}; ip link delete {OUTSIDE} 2>/dev/null || :\n"
+        "podman rm -f -t 0 bn-podman >/dev/null 2>&1 || :; docker rm -f bn-docker >/dev/null 2>&1 || :"
     )
 
 
@@ -127,8 +127,8 @@ def publish(host: GearHost, run: Run) -> dict[str, int]:
     ports = {"host": 18400}
     for number, mode in enumerate(("nat", "socket", "fd")):
         ports[f"gear {mode}"] = 18401 + number
-        port = f"{18401 + number}:{PORT},{mode}"
-        host.sh(f"gear install host:{PYTHON_ROOT} bn-{mode} -p {port} --start -- {command} >/dev/null")
+        published = f"{18401 + number}:{PORT},{mode}"
+        host.sh(f"gear install host:{PYTHON_ROOT} bn-{mode} -p {published} --start -- {command}")
     off = "--cgroups=disabled" if host.host.kind == "nested" else ""
     if run.tool("podman"):
         run.script(
