@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .samples import Results, Sample, each, exponent
 
 # What others are held against, the first of them that was measured.
-FLOORS = ("bare", "systemctl", "podman", "host")
+FLOORS = ("bare", "systemctl", "host", "podman")
 # The measures whose costs are followed over numbers of containers.
 GROWING = ("list", "reload", "burst")
 
@@ -48,7 +48,7 @@ def heading(results: Results) -> str:
         f"{host.get('processors')} processors, load {host.get('load')} before and {host.get('load after')} after; "
         f"{host.get('rounds')} rounds, or fewer of what takes long. {versions}.",
         "",
-        "Median [quartiles], and how many times the first line of the table that is.",
+        "Median [quartiles], and how many times the named tool that is.",
     ]
     for tool, note in host.get("notes", {}).items():
         lines.append(f"- {tool}: {note}")
@@ -60,7 +60,7 @@ def comparison(samples: list[Sample]) -> str:
     metrics = list(dict.fromkeys(sample.metric for sample in samples))
     tools = list(dict.fromkeys(sample.tool for sample in samples))
     # What others are held against comes first.
-    tools.sort(key=lambda tool: FLOORS.index(tool) if tool in FLOORS[:1] + FLOORS[3:] else len(FLOORS))
+    tools.sort(key=lambda tool: tool not in FLOORS[:-1])
     found = {(sample.tool, sample.metric): sample for sample in samples}
     rows = []
     for tool in tools:

@@ -66,7 +66,7 @@ FOLLOW = f"""
 import json, os, subprocess, sys, time
 wanted = int(sys.argv[1])
 go = "{TOP}/mark/go"
-follower = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+follower = subprocess.Popen(["timeout", "120", *sys.argv[2:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 seen, began = 0, None
 for line in follower.stdout:
     if b"ready to write" in line:
@@ -76,8 +76,10 @@ for line in follower.stdout:
         seen += 1
     if b"all written" in line:
         break
+if began is None:
+    sys.exit("nothing of what the container writes was seen")
 taken = time.monotonic() - began
-follower.kill()
+follower.terminate()
 follower.wait()
 os.unlink(go)
 print(json.dumps({{"lines-rate": seen / taken, "lines-loss": 1 - seen / wanted}}))
@@ -88,7 +90,7 @@ while :; do
     [ ! -e /mark/go ] || break
     /bin/busybox sleep 0.2
 done
-/bin/busybox yes "{LINE}" | /bin/busybox head -n {LINES}
+/bin/busybox seq 1 {LINES} | /bin/busybox sed "s/^/{LINE} /"
 /bin/busybox sleep 0.2
 echo all written
 /bin/busybox sleep 100000 &
@@ -159,10 +161,10 @@ def logs(run: Run) -> None:
     run.host.write(f"{TOP}/mark/writer", WRITER.encode())
     run.host.write(f"{TOP}/follow.py", FOLLOW.encode())
     followers = {
-        "bare": ["journalctl", "-f", "-n", "1", "-o", "cat", "-u", "bench-writer"],
-        "gear": ["gear", "logs", "-f", "-n", "1", "bench-writer"],
-        "podman": ["podman", "logs", "-f", "bench-writer"],
-        "docker": ["docker", "logs", "-f", "bench-writer"],
+        "bare": ["journalctl", "-f", "-n", "0", "-o", "cat", "-u", "bench-writer"],
+        "gear": ["gear", "logs", "-f", "-n", "0", "bench-writer"],
+        "podman": ["podman", "logs", "-f", "--tail", "0", "bench-writer"],
+        "docker": ["docker", "logs", "-f", "--tail", "0", "bench-writer"],
     }
     cases: dict[str, list[Step]] = {}
     for tool in run.tools:
