@@ -13,7 +13,7 @@ MEASURES: dict[str, Callable[[running.Run], None]] = {
     "start": lambda run: measures.lifecycle(run, restarts=False),
     "exec": measures.execute,
     "verbs": lambda run: measures.verbs(run, ("status", "ps", "start and stop")),
-    "list": growth.listing,
+    "list": lambda run: growth.listing(run, inspect=False),
     "burst": growth.bursts,
     "images": lambda run: images.moved(run, ("pull",)),
 }

@@ -53,6 +53,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--rounds", type=int, metavar="N", help="rounds that count (20; --quick: 5)")
     top.add_argument("--quick", action="store_true", help="5 rounds, and at most 100 containers")
     top.add_argument("--full", action="store_true", help="up to 5000 containers, and 500 starts at once")
+    top.add_argument(
+        "--counts", type=numbers, metavar="N,...", help="follow costs over these numbers of containers"
+    )
+    top.add_argument("--bursts", type=numbers, metavar="N,...", help="start so many at once")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     top.add_argument(
         "--read", type=Path, metavar="FILE", help="measure nothing: show what --json has written"
@@ -65,6 +69,14 @@ def parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="only what has a bound, in short; fail when one is missed"
     )
     return top
+
+
+def numbers(words: str) -> tuple[int, ...]:
+    """Growing positive numbers of the command line; raises ValueError for others."""
+    found = tuple(int(word) for word in words.split(","))
+    if list(found) != sorted(set(found)) or found[0] < 1:
+        raise ValueError(words)
+    return found
 
 
 def asked(args: argparse.Namespace, top: argparse.ArgumentParser) -> tuple[list[str], tuple[str, ...]]:
@@ -89,6 +101,7 @@ def measure(args: argparse.Namespace, names: list[str], tools: tuple[str, ...]) 
             run.counts, run.bursts = (10, 100), (10,)
         elif args.full:
             run.counts, run.bursts = (10, 100, 1000, 5000), (10, 50, 200, 500)
+        run.counts, run.bursts = args.counts or run.counts, args.bursts or run.bursts
         for name in names:
             try:
                 MEASURES[name](run)

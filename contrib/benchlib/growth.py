@@ -20,7 +20,7 @@ def make_many(run: Run, measure: str, tool: peers.Peer, names: list[str]) -> boo
     )
 
 
-def listing(run: Run) -> None:
+def listing(run: Run, *, inspect: bool = True) -> None:
     """Listing all containers and looking at one and at all of them, as their number grows; none runs."""
     for tool in run.tools:
         if tool.name not in LISTING:
@@ -32,7 +32,7 @@ def listing(run: Run) -> None:
                 break
             names += more
             cases = {"list": tool.list_all(), "inspect one": None, "inspect all": None}
-            if names:
+            if names and inspect:
                 cases |= {"inspect one": tool.inspect(names[len(names) // 2])}
                 if count <= 1000:
                     cases |= {"inspect all": tool.inspect(*names)}

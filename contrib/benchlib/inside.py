@@ -13,6 +13,7 @@ A step is {"argv": [...]} and, where it is measured, "metric": its name.  More o
     "beside": N  of the processes that there were not before and that are no payload: METRIC-processes and
                  METRIC-bytes, of each of N containers
     "memory": true   what the command, or one of its children, had in memory at most is METRIC-bytes
+    "cpu": true      the processor time of the command itself is METRIC-cpu
     "numbers": true   the program prints JSON of metrics itself
 A case that fails once is left out from there on, and the answer says why.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -72,7 +74,7 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
         keep = printed if step.get("numbers") else subprocess.DEVNULL
         began = time.monotonic()
         process = subprocess.Popen(step["argv"], stdin=subprocess.DEVNULL, stdout=keep, stderr=said)
-        ended, first, memory = watch(process, mark, step.get("marks", 0), began)
+        ended, first, usage = watch(process, mark, step.get("marks", 0), began)
         if process.returncode != 0:
             said.seek(0)
             raise Failed(complaint(step["argv"], process.returncode, said.read()))
@@ -83,7 +85,9 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
             raise Failed(f"{step['argv'][0]} said that it was done, and the payload did not run")
         metrics[f"{metric}-first"] = first - began
     if step.get("memory"):
-        metrics[f"{metric}-bytes"] = memory
+        metrics[f"{metric}-bytes"] = usage.ru_maxrss * 1024
+    if step.get("cpu"):
+        metrics[f"{metric}-cpu"] = usage.ru_utime + usage.ru_stime
     if step.get("pid1"):
         metrics[f"{metric}-pid1"] = pid1_seconds() - cpu
     if "unit" in step:
@@ -97,13 +101,13 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
 
 def watch(
     process: subprocess.Popen[bytes], mark: int, marks: int, began: float
-) -> tuple[float, float | None, int]:
+) -> tuple[float, float | None, resource.struct_rusage]:
     """Wait for the command's end and for the last of *marks*.
 
-    Returns when they were, on the monotonic clock, and the most memory that it had, in bytes.
+    Returns when they were, on the monotonic clock, and what the command has used.
     """
     ended: float | None = None
-    memory = 0
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     first: float | None = None
     deadline = began + PATIENCE
     pidfd = os.pidfd_open(process.pid)
@@ -124,7 +128,6 @@ def watch(
                 ended = now
                 _, status, usage = os.wait4(process.pid, 0)
                 process.returncode = os.waitstatus_to_exitcode(status)
-                memory = usage.ru_maxrss * 1024
                 poll.unregister(pidfd)
                 # A payload that does not come now never comes.
                 deadline = now + 30
@@ -136,7 +139,7 @@ def watch(
         process.kill()
         process.wait()
         raise Failed(f"{process.args!r} did not end within {PATIENCE:.0f} s"[:300])
-    return ended, first, memory
+    return ended, first, usage
 
 
 def drain(mark: int) -> None:

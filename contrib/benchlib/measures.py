@@ -106,7 +106,7 @@ def verbs(run: Run, chosen: tuple[str, ...] = tuple(VERBS)) -> None:
         cases: dict[str, list[Step]] = {}
         for argv in VERBS[verb]:
             words = [word.replace("NAME", name) for word in argv]
-            steps: list[Step] = [{"argv": words, "metric": "verb"}]
+            steps: list[Step] = [{"argv": words, "metric": "verb", "cpu": True}]
             if verb == "start and stop":
                 start = ["gear", "start", name] if words[0] == "gear" else gear.start(name)
                 steps = [

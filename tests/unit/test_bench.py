@@ -148,6 +148,7 @@ def test_every_tool_says_how_it_is_run(release: str, nested: bool) -> None:
         (["speed"], "no measure 'speed'"),
         (["--tools", "rkt"], "no tool 'rkt'"),
         (["--rounds", "0"], "1 at least"),
+        (["--counts", "10,5"], "invalid numbers value"),
     ],
 )
 def test_wrong_requests_are_refused(
