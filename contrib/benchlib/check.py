@@ -15,7 +15,7 @@ MEASURES: dict[str, Callable[[running.Run], None]] = {
     "verbs": lambda run: measures.verbs(run, ("status", "ps", "start and stop")),
     "list": lambda run: growth.listing(run, inspect=False),
     "burst": growth.bursts,
-    "images": lambda run: images.moved(run, ("pull",)),
+    "images": lambda run: images.moved(run, ("pull",), rounds=3),
 }
 
 

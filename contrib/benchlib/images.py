@@ -16,7 +16,7 @@ MAKE_LAYERS = "cd /\n" + "\n".join(
 )
 
 
-def moved(run: Run, wanted: tuple[str, ...] = ("pull", "save", "load")) -> None:
+def moved(run: Run, wanted: tuple[str, ...] = ("pull", "save", "load"), *, rounds: int = 5) -> None:
     """Pull and unpack, save and load an image of three layers; stores are new in each round of pull and load."""
     host = run.host
     host.sh("mkdir -p /var/lib/plain")
@@ -49,7 +49,7 @@ def moved(run: Run, wanted: tuple[str, ...] = ("pull", "save", "load")) -> None:
         },
     }
     host.sh(f"mkdir -p {store} {kept}")
-    rounds = min(run.rounds, 5)
+    rounds = min(run.rounds, rounds)
     chosen = {name: commands for name, commands in tools.items() if run.tool(name)}
     for case in wanted:
         cases: dict[str, list[Step]] = {}
