@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +95,10 @@ def asked(args: argparse.Namespace, top: argparse.ArgumentParser) -> tuple[list[
 
 
 def measure(args: argparse.Namespace, names: list[str], tools: tuple[str, ...]) -> Results:
-    """Boot a host and make the measures; one that fails is told of, and the others are made."""
+    """Boot a host and make the measures; one that fails is told of, and the others are made.
+
+    What was measured until an interruption is kept.
+    """
     rounds = args.rounds or (5 if args.quick else 20)
     with running.started(args.release, vm=args.vm, tools=tools, rounds=rounds, say=progress) as run:
         if args.quick:
@@ -108,6 +112,9 @@ def measure(args: argparse.Namespace, names: list[str], tools: tuple[str, ...]) 
             except CommandError as err:
                 progress(f"{name}: {err}")
                 run.lacking(name, "", "all", f"the measure itself has failed: {err}"[:300])
+            except KeyboardInterrupt:
+                run.lacking(name, "", "all", "interrupted; what comes after it was not measured either")
+                break
     return run.results
 
 
@@ -120,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     top = parser()
     args = top.parse_args(argv)
     names, tools = asked(args, top)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.check:
             return 0 if check.passed(args.release, vm=args.vm, say=progress) else 1

@@ -39,8 +39,9 @@ def listing(run: Run, *, inspect: bool = True) -> None:
             for case, argv in cases.items():
                 if argv:
                     step: Step = {"argv": argv, "metric": "list" if case == "list" else "inspect"}
-                    rounds = min(run.rounds, 5 if count > 100 else run.rounds)
-                    run.series("list", case, {tool.name: [step]}, count=count, rounds=rounds, warmup=1)
+                    # What takes long varies little, and has filled its caches with fewer.
+                    rounds, warmup = (run.rounds, 1) if count <= 100 else (min(run.rounds, 3), 0)
+                    run.series("list", case, {tool.name: [step]}, count=count, rounds=rounds, warmup=warmup)
         # In parts: command lines have an end.
         for place in range(0, len(names), AT_ONCE):
             gone(run, tool, names[place : place + AT_ONCE])
