@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,27 +88,30 @@ def allocate(
     for found in taken:
         if found.name == name and found.path.name == str(found.base):
             return found.base
-    foreign = [_delegated(path) for path in accounts]
-    base = FIRST
-    while base <= LAST:
-        busy = any(found.overlaps(base, UID_RANGE_SIZE) for found in taken) or any(
-            start < base + UID_RANGE_SIZE and base < start + count
-            for part in foreign
-            for start, count in part
-        )
-        if not busy:
-            with explained(f"take the user id range {base}"):
-                try:
-                    os.symlink(name, directory(layout) / str(base))
-                    sync_directory(directory(layout))
-                    return base
-                except FileExistsError:
-                    pass
-        base += UID_RANGE_SIZE
+    foreign = [part for path in accounts for part in _delegated(path)]
+    for base in _free([(found.base, found.size) for found in taken] + foreign):
+        with explained(f"take the user id range {base}"):
+            try:
+                os.symlink(name, directory(layout) / str(base))
+                sync_directory(directory(layout))
+                return base
+            except FileExistsError:
+                pass
     raise HostError(
         f"No user id range is left for {name}: all from {FIRST} to {LAST + UID_RANGE_SIZE - 1} are taken.",
         hint="gear clean frees the ranges of containers that no longer exist.",
     )
+
+
+def _free(taken: list[tuple[int, int]]) -> Iterator[int]:
+    """The first ids of ranges for containers of which no id is in one of the (first id, count) pairs, lowest first."""
+    base = FIRST
+    for start, count in [*sorted(item for item in taken if item[1]), (LAST + UID_RANGE_SIZE, 0)]:
+        while base + UID_RANGE_SIZE <= start and base <= LAST:
+            yield base
+            base += UID_RANGE_SIZE
+        if start + count > base:
+            base += -(-(start + count - base) // UID_RANGE_SIZE) * UID_RANGE_SIZE
 
 
 def release(layout: Layout, name: str) -> None:

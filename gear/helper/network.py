@@ -22,6 +22,7 @@ from gear.helper.sysctls import has_ipv6, usable, wants_hairpin, write
 _BRIDGED = "bridge/bridge-nf-call-iptables"
 _BRIDGED6 = "bridge/bridge-nf-call-ip6tables"
 EINVAL = 22
+_EXFULL = 54
 
 _LINKS = "/sys/class/net"
 
@@ -176,7 +177,18 @@ def add_link(
                 " of a bridge, or has others, of which one is passthru"
             ) from error
         return
-    routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
+    try:
+        routes.add_veth(item["host"], bridge, item["name"], place, mac=item["mac"], mtu=item["mtu"])
+    except OSError as error:
+        if error.errno != EEXIST:
+            # The pair may be there and only not on the bridge; in a container that runs it would stay.
+            routes.delete_link(item["host"])
+        if error.errno != _EXFULL:
+            raise
+        raise Failure(
+            f"can't {step.doing}: {item['bridge']} has as many containers as the kernel lets a bridge have, which is"
+            " 1023; make another network for more"
+        ) from error
     if hairpin:
         routes.set_port(index_of(item["host"]), bridge, hairpin=True)
 

@@ -9,7 +9,9 @@ from gearhost import GearHost
 
 # Prints events as they come until one says that `obs-last` was deleted.
 FOLLOW = b"""
-import json, subprocess
+import json, signal, subprocess
+# Ignored in what a shell has in the background, and so in what that starts.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 running = subprocess.Popen(["gear", "events", "--output", "json"], stdout=subprocess.PIPE)
 open("/root/obs-following", "w").close()
 for line in running.stdout:
@@ -87,4 +89,6 @@ def test_events_of_a_life_and_of_a_death(host: GearHost) -> None:
     assert "There is no event" in host.fails(2, "events", "--filter", "event=x")
     host.gear("delete", "obs-fails")
     host.gear("log-namespace", "rm", "--entries", "obsevents")
+    host.wait(lambda: not host.sh("pgrep -f '[o]bs-follow|gear [e]vents' || :"), "the end of the follower")
+    assert not host.sh("pgrep -x journalctl || :")
     host.sh("rm /root/obs-follow*")

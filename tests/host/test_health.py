@@ -197,7 +197,9 @@ def test_a_line_is_waited_for_by_one_reader_however_many_probes_there_are(host: 
     host.sh("systemctl start --no-block ctr-hc-line")
     reader = "pgrep -x journalctl || :"
     host.wait(lambda: bool(host.sh(reader)), "the reader")
+    host.wait(lambda: host.pid("hc-line") != 0, "the payload")
     before, root = host.sh(reader), f"/proc/{host.pid('hc-line')}/root/tmp"
+    host.wait(lambda: host.sh(f"ls {root}") == "n", "the first probe")
     seen = len(host.read(f"{root}/n"))
     host.wait(lambda: len(host.read(f"{root}/n")) > seen + 3, "probes")
     assert host.sh(reader) == before and host.show("ctr-hc-line.service", "ActiveState") == "activating"

@@ -219,3 +219,24 @@ def test_addresses_are_not_filtered_without_cgroup2(net: GearHost) -> None:
         assert (
             "nfilter can't be limited by --ip-deny: systemd filters addresses with cgroup v2 alone." in error
         )
+
+
+def test_a_bridge_that_is_full(net: GearHost) -> None:
+    """The kernel gives a bridge 1023 ports; who comes after that is told, and leaves nothing behind."""
+    net.gear("network", "create", "nlfull", "--subnet", "10.99.0.0/16")
+    net.gear("install", "hello", "nlin", "--net", "none", "--start", "--", "sleep", "10000")
+    net.gear("install", "hello", "nlout", "--net", "nlfull", "--", "sleep", "10000")
+    net.sh("systemctl start gear-network@nlfull")
+    pair = "link add nlf$i type veth peer name nlp$i"
+    net.sh(
+        f"for i in $(seq 1023); do echo {pair}; echo link set nlf$i master gear-nlfull; done | ip -batch -"
+    )
+    links = net.sh("ip -br link | wc -l")
+    full = "gear-nlfull has as many containers as the kernel lets a bridge have, which is 1023"
+    assert full in net.fails(1, "start", "nlout")
+    assert full in net.fails(1, "network", "connect", "nlfull", "nlin")
+    assert net.sh("ip -br link | wc -l") == links and "eth0" not in net.inside("nlin", "ip -br link")
+    net.sh("for i in $(seq 1023); do echo link delete nlf$i; done | ip -batch -")
+    net.gear("start", "nlout")
+    net.gear("delete", "nlin", "nlout")
+    net.gear("network", "rm", "nlfull")

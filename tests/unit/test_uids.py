@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gear import uids
 from gear.errors import GearError, HostError, UsageError
@@ -72,6 +74,27 @@ def test_range_right_beside_is_free(layout: Layout, tmp_path: Path) -> None:
     subuid = tmp_path / "subuid"
     subuid.write_text(f"a:0:{uids.FIRST}\nb:{uids.FIRST + 65536}:65536\n")
     assert allocate(layout, "x", subuid) == uids.FIRST
+
+
+@given(st.lists(st.tuples(st.integers(-20, 250), st.integers(0, 60)), max_size=12))
+def test_what_is_free_is_what_nobody_has(taken: list[tuple[int, int]]) -> None:
+    """Ranges of ten ids instead of 65536, from 0 to 199."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("FIRST", 0), ("LAST", 190), ("UID_RANGE_SIZE", 10)):
+            patch.setattr(uids, name, value)
+        busy = {number for start, count in taken for number in range(start, start + count)}
+        expected = [base for base in range(0, 200, 10) if not busy & set(range(base, base + 10))]
+        assert list(uids._free(taken)) == expected
+
+
+def test_a_full_host_is_told_at_once(layout: Layout) -> None:
+    """All 28664 are taken, and that is found without comparing each with each."""
+    place = uids.directory(layout)
+    place.mkdir(parents=True)
+    for base in range(uids.FIRST, uids.LAST + 1, UID_RANGE_SIZE):
+        (place / str(base)).symlink_to("other")
+    with pytest.raises(HostError, match="No user id range is left for web"):
+        allocate(layout, "web")
 
 
 def test_when_all_are_taken(layout: Layout, tmp_path: Path) -> None:

@@ -215,12 +215,12 @@ def test_rules_of_a_vxlan() -> None:
 
 
 def test_an_answer_to_who_has_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames that are no answer are passed over; so is the question itself, which such a socket hears as well."""
+    """Frames that are no answer are passed over; so is whatever this host sends, which such a socket hears as well."""
     asked: list[bytes] = []
 
     class Wire:
         def __init__(self, *_: object) -> None:
-            self.waiting: list[bytes] = []
+            self.waiting: list[tuple[bytes, int]] = []
 
         def bind(self, where: tuple[str, int]) -> None:
             assert where == ("vx-vx", 3)
@@ -229,10 +229,13 @@ def test_an_answer_to_who_has_the_gateway(monkeypatch: pytest.MonkeyPatch) -> No
             asked.append(frame)
             card, address = bytes.fromhex("020a00000001"), frame[38:42]
             answer = frame[6:12] + card + frame[12:20] + b"\0\x02" + card + address + frame[6:12] + bytes(4)
-            self.waiting = [frame, b"\0" * 60, b"", answer[:28] + bytes(4) + answer[32:], answer]
+            own = answer[:22] + bytes.fromhex("020a00000002") + answer[28:]
+            others = (b"\0" * 60, b"", answer[:28] + bytes(4) + answer[32:], answer)
+            self.waiting = [(frame, 4), (own, 4), *[(other, 0) for other in others]]
 
-        def recv(self, size: int) -> bytes:
-            return self.waiting.pop(0)[:size]
+        def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int, int, int, bytes]]:
+            frame, kind = self.waiting.pop(0)
+            return frame[:size], ("vx-vx", 0x0806, kind, 1, frame[6:12])
 
         def close(self) -> None:
             assert not self.waiting

@@ -12,7 +12,7 @@ DATABASE = r"""
 set -e
 bin=$(echo /usr/lib/postgresql/*/bin)
 if [ ! -e /var/lib/postgresql/data/PG_VERSION ]; then
-    $bin/initdb -D /var/lib/postgresql/data -A trust --no-sync >/dev/null
+    $bin/initdb -D /var/lib/postgresql/data -A trust >/dev/null
 fi
 exec $bin/postgres -D /var/lib/postgresql/data -c listen_addresses= -c unix_socket_directories=/tmp
 """
