@@ -38,7 +38,9 @@ def listing(run: Run, *, inspect: bool = True) -> None:
                     cases |= {"inspect all": tool.inspect(*names)}
             for case, argv in cases.items():
                 if argv:
-                    step: Step = {"argv": argv, "metric": "list" if case == "list" else "inspect"}
+                    # Processor times tell growth on a busy machine as well.
+                    name = "list" if case == "list" else "inspect"
+                    step: Step = {"argv": argv, "metric": name, "cpu": True, "pid1": True}
                     # What takes long varies little, and has filled its caches with fewer.
                     rounds, warmup = (run.rounds, 1) if count <= 100 else (min(run.rounds, 3), 0)
                     run.series("list", case, {tool.name: [step]}, count=count, rounds=rounds, warmup=warmup)
