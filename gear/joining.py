@@ -181,13 +181,21 @@ def _oom_score(process: int | str) -> int:
 
 
 def _limits(pid: int) -> list[dict[str, Any]]:
-    """The resource limits of the container's program that are not this process's own (prlimit(2))."""
+    """The resource limits of the container's program that are not this process's own (/proc/PID/limits).
+
+    Not by prlimit(2), for which a root without CAP_SYS_RESOURCE has no right.
+    """
     found = []
+    with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+        # A heading, then a line for each limit in the order of their numbers; names are 26 characters wide.
+        lines = file.read().splitlines()[1:]
     for name in _LIMITS:
         kind = getattr(resource, name)
-        theirs, ours = resource.prlimit(pid, kind), resource.getrlimit(kind)
-        if theirs != ours:
-            soft, hard = (_INFINITY if value == resource.RLIM_INFINITY else value for value in theirs)
+        soft, hard = (
+            _INFINITY if word == "unlimited" else int(word) for word in lines[kind][26:].split()[:2]
+        )
+        ours = [_INFINITY if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(kind)]
+        if [soft, hard] != ours:
             found.append({"type": name, "soft": soft, "hard": hard})
     return found
 

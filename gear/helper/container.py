@@ -30,6 +30,10 @@ from gear.helper.channel import (
 )
 from gear.helper.failure import EXIT_NAMESPACE, Failure, Step
 
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 # Entries of /proc/PID/ns by the specification's names.
 NS_FILES = {
@@ -87,7 +91,7 @@ def create(config: dict, events: Events, start: payload.Start, *, clone_parent: 
             userns_fd = _user_namespace(pid, config["linux"], joined, step)
             step.doing = "put the container into its control group"
             events.created(pid)
-            _attributes(pid, config.get("process") or {}, step)
+            _attributes(pid, config.get("process") or {}, _owner(config["linux"]), step)
             descriptors = rootfs.bind_sources(config, userns_fd, step)
             if userns_fd is not None and config["linux"].get("devices"):
                 from gear.helper.devices import make_sources
@@ -176,8 +180,12 @@ def _clone(config, start, channels, flags: int, step: Step) -> int:  # type: ign
     step.doing = "create the container's namespaces"
     # CLONE_PARENT: the payload becomes a child of PID 1, which then supervises it as it does any service;
     # a child of this process would be "not our child" to it once this process has gone.
+    # What processes in a user namespace use of what the kernel counts by user (inotify instances, namespaces, queues of
+    # messages, pending signals) it counts for the one who made that, too.  If root had made all of them, one container
+    # could use up what the others and the host's own services have.
+    owner = _owner(config["linux"])
     try:
-        pid = syscalls.clone(flags | syscalls.SIGCHLD)
+        pid = _by(owner, lambda: syscalls.clone(flags | syscalls.SIGCHLD))
     except OSError as error:
         if error.errno != 28:  # ENOSPC: a limit of namespaces(7) is reached
             raise
@@ -189,6 +197,36 @@ def _clone(config, start, channels, flags: int, step: Step) -> int:  # type: ign
             ours.close()
         payload.run(config, theirs, start)
     return pid
+
+
+def _owner(linux: dict) -> int:  # type: ignore[type-arg]
+    """Who is to make the container's user namespace: its root, by the host's number; 0 where none is made for it."""
+    if any(entry["type"] == "user" and not entry.get("path") for entry in linux.get("namespaces") or ()):
+        for entry in linux.get("uidMappings") or ():
+            if entry["containerID"] == 0:
+                number: int = entry["hostID"]
+                return number
+    return 0
+
+
+def _by(owner: int, do: Callable[[], int]) -> int:
+    """*do* with the user *owner* in effect, and all rights as they are; in the child that it may make, *do* alone."""
+    if not owner:
+        return do()
+    bits = syscalls.prctl(syscalls.PR_GET_SECUREBITS)
+    try:
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, bits | syscalls.SECBIT_NO_SETUID_FIXUP)
+    except PermissionError:  # in a container without CAP_SETPCAP, where rights would be lost with the id
+        return do()
+    os.setresuid(-1, owner, -1)
+    result = -1
+    try:
+        result = do()
+    finally:
+        if result:  # the child has no ids yet
+            os.setresuid(-1, 0, -1)
+            syscalls.prctl(syscalls.PR_SET_SECUREBITS, bits)
+    return result
 
 
 def _user_namespace(pid: int, linux: dict, joined: list[tuple[str, int]], step: Step) -> int | None:  # type: ignore
@@ -209,8 +247,8 @@ def _user_namespace(pid: int, linux: dict, joined: list[tuple[str, int]], step: 
     return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _attributes(pid: int, process: dict, step: Step) -> None:  # type: ignore[type-arg]
-    """What only the host's root may set for the payload's process."""
+def _attributes(pid: int, process: dict, owner: int, step: Step) -> None:  # type: ignore[type-arg]
+    """What only the host's root may set for the payload's process; *owner* is the one of its new user namespace."""
     if process.get("oomScoreAdj") is not None:
         step.doing = "set the score of the OOM killer"
         file = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
@@ -220,7 +258,8 @@ def _attributes(pid: int, process: dict, step: Step) -> None:  # type: ignore[ty
         from gear.helper.tasks import set_rlimits
 
         step.doing = "set the resource limits"
-        set_rlimits(pid, process["rlimits"])
+        # As the user namespace's owner also a root without CAP_SYS_RESOURCE may, in a container of others, say.
+        _by(owner, lambda: set_rlimits(pid, process["rlimits"]))
     if process.get("scheduler"):
         from gear.helper.tasks import set_scheduler
 

@@ -69,14 +69,15 @@ def _number(table: dict[str, int], name: str, what: str) -> int:
     return table[name]
 
 
-def set_rlimits(pid: int, rlimits: list) -> None:  # type: ignore[type-arg]
-    """prlimit(2) for each entry of `process.rlimits`; 0 is the calling process."""
+def set_rlimits(pid: int, rlimits: list) -> int:  # type: ignore[type-arg]
+    """prlimit(2) for each entry of `process.rlimits`; 0 is the calling process.  Returns how many there are."""
     for rlimit in rlimits:
         name = rlimit["type"].removeprefix("RLIMIT_")
         if name not in _RLIMITS:
             raise Failure(f"can't start: there is no resource limit {rlimit['type']}")
         limits = _u64(rlimit["soft"] & _UNLIMITED, rlimit["hard"] & _UNLIMITED)
         _call(f"prlimit {name}", _PRLIMIT, pid, _RLIMITS.index(name), limits, None)
+    return len(rlimits)
 
 
 def set_scheduler(pid: int, scheduler: dict) -> None:  # type: ignore[type-arg]

@@ -7,6 +7,16 @@ import json
 import archives
 from attacking import PROBE, REFUSED, Attacker, command, gained
 
+# FILE: makes as many inotify instances as it can, tells how many that were, and keeps them while there is FILE.
+INOTIFY = """
+import ctypes, os, sys, time
+library, made = ctypes.CDLL(None), 0
+while library.inotify_init1(0) >= 0:
+    made += 1
+print(made, flush=True)
+while os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+"""
 AS_NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 
@@ -145,6 +155,28 @@ def test_set_user_id_programs_of_images_are_out_of_reach_of_host_users(attacker:
     assert host.sh("find /var/lib/gear/images -uid +65535 | head -1") == ""
     owners = host.sh("find /var/lib/gear/containers/setuid/layer-*/upper -printf '%U\\n' | sort -u").split()
     assert all(base <= int(owner) < base + 65536 for owner in owners), owners
+
+
+def test_what_the_kernel_counts_by_user_is_counted_for_each_container(attacker: Attacker) -> None:
+    """One container that takes all inotify instances takes them from nobody else; the same as root does."""
+    host = attacker.host
+    names = ("pl-greedy", "pl-other")
+    for name in names:
+        host.gear("install", "hello", name, "--net", "none", "--start", "--", "sleep", "10000")
+    host.write("/tmp/pl-inotify.py", INOTIFY.encode(), mode="644")
+    most = int(host.sh("cat /proc/sys/fs/inotify/max_user_instances"))
+    program = "python3 /tmp/pl-inotify.py"
+    greedy, other = (f"nsenter -t {host.pid(name)} -U {program}" for name in names)
+    host.sh(f"touch /tmp/pl-keep; {greedy} /tmp/pl-keep >/tmp/pl-made 2>&1 &")
+    host.wait(lambda: host.read("/tmp/pl-made") != b"", "its instances")
+    # Other hosts under test may have containers with the same ids.
+    assert int(host.read("/tmp/pl-made")) > most / 2
+    assert int(host.sh(f"{other} /nothing")) > most / 2
+    assert int(host.sh(f"{program} /nothing")) > 0
+    host.sh("rm /tmp/pl-keep")
+    host.wait(lambda: not host.sh("pgrep -f '[p]l-inotify' || :"), "its end")
+    host.gear("delete", *names)
+    host.sh("rm /tmp/pl-*")
 
 
 def test_what_is_signalled_is_the_container_and_not_who_has_its_number_now(attacker: Attacker) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -39,3 +41,21 @@ def test_a_payload_that_is_gone_is_told_in_a_sentence() -> None:
         joining.membership_of(target(pid))
     with pytest.raises(Failure):
         joining.confirm(target(pid))
+
+
+@pytest.mark.spawns
+def test_limits_are_those_of_prlimit() -> None:
+    """Each limit that differs from this process's own, with the numbers that prlimit(2) has."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); resource.setrlimit("
+    )
+    program += "resource.RLIMIT_CORE, (0, 0)); resource.setrlimit(resource.RLIMIT_CPU, (5000, resource.RLIM_INFINITY))"
+    program += "; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = {item["type"]: (item["soft"], item["hard"]) for item in joining._limits(process.pid)}
+        process.communicate()
+    assert found.pop("RLIMIT_NOFILE") == (100, 200) and found.pop("RLIMIT_CPU") == (5000, (1 << 64) - 1)
+    assert found.pop("RLIMIT_CORE", (0, 0)) == (0, 0) and not found
