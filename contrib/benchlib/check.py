@@ -1,4 +1,4 @@
-"""The form of the measures that continuous integration runs: what has a bound, in as few rounds as show it."""
+"""The cut-down form of the measures: what has a bound, in as few rounds as show it."""
 
 from __future__ import annotations
 
