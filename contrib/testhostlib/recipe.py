@@ -42,7 +42,14 @@ EXTRAS = {
     ),
     # Name services of hosts.
     "resolver": ("systemd-resolved", "dnsmasq-base"),
+    # Everything that contrib/bench measures gear against, and a registry to pull from.
+    "peers": (
+        "podman", "buildah", "crun", "runc", "conmon", "netavark", "aardvark-dns", "uidmap", "iptables", "docker.io",
+        "lxc", "systemd-container", "docker-registry", "skopeo", "zstd", "python3-zstandard",
+    ),
 }  # fmt: skip
+# What a set has besides on one release, where packages were split.
+OF_RELEASE = {("peers", "trixie"): ("docker-cli",)}
 
 # The kernel's package is fetched while the package lists are there, but not installed: disks.py unpacks it.
 KERNEL_HOOK = """\
@@ -130,22 +137,22 @@ def key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def packages(extra: str = "") -> tuple[str, ...]:
+def packages(release: str, extra: str = "") -> tuple[str, ...]:
     """What is installed in a tree; *extra* names a set of EXTRAS."""
     if not extra:
         return PACKAGES
     if extra not in EXTRAS:
         raise UsageError(f"no such set of packages: {extra!r}", hint=f"known sets: {', '.join(EXTRAS)}")
-    return (*PACKAGES, *EXTRAS[extra])
+    return (*PACKAGES, *EXTRAS[extra], *OF_RELEASE.get((extra, release), ()))
 
 
 def tree_key(release: str, extra: str = "") -> str:
-    return key(release, packages(extra), hook(extra), EXCLUDED, FILES, LINKS)
+    return key(release, packages(release, extra), hook(extra), EXCLUDED, FILES, LINKS)
 
 
 def hook(extra: str = "") -> str:
     """What is done in a tree when its packages are there."""
-    return RESOLVER_HOOK + KERNEL_HOOK if "systemd-resolved" in packages(extra) else KERNEL_HOOK
+    return RESOLVER_HOOK + KERNEL_HOOK if "systemd-resolved" in EXTRAS.get(extra, ()) else KERNEL_HOOK
 
 
 def mmdebstrap(

@@ -35,7 +35,7 @@ def build_tree(release: str, *, extra: str = "", places: Places | None = None) -
     places.make()
 
     def fill(staging: Path, held: int) -> None:
-        bootstrap(release, recipe.packages(extra), staging, held, hook=recipe.hook(extra))
+        bootstrap(release, recipe.packages(release, extra), staging, held, hook=recipe.hook(extra))
         finish(staging)
 
     return build_once(places, path, TREE_MIB, fill)

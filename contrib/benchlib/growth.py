@@ -1,0 +1,131 @@
+"""What is measured of many containers: looking at all, starting all at once, and PID 1 reading their units again."""
+
+from __future__ import annotations
+
+from . import peers
+from .running import Run, Step
+
+# The ones that keep lists of containers.
+LISTING = ("gear", "podman", "docker")
+# The ones that can be started together from units or by one command.
+TOGETHER = ("bare", "gear", "podman", "docker", "crun", "lxc")
+# Containers of one script: command lines have an end.
+AT_ONCE = 500
+
+
+def make_many(run: Run, measure: str, tool: peers.Peer, names: list[str]) -> bool:
+    """Make containers, some hundred in one script."""
+    return all(
+        run.made(measure, "", tool, names[place : place + AT_ONCE]) for place in range(0, len(names), AT_ONCE)
+    )
+
+
+def listing(run: Run, *, inspect: bool = True) -> None:
+    """Listing all containers and looking at one and at all of them, as their number grows; none runs."""
+    for tool in run.tools:
+        if tool.name not in LISTING:
+            continue
+        names: list[str] = []
+        for count in (0, *run.counts):
+            more = [f"{tool.name}-{number:05d}" for number in range(len(names), count)]
+            if more and not listed(run, tool, more):
+                break
+            names += more
+            cases = {"list": tool.list_all(), "inspect one": None, "inspect all": None}
+            if names and inspect:
+                cases |= {"inspect one": tool.inspect(names[len(names) // 2])}
+                if count <= 1000:
+                    cases |= {"inspect all": tool.inspect(*names)}
+            for case, argv in cases.items():
+                if argv:
+                    # Processor times tell growth on a busy machine as well.
+                    name = "list" if case == "list" else "inspect"
+                    step: Step = {"argv": argv, "metric": name, "cpu": True, "pid1": True}
+                    # What takes long varies little, and has filled its caches with fewer.
+                    rounds, warmup = (run.rounds, 1) if count <= 100 else (min(run.rounds, 3), 0)
+                    run.series("list", case, {tool.name: [step]}, count=count, rounds=rounds, warmup=warmup)
+        # In parts: command lines have an end.
+        for place in range(0, len(names), AT_ONCE):
+            gone(run, tool, names[place : place + AT_ONCE])
+
+
+def listed(run: Run, tool: peers.Peer, names: list[str]) -> bool:
+    """Make containers that `ps -a` of the tool lists; Quadlet's would be listed only while they run."""
+    if tool.name != "podman":
+        return make_many(run, "list", tool, names)
+    commands = [argv for name in names for argv in tool.create(name) or []]
+    run.script("exec >/dev/null 2>&1\n" + "\n".join(" ".join(argv) for argv in commands))
+    return True
+
+
+def gone(run: Run, tool: peers.Peer, names: list[str]) -> None:
+    """Remove what listed() has made."""
+    if tool.name == "podman":
+        run.script(f"podman rm -f -t 0 {' '.join(names)} >/dev/null 2>&1")
+    else:
+        run.remove(tool, names)
+
+
+def bursts(run: Run) -> None:
+    """Starts at once: until all payloads run, PID 1's processor time, and what is beside the payloads then."""
+    for count in run.bursts:
+        cases: dict[str, list[Step]] = {}
+        made = []
+        for tool in run.tools:
+            if tool.name not in TOGETHER or tool.lacks("start"):
+                continue
+            names = [f"{tool.name}-{number:03d}" for number in range(count)]
+            if not run.made("burst", f"{count}", tool, names):
+                continue
+            made.append((tool, names))
+            start: Step = {
+                "argv": tool.start(*names),
+                "metric": "burst",
+                "marks": count,
+                "pid1": True,
+                "beside": count,
+            }
+            cases[tool.name] = [start, {"argv": tool.stop(*names), "metric": "stop"}]
+        rounds = 3 if count <= 50 else 1
+        run.series(
+            "burst", "", cases, count=count, rounds=min(rounds, run.rounds), warmup=1 if count <= 50 else 0
+        )
+        for tool, names in made:
+            run.remove(tool, names)
+
+
+def reloading(run: Run) -> None:
+    """daemon-reload as units grow, with one tool's units at a time."""
+    for tool in run.tools:
+        if tool.name not in ("bare", "gear", "podman"):
+            continue
+        names: list[str] = []
+        for count in (0, *run.counts):
+            more = [f"{tool.name}-{number:05d}" for number in range(len(names), count)]
+            if more and not make_many(run, "reload", tool, more):
+                break
+            names += more
+            # A unit that nobody has asked for is not loaded, and costs nothing.
+            hold(run, tool, names)
+            step: Step = {"argv": ["systemctl", "daemon-reload"], "metric": "reload", "pid1": True}
+            run.series(
+                "reload",
+                "units loaded",
+                {tool.name: [step]},
+                count=count,
+                rounds=min(run.rounds, 5),
+                warmup=1,
+            )
+        run.script("rm -f /run/systemd/system/bench-all.target; systemctl daemon-reload")
+        for place in range(0, len(names), AT_ONCE):
+            run.remove(tool, names[place : place + AT_ONCE])
+        run.script("systemctl daemon-reload")
+
+
+def hold(run: Run, tool: peers.Peer, names: list[str]) -> None:
+    """Have PID 1 keep units loaded, by a target that is after them."""
+    units = "".join(f"After={tool.unit(name)}\n" for name in names)
+    run.script(
+        f"cat >/run/systemd/system/bench-all.target <<'UNIT'\n[Unit]\n{units}UNIT\n"
+        "systemctl daemon-reload; systemctl start bench-all.target"
+    )
