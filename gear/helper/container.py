@@ -86,6 +86,8 @@ def create(config: dict, events: Events, start: payload.Start, *, clone_parent: 
         joined = _open_namespaces(config["linux"].get("namespaces", ()), step)
         try:
             ours, theirs = pair()
+            if not clone_parent:
+                payload.import_ahead(config, start)
             pid = _spawn(config, start, joined, (ours, theirs), step, clone_parent)
             theirs.close()
             userns_fd = _user_namespace(pid, config["linux"], joined, step)

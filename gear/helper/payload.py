@@ -73,6 +73,38 @@ def run(config: dict, channel: Channel, start: Start) -> NoReturn:  # type: igno
         os._exit(1)  # never back into the caller, which runs in the helper as well
 
 
+def import_ahead(config: dict, start: Start) -> None:  # type: ignore[type-arg]
+    """Import what the first process would import as the container's root, who may not be able to read where gear is:
+    in root's home, say.  Not needed for units: their helper is where everybody may read."""
+    linux, mounts = config["linux"], config.get("mounts", ())
+    if any("tmpcopyup" in mount.get("options", ()) for mount in mounts):
+        from gear.helper import copyup  # noqa: F401
+    if not start.cgroup2 and any(mount.get("type") == "cgroup" for mount in mounts):
+        from gear.helper import cgroups1  # noqa: F401
+    if linux.get("devices"):
+        from gear.helper import devices  # noqa: F401
+    if start.interfaces:
+        from gear.helper import network  # noqa: F401
+    if (config.get("process") or {}).get("terminal"):
+        from gear.helper import terminal  # noqa: F401
+    _import_of_few(config)
+    if linux.get("timeOffsets"):
+        from gear.helper import tasks  # noqa: F401
+
+
+def _import_of_few(config: dict) -> None:  # type: ignore[type-arg]
+    """Import what is used after the root has changed, and only for what few containers have."""
+    if (config.get("hooks") or {}).get("startContainer"):
+        import json  # noqa: F401
+        import select  # noqa: F401
+        import time  # noqa: F401
+
+        from gear.helper import hooks  # noqa: F401
+    linux = config["linux"]
+    if linux.get("personality") or linux.get("memoryPolicy") or config.get("domainname"):
+        from gear.helper import tasks  # noqa: F401
+
+
 class _Payload:
     def __init__(self, config: dict, channel: Channel, start: Start) -> None:  # type: ignore[type-arg]
         self.step = Step()
@@ -181,18 +213,7 @@ class _Payload:
     def _import_the_rest(self) -> None:
         """What is used after the root has changed.  A module would be looked for below the container's root then, and
         what is found there be executed with rights that the container does not have."""
-        if (self._config.get("hooks") or {}).get("startContainer"):
-            import json  # noqa: F401
-            import select  # noqa: F401
-            import time  # noqa: F401
-
-            from gear.helper import hooks  # noqa: F401
-        if (
-            self._linux.get("personality")
-            or self._linux.get("memoryPolicy")
-            or self._config.get("domainname")
-        ):
-            from gear.helper import tasks  # noqa: F401
+        _import_of_few(self._config)
         import_nothing_more()
 
     def _make_terminal(self, root: Root) -> None:

@@ -43,6 +43,21 @@ def test_run_passes_the_exit_status_and_leaves_nothing(oci: GearHost) -> None:
     assert oci.out(OCI, "list", "--quiet") == ""
 
 
+def test_a_checkout_that_root_alone_may_read_is_enough(oci: GearHost) -> None:
+    """The container's root, who mounts control groups, is somebody else."""
+    ids = [{"containerID": 0, "hostID": 700000, "size": 65536}]
+    place = bundle(oci, "private", "echo $(hostname; cat /proc/self/uid_map)", domainname="example")
+    config = json.loads(oci.read(f"{place}/config.json"))
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["linux"].update(uidMappings=ids, gidMappings=ids)
+    oci.write(f"{place}/config.json", json.dumps(config).encode())
+    oci.sh(f"chmod 755 /root; chown -h 700000:700000 {place}/rootfs")
+    oci.sh("mkdir -m 700 /root/checkout; cp -r /opt/gear/* /root/checkout")
+    done = oci.run("/root/checkout/contrib/gear-oci", "run", "--bundle", place, "private")
+    assert "0 700000 65536" in done.stdout.decode()
+    oci.sh("rm -r /root/checkout /root/private; chmod 700 /root")
+
+
 def test_failed_create_leaves_nothing(oci: GearHost) -> None:
     hooks = {
         "createRuntime": [{"path": "/bin/false"}],
