@@ -126,3 +126,26 @@ def test_switched_off_user_namespaces_are_named(machine: GearHost) -> None:
     machine.gear("start", "ns")
     machine.sh("sysctl -q -w kernel.unprivileged_userns_clone=1")
     machine.gear("delete", "ns")
+
+
+def test_a_failed_upgrade_takes_back_image_and_data(machine: GearHost) -> None:
+    idle = "trap exit TERM; while :; do sleep 1 & wait $!; done"
+    for version in ("one", "bad"):
+        machine.gear("install", "hello", "upmake", "-u", "0", "--start", "--", "/bin/sh", "-c", idle)
+        machine.gear("exec", "upmake", "sh", "-c", f"echo {version} > /version")
+        machine.gear("commit", "upmake", f"upapp:{version}")
+        machine.gear("delete", "upmake")
+    machine.gear("image", "tag", "upapp:one", "upapp:latest")
+    start = f"cat /version >> /data/log; [ $(cat /version) != bad ] || exit 3; {idle}"
+    machine.gear(
+        "install", "upapp", "up", "-u", "0", "-v", "up:/data", "--start", "--", "/bin/sh", "-c", start
+    )
+    one = machine.json("status", "up")[0]["image"]["digest"]
+    machine.gear("image", "tag", "upapp:bad", "upapp:latest")
+    error = machine.fails(1, "upgrade", "up", "--no-pull", "--snapshot-volumes")
+    assert "up is not upgraded, and is again what it was before" in error and "status 3" in error
+    machine.wait(lambda: machine.show("ctr-up", "ActiveState") == "active", "it to run")
+    assert machine.json("status", "up")[0]["image"]["digest"] == one
+    assert machine.sh("cat /var/lib/gear/volumes/up/data/log").split() == ["one", "one"]
+    machine.gear("delete", "--volumes", "up")
+    machine.gear("image", "rm", "upapp:one", "upapp:bad", "upapp:latest")
