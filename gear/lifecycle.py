@@ -179,11 +179,15 @@ def _specs(layout: Layout, names: Sequence[str]) -> tuple[dict[str, GearError | 
     return outcome, specs
 
 
-def why(manager: Manager, spec: Spec, job: str) -> StartError:
-    """Put together why the start of *spec* ended with the job result *job*."""
+def why(manager: Manager, spec: Spec, job: str, invocation: str | None = None) -> StartError:
+    """Put together why the start of *spec* ended with the job result *job*.
+
+    *invocation* is the hexadecimal id of the run whose lines of the journal tell it; the unit's own by default, which
+    is another once PID 1 has started it again.
+    """
     state = manager.properties(spec.unit)
     service = manager.properties(spec.unit, "Service")
-    invocation = bytes(state.get("InvocationID") or b"").hex() or None
+    invocation = invocation or bytes(state.get("InvocationID") or b"").hex() or None
     said = str(service.get("StatusText") or "")
     result = str(service.get("Result") or "")
     down = [unit for unit in map(network_unit, spec.network.networks) if not _is_up(manager, unit)]

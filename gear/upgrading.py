@@ -262,7 +262,8 @@ def _settle(manager: Manager, spec: Spec, seconds: float) -> None:
         if idle:
             return
         if state not in _UP or manager.get(spec.unit, "InvocationID", "ay") != first:
-            why = lifecycle.why(manager, spec, f"it was {state} after its start")
+            run = bytes(first or b"").hex()
+            why = lifecycle.why(manager, spec, f"it was {state} after its start", run)
             raise GearError(
                 why.message.replace(" did not start:", f" did not stay up for {seconds:g} s:", 1),
                 details=why.details,
