@@ -6,6 +6,7 @@ is started by them, as it would be on a host that is run by systemd.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 TOP = "/var/lib/bench"
@@ -27,7 +28,7 @@ NO_NETWORK = "it makes no networks"
 
 
 @dataclass(frozen=True)
-class Peer:
+class Peer(ABC):
     """One tool.  *nested*: the host's control groups can't be written, so that limits are switched off."""
 
     name: str = ""
@@ -47,13 +48,13 @@ class Peer:
         """A script that makes the tool ready, once."""
         return ""
 
+    @abstractmethod
     def make(self, names: list[str], *, port: int | None = None) -> str:
         """A script that makes containers, with the payload; with *port* on the tool's bridge, published there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, names: list[str]) -> str:
         """A script that removes containers that have been stopped."""
-        raise NotImplementedError
 
     def unit(self, name: str) -> str | None:
         """The unit that runs a container."""
@@ -98,6 +99,12 @@ class Peer:
 def script_unit(name: str, text: str) -> str:
     """The part of a script that writes a unit."""
     return f"cat >{UNITS}/{name}.service <<'UNIT'\n{text}UNIT\n"
+
+
+def started_often(template: str) -> str:
+    """The part of a script by which units of a template may be started more than five times in ten seconds."""
+    directory = f"{UNITS}/{template}.service.d"
+    return f"mkdir -p {directory}; printf '[Unit]\\nStartLimitIntervalSec=0\\n' >{directory}/bench.conf\n"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .peers import COMMAND, IMAGE, NO_IMAGES, ROOT, TOP, UNITS, Bare, Docker, Gear, Peer, Podman, script_unit
+from .peers import (
+    COMMAND,
+    IMAGE,
+    NO_IMAGES,
+    ROOT,
+    TOP,
+    UNITS,
+    Bare,
+    Docker,
+    Gear,
+    Peer,
+    Podman,
+    script_unit,
+    started_often,
+)
 
 # What the runtimes' own `spec` writes, with our program and mount, and without a terminal.
 BUNDLE = """
@@ -116,12 +130,7 @@ class Lxc(Peer):
                 f"lxc.mount.auto = proc sys\nlxc.mount.entry = {TOP}/mark mark none bind,create=dir 0 0\n"
                 "lxc.signal.halt = SIGTERM\nCONFIG\n"
             )
-        # It would not be started more than five times in ten seconds.
-        directory = f"{UNITS}/lxc@.service.d"
-        script += (
-            f"mkdir -p {directory}; printf '[Unit]\\nStartLimitIntervalSec=0\\n' >{directory}/bench.conf\n"
-        )
-        return script + "systemctl daemon-reload\n"
+        return script + started_often("lxc@") + "systemctl daemon-reload\n"
 
     def remove(self, names: list[str]) -> str:
         return "rm -rf " + " ".join(f"/var/lib/lxc/{name}" for name in names)
@@ -165,11 +174,7 @@ class Nspawn(Peer):
                 f"[Files]\nBind={TOP}/mark:/mark\nPrivateUsersOwnership=auto\n"
                 "[Network]\nPrivate=yes\nVirtualEthernet=no\nSETTINGS\n"
             )
-        directory = f"{UNITS}/systemd-nspawn@.service.d"
-        script += (
-            f"mkdir -p {directory}; printf '[Unit]\\nStartLimitIntervalSec=0\\n' >{directory}/bench.conf\n"
-        )
-        return script + "systemctl daemon-reload\n"
+        return script + started_often("systemd-nspawn@") + "systemctl daemon-reload\n"
 
     def remove(self, names: list[str]) -> str:
         return "\n".join(
