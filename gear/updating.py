@@ -1,7 +1,7 @@
 """Changing what an installed container is, and having it in force with the least that it takes (gear/effects.py).
 
-What is live is so for a payload that runs, without a restart and without a drop-in beside the unit: PID 1 applies the
-limits of a unit that it reads again (systemd 252 and 257), also those that are gone from it.
+What is live is so for a payload that runs, without a restart and without a drop-in that stays beside the unit: limits
+are in its file, and those that are gone are not; Manager.apply_limits() has PID 1 put that in force.
 """
 
 from __future__ import annotations

@@ -341,7 +341,7 @@ def _be_spared() -> int:
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(_SPARED))
-    except OSError:
+    except PermissionError:
         pass  # a machine that is a container itself may not
     return before
 
