@@ -12,6 +12,7 @@ from gear import (
     changed,
     cloning,
     committing,
+    composing,
     containers,
     contents,
     files,
@@ -51,7 +52,7 @@ def _diff_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_diff(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look into containers")
     spec = containers.get(context.layout, args.name)
-    image = containers.image_of(context.layout, spec)
+    image = composing.image_of(context.layout, spec)
     old, new = contents.below(context.layout, image), contents.whole(context.layout, spec, image)
     ignored = contents.made_for_mounts(context.layout, args.name)
     report_changes(changed.changes(old, new, args.name, ignored), args.output, context)
@@ -112,7 +113,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_export(args: argparse.Namespace, context: Context) -> int:
     host.require_root("export containers")
     spec = containers.get(context.layout, args.name)
-    image = containers.image_of(context.layout, spec)
+    image = composing.image_of(context.layout, spec)
     writer = pack.Writer(args.name, layer=False, torn=context.warn)
     write_archive(pack.tree(contents.whole(context.layout, spec, image), writer), args.output)
     return 0

@@ -6,7 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gear import containers, files, host, install, lifecycle, publishing, store, switching, updating
+from gear import (
+    composing,
+    containers,
+    files,
+    host,
+    install,
+    lifecycle,
+    publishing,
+    store,
+    switching,
+    updating,
+)
 from gear.cli_plan import show_plans
 from gear.cli_spec import have_image, options_of, spec_options
 from gear.cli_supplies import warn
@@ -161,7 +172,7 @@ def _run_apply(args: argparse.Namespace, context: Context) -> int:
             with files.locked(context.layout.lock), store.lease(context.layout):
                 switching.finish(context.layout, container_name(name))
                 wanted = containers.get(context.layout, container_name(name))
-                image = containers.image_of(context.layout, wanted)
+                image = composing.image_of(context.layout, wanted)
                 done.append(install.apply(context.layout, wanted, image))
         except GearError as error:
             context.fail(error)

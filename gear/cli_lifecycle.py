@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import cli_upgrade_state, containers, host, lifecycle, process, upgrade_record
+from gear import cli_upgrade_state, composing, containers, host, lifecycle, process, upgrade_record
 from gear.command import Context, Verb, add_output_option, printable
 from gear.errors import GearError
 from gear.limits import Limits
@@ -187,12 +187,12 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
 
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
-        image = containers.image_of(context.layout, spec)
+        image = composing.image_of(context.layout, spec)
         properties: dict[str, Any] = {}
         for interface, wanted in _IN_FORCE.items():
             values = manager.properties(spec.unit, interface)
             properties |= {key: values[key] for key in wanted if key in values}
-        rendered = containers.render(spec, image, context.layout)
+        rendered = composing.render(spec, image, context.layout)
         return {
             "spec": spec.to_mapping(),
             "state": cli_upgrade_state.state(manager, context, name),
@@ -200,7 +200,7 @@ def _run_inspect(args: argparse.Namespace, context: Context) -> int:
             "systemd": properties,
             "kernel": effective.limits(str(properties.get("ControlGroup") or "")),
             "files": [str(path) for path in rendered],
-            "altered": [str(path) for path in containers.compare(rendered)],
+            "altered": [str(path) for path in composing.compare(rendered)],
             "snapshots": [snapshot.document() for snapshot in snapshots.listing(context.layout, name)],
         }
 

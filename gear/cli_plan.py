@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gear import containers, effects, host, install
+from gear import composing, containers, effects, host, install
 from gear.cli_spec import options_of, spec_options
 from gear.command import Context, Verb, add_output_option, write_output
 from gear.effects import LIVE, RELOAD, RESTART, Change
@@ -32,7 +32,7 @@ def _run_plan(args: argparse.Namespace, context: Context) -> int:
         _refuse_options(args)
         host.require_root("read the specifications of containers")
         wanted = containers.get(context.layout, container_name(args.image))
-        image = containers.image_of(context.layout, wanted)
+        image = composing.image_of(context.layout, wanted)
         show(context, args, [(wanted.name, install.preview(context.layout, wanted, image), ())])
         return 0
     names, options = options_of(args, args.command)
@@ -58,7 +58,7 @@ def show_plans(
     status, plans = 0, []
     for name in names:
         try:
-            image = containers.resolve(context.layout, args.image)
+            image = composing.resolve(context.layout, args.image)
             wanted = install.request(context.layout, container_name(name), image, options)
             host.require_controllers(wanted)
             old = containers.existing(context.layout, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import containers, mount_words, mounting, spec
+from gear import composing, mount_words, mounting, spec
 from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_logging import logging_of, logging_options
@@ -97,7 +97,7 @@ def have_image(args: argparse.Namespace, context: Context) -> str:
     """What to call the image that the command line names, after pulling it where --pull wants that."""
     if args.pull in ("missing", "never"):
         try:
-            containers.resolve(context.layout, args.image)
+            composing.resolve(context.layout, args.image)
             return str(args.image)
         except NotFoundError:
             if args.pull == "never":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gear import cli_upgrade_state, containers, durations, host, schedule, upgrade_record
+from gear import cli_upgrade_state, composing, containers, durations, host, schedule, upgrade_record
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
 from gear.model import container_name
@@ -179,7 +179,7 @@ def _candidate(
         row["pinned"] = True
         return row, None
     text = args.image or spec.image.reference
-    if containers.is_directory(text):
+    if composing.is_directory(text):
         raise UsageError("A directory of this host is no image to upgrade to.", hint="gear install")
     found = pulling.newest(context.layout, text, settings)
     image = found.here
@@ -188,7 +188,7 @@ def _candidate(
     if image is None and not only_look:
         with _progress(args) as shown:
             done = pulling.pull(context.layout, text, settings=settings, progress=shown)
-        image = containers.resolve(context.layout, done.reference)
+        image = composing.resolve(context.layout, done.reference)
         row |= {"available": image.digest, "newer": image.digest != spec.image.digest}
     if image is not None:
         row["reference"] = image.reference

@@ -15,6 +15,7 @@ from pathlib import Path
 from gear import (
     allocation,
     bundle,
+    composing,
     containers,
     contents,
     files,
@@ -51,7 +52,7 @@ def clone(
         old = containers.get(layout, name)
         if _is_unfinished_clone(layout, name, new):
             done = install.apply(
-                layout, found := containers.get(layout, new), containers.image_of(layout, found)
+                layout, found := containers.get(layout, new), composing.image_of(layout, found)
             )
             files.remove_file(_note(layout, new))
             return done
@@ -60,7 +61,7 @@ def clone(
             raise GearError(
                 f"There is a container {new} already.", hint=f"Choose another name, or: gear delete {new}"
             )
-        image = containers.image_of(layout, old)
+        image = composing.image_of(layout, old)
         spec, renamed = renewed(old, new)
         copied = _volumes(layout, old, image, spec, renamed)
         undo.callback(_undo, layout, new, list(copied.values()))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gear import changed, containers, contents, files, leases, loading, notices, pausing, store
+from gear import changed, composing, containers, contents, files, leases, loading, notices, pausing, store
 from gear.changes import Changes
 from gear.errors import GearError
 from gear.model import Layout
@@ -65,7 +65,7 @@ def commit(
             hint=f"gear export {name} | gear image import - IMAGE",
         )
     with loading.adding(layout):
-        base = containers.image_of(layout, spec)
+        base = composing.image_of(layout, spec)
         leases.pin(layout, base.digest, *base.layers)
         _, node = store.read_document(layout, base.digest, "the manifest")
         manifest = Manifest.from_node(node)

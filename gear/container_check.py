@@ -16,6 +16,7 @@ from gear import (
     boot,
     bundle,
     cloning,
+    composing,
     containers,
     credentials,
     envsets,
@@ -228,9 +229,9 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     yield from _private(directory)
     pull = f"gear image pull {_pullable(spec)}" if spec.image.digest else ""
     try:
-        image = containers.image_of(layout, spec)
+        image = composing.image_of(layout, spec)
         pull = ""
-        rendered = containers.render(spec, image, layout)
+        rendered = composing.render(spec, image, layout)
     except GearError as error:
         path = containers.spec_path(layout, spec.name)
         yield Finding(path, f"can't be rendered: {error.message}", hint=pull or error.hint or "")
@@ -253,7 +254,7 @@ def _container(layout: Layout, spec: Spec) -> Iterator[Finding]:
     layer = bundle.writable_layer(spec, layout)
     if not spec.ephemeral and not _is_layer(spec, layer):
         yield Finding(layer, "is missing: what the container wrote is gone", mend=mend, hint=hint, lost=True)
-    altered = containers.compare(rendered)
+    altered = composing.compare(rendered)
     # `gear clean`, and fsck as well, tells of these as of what was interrupted, and finishes it.
     ready = replacing.staged(altered)
     for path, (found, _) in altered.items():
@@ -302,7 +303,7 @@ def _snapshots(layout: Layout, name: str) -> Iterator[Finding]:
             if not (path / "volumes" / volume).is_dir():
                 yield Finding(path, f"can't be restored: it lacks the volume {volume}", hint=hint)
         try:
-            containers.image_of(layout, found.spec)
+            composing.image_of(layout, found.spec)
         except GearError as error:
             pull = f"gear image pull {_pullable(found.spec)}" if found.spec.image.digest else ""
             yield Finding(path, f"can't be restored: {error.message}", hint=pull)
@@ -322,7 +323,7 @@ def _upgrades(layout: Layout, name: str) -> Iterator[Finding]:
         return
     if record.previous is not None:
         try:
-            containers.image_of(layout, record.previous)
+            composing.image_of(layout, record.previous)
         except GearError as error:
             yield Finding(path, f"can't be gone back to: {error.message}")
 

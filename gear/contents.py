@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
-from gear import bundle, containers, files, storage
+from gear import bundle, composing, files, storage
 from gear.errors import GearError
 from gear.merged import Ids, Root
 from gear.model import Layout
@@ -34,7 +34,7 @@ def writable(layout: Layout, spec: Spec) -> Path:
 
 def below(layout: Layout, image: Image) -> list[Root]:
     """The image's layers, lowest first."""
-    return [Root(path) for path in containers.roots(layout, image)]
+    return [Root(path) for path in composing.roots(layout, image)]
 
 
 def whole(layout: Layout, spec: Spec, image: Image) -> list[Root]:

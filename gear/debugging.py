@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from gear import containers, inroot
+from gear import composing, inroot
 from gear.errors import GearError
 from gear.helper import container, enter, rights, rootfs, syscalls
 from gear.helper import devices as _devices  # noqa: F401 (before its files are out of reach)
@@ -46,8 +46,8 @@ def run(layout: Layout, target: Target, image: str | None, arguments: Sequence[s
     step = Step()
     layers = None
     if image is not None:
-        found = containers.resolve(layout, image)
-        layers = [str(path) for path in reversed(containers.roots(layout, found))]
+        found = composing.resolve(layout, image)
+        layers = [str(path) for path in reversed(composing.roots(layout, found))]
     try:
         mounts = _tools(layout, target, layers, step)
         document: dict[str, Any] = {

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from gear import (
+    composing,
     container_check,
     containers,
     files,
@@ -102,7 +103,7 @@ def _not_running(layout: Layout, diff_id: str) -> None:
 
 def _layers(layout: Layout, digest: str) -> tuple[str, ...]:
     try:
-        return containers.resolve(layout, digest).layers if digest else ()
+        return composing.resolve(layout, digest).layers if digest else ()
     except GearError:
         return ()
 

@@ -1,6 +1,6 @@
 """Installing: from a request to published files, all or nothing.
 
-What is published is what gear/containers.py renders.  Nothing here starts anything.
+What is published is what gear/composing.py renders.  Nothing here starts anything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from gear import (
     allocation,
     bundle,
+    composing,
     connecting,
     containers,
     effects,
@@ -65,7 +66,7 @@ def request(layout: Layout, name: str, image: Image, options: Mapping[str, Any])
     """
     old = containers.existing(layout, name)
     driver = options.get("storage")
-    if driver is None and containers.is_directory(image.reference):
+    if driver is None and composing.is_directory(image.reference):
         driver = STORAGE_DRIVERS[0]  # a directory of the host is never copied
     elif driver is None:
         driver = old.storage if old else storage.configured(layout)
@@ -93,7 +94,7 @@ def install(
     """
     with files.locked(layout.lock), store.lease(layout):
         switching.finish(layout, name)
-        image = containers.resolve(layout, digest or image_text)
+        image = composing.resolve(layout, digest or image_text)
         if digest is not None:
             image = dataclasses.replace(image, reference=image_text)
         spec = request(layout, name, image, options)
@@ -112,7 +113,7 @@ def prepare_run(
             raise GearError(
                 f"There is a container {name} already.", hint=f"Choose another --name, or: gear delete {name}"
             )
-        image = containers.resolve(layout, image_text)
+        image = composing.resolve(layout, image_text)
         spec = request(layout, name, image, options)
         containers.require_installed(spec)
         files.make_directory(layout.containers, 0o700)
@@ -143,7 +144,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
     spec = settled(layout, spec, old)
     # Rendered first with whatever range: it finds every fault of the request before anything is written.
     check_host(layout, spec, image)
-    containers.render(spec, image, layout)
+    composing.render(spec, image, layout)
     publishing.publish_helper(layout)
     # What the container's unit needs is there before it, also when power is cut between.
     publishing.publish_static_units(layout, missing=True)
@@ -158,8 +159,8 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         if old is None:
             if not containers.spec_path(layout, name).exists():
                 undo.callback(removal.remove_tree, layout.containers / name)
-        rendered = containers.render(spec, image, layout)
-        changed = containers.compare(rendered)
+        rendered = composing.render(spec, image, layout)
+        changed = composing.compare(rendered)
         _make_directories(layout, spec, image, undo)
         with neighbours.told(layout, name, spec):
             replacing.replace(changed)
@@ -209,7 +210,7 @@ def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes 
     """What apply() would write: (found, rendered) by path.  Nothing is changed."""
     spec = settled(layout, spec, containers.existing(layout, spec.name))
     check_host(layout, spec, image)
-    return containers.compare(containers.render(spec, image, layout))
+    return composing.compare(composing.render(spec, image, layout))
 
 
 def settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
@@ -229,7 +230,7 @@ def check_host(layout: Layout, spec: Spec, image: Image) -> None:
     host.require_devices(spec.name, spec.resources)
     if not spec.ephemeral:
         storage.driver(spec.storage).require(layout)
-    if (zone := containers.zone_of_host(spec, image, layout)) is not None:
+    if (zone := composing.zone_of_host(spec, image, layout)) is not None:
         host.require_zone(zone)
     for mount in spec.mounts:
         if mount.kind == "bind" and not os.path.lexists(mount.source):
@@ -249,7 +250,7 @@ def _make_directories(layout: Layout, spec: Spec, image: Image, undo: contextlib
     files.make_directory(layout.containers / spec.name / "rootfs")
     files.make_directory(layout.units)
     if not spec.ephemeral:
-        storage.driver(spec.storage).make(layout, spec, containers.roots(layout, image))
+        storage.driver(spec.storage).make(layout, spec, composing.roots(layout, image))
     make_volumes(layout, spec, image, undo)
 
 
@@ -259,7 +260,7 @@ def make_volumes(
     """The named volumes that are missing, but for those in *but*; *undo* removes them."""
     files.make_directory(layout.volumes, 0o700)
     # A new volume gets what an image has there, but no copy of the host's own files.
-    roots = [] if spec.image.directory is not None else containers.roots(layout, image)
+    roots = [] if spec.image.directory is not None else composing.roots(layout, image)
     for mount in bundle.effective_mounts(spec, image):
         if mount.kind != "volume" or mount.source in but:
             continue

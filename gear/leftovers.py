@@ -15,6 +15,7 @@ from gear import (
     activation,
     allocation,
     bundle,
+    composing,
     connecting,
     containers,
     definitions,
@@ -322,7 +323,7 @@ def mounted(layout: Layout, name: str) -> list[str]:
     kept = [*(s.spec for s in snapshots.listing(layout, name)), *upgrade_record.specs(layout, name)]
     for spec in (containers.get(layout, name), *kept):
         try:
-            mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+            mounts = bundle.effective_mounts(spec, composing.image_of(layout, spec))
         except NotFoundError:  # the image is gone, and with it what it declares
             mounts = spec.mounts
         found += [mount.source for mount in mounts if mount.kind == "volume"]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from gear import containers, files, install, live, publishing, store
+from gear import composing, containers, files, install, live, publishing, store
 from gear.errors import GearError
 from gear.helper import links
 from gear.helper.failure import Failure
@@ -37,7 +37,7 @@ def change(manager: Manager, layout: Layout, name: str, wanted: Change) -> Linke
         stale = live.is_stale(manager, layout, name)
         network = dataclasses.replace(spec.network, links=wanted(spec.network.links))
         done = install.apply(
-            layout, dataclasses.replace(spec, network=network), containers.image_of(layout, spec)
+            layout, dataclasses.replace(spec, network=network), composing.image_of(layout, spec)
         )
         publishing.acquaint(manager, layout, [name])
         pid = live.payload(manager, layout, name)

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gear import allocation, attachment, containers, definitions, files, hostsfile
+from gear import allocation, attachment, composing, containers, definitions, files, hostsfile
 from gear.errors import UsageError
 from gear.inet import LOOPBACK
 from gear.model import Layout
@@ -28,7 +28,7 @@ def require_unambiguous(layout: Layout, spec: Spec) -> None:
             f"A container called {spec.name} can't be on a network: everybody means itself by it."
         )
     for item in spec.network.interfaces:
-        for owner, *aliases in containers.names_on(layout, item.network).values():
+        for owner, *aliases in composing.names_on(layout, item.network).values():
             if owner == spec.name:
                 continue
             if owner.lower() == spec.name.lower():
@@ -51,7 +51,7 @@ def _require_other_mac(layout: Layout, name: str, item: Interface) -> None:
     """Raise UsageError when another container has the MAC address that is asked for."""
     if item.mac == attachment.mac_address(name, item.network):
         return  # nobody else's, so no specification is read
-    for owner in sorted({owner for owner, *_ in containers.names_on(layout, item.network).values()} - {name}):
+    for owner in sorted({owner for owner, *_ in composing.names_on(layout, item.network).values()} - {name}):
         other = containers.existing(layout, owner)
         for interface in other.network.interfaces if other is not None else ():
             if (interface.network, interface.mac) == (item.network, item.mac):
@@ -72,9 +72,9 @@ def told(layout: Layout, name: str, spec: Spec | None) -> Iterator[None]:
     changes = []
     for network in sorted(places | set(spec.network.networks if spec is not None else ())):
         known = hostsfile.find(layout, network)
-        have = containers.names_on(layout, network) if known is None else known
+        have = composing.names_on(layout, network) if known is None else known
         wanted = {address: called for address, called in have.items() if called[0] != name}
-        wanted |= containers.called(spec, network) if spec is not None else {}
+        wanted |= composing.called(spec, network) if spec is not None else {}
         if wanted != known:
             changes.append(_Change(network, known, wanted))
     for change in changes:
@@ -118,7 +118,7 @@ def _tell(layout: Layout, change: _Change, name: str) -> None:
         if change.known is not None:
             wanted = [*hostsfile.active(content).difference(about(change.known)), *about(change.wanted)]
         elif (spec := containers.existing(layout, other)) is not None:
-            wanted = containers.hosts(layout, spec, {change.network: change.wanted}).splitlines()
+            wanted = composing.hosts(layout, spec, {change.network: change.wanted}).splitlines()
         else:
             continue
         changed = hostsfile.change(path, wanted, durable=False) or changed
@@ -134,11 +134,11 @@ def untold(layout: Layout) -> list[str]:
 
 def is_altered(layout: Layout, network: str) -> bool:
     """Whether the network's hosts file does not say what the specifications do."""
-    known, wanted = hostsfile.find(layout, network), containers.names_asked_for(layout, network)
+    known, wanted = hostsfile.find(layout, network), composing.names_asked_for(layout, network)
     is_new = not wanted and not hostsfile.path(layout, network).exists()
     return known != wanted and not is_new
 
 
 def tell(layout: Layout, network: str) -> None:
     """Complete what was cut off."""
-    _tell(layout, _Change(network, None, containers.names_asked_for(layout, network)), "")
+    _tell(layout, _Change(network, None, composing.names_asked_for(layout, network)), "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from gear import allocation, attachment, connecting, containers, definitions, files, host, install
+from gear import allocation, attachment, composing, connecting, containers, definitions, files, host, install
 from gear.definition import Definition, IPNetwork
 from gear.errors import HostError, UsageError
 from gear.model import Layout
@@ -45,7 +45,7 @@ def plan(layout: Layout, definition: Definition) -> Plan:
             _require_free(layout, definition, subnet.subnet)
     _require_own_interface(layout, definition, new=old is None)
     definitions.require_own_vni(layout, definition)
-    changed = containers.compare(connecting.rendered(layout, definition))
+    changed = composing.compare(connecting.rendered(layout, definition))
     return Plan(definition, changed, tuple(_affected(layout, old, definition)))
 
 
@@ -69,7 +69,7 @@ def _affected(layout: Layout, old: Definition | None, new: Definition) -> list[S
         change.give(spec.name, network)
         found.append(dataclasses.replace(spec, network=network))
         host.require_controllers(spec)
-        install.check_host(layout, spec, containers.image_of(layout, spec))
+        install.check_host(layout, spec, composing.image_of(layout, spec))
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gear import (
     allocation,
+    composing,
     connecting,
     containers,
     definitions,
@@ -62,7 +63,7 @@ def create(manager: Manager, layout: Layout, definition: Definition) -> Created:
         publishing.publish_helper(layout)
         connecting.publish(layout, definition)
         for spec in planned.containers:
-            install.apply(layout, spec, containers.image_of(layout, spec))
+            install.apply(layout, spec, composing.image_of(layout, spec))
         if neighbours.is_altered(layout, definition.name):
             # Of an earlier run that was cut off.
             neighbours.tell(layout, definition.name)
@@ -234,7 +235,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
         pid = None if live.is_stale(manager, layout, name) else live.payload(manager, layout, name)
         before, had = live.network_member(layout, name), allocation.held(layout, name)
         wanted = dataclasses.replace(spec, network=change(spec.network))
-        done = install.apply(layout, wanted, containers.image_of(layout, spec))
+        done = install.apply(layout, wanted, composing.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         if pid is not None:
             bring_up(manager, done.spec)
@@ -273,7 +274,7 @@ def details(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
     """What `gear network inspect` says of a network."""
     definition = definitions.get(layout, name)
     up = is_up(manager, name)
-    altered = [str(path) for path in containers.compare(connecting.rendered(layout, definition))]
+    altered = [str(path) for path in composing.compare(connecting.rendered(layout, definition))]
     if neighbours.is_altered(layout, name):
         altered.append(str(hostsfile.path(layout, name)))
     return {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gear import fetching, images, indexes, notices, registries, store
-from gear.containers import is_directory
+from gear.composing import is_directory
 from gear.errors import GearError, NotFoundError, RemoteError, UsageError
 from gear.fetching import Progress, Pulled, Silent, Wanted
 from gear.model import Layout

@@ -14,6 +14,7 @@ from pathlib import Path
 from gear import (
     allocation,
     bundle,
+    composing,
     connecting,
     containers,
     files,
@@ -95,7 +96,7 @@ def _switch(manager: Manager, layout: Layout, name: str, label: str) -> None:
         if inside.if_running(manager, layout, name) is not None:
             raise GearError(f"{name} was started meanwhile, so it is not restored.", hint="Try again.")
         require_unused(manager, layout, name, found.volumes)
-        image = containers.image_of(layout, found.spec)
+        image = composing.image_of(layout, found.spec)
         freed = exchange(
             layout,
             found.spec,
@@ -127,8 +128,8 @@ def exchange(
     spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
     neighbours.require_unambiguous(layout, spec)
     connecting.take(layout, name, spec.network)
-    rendered = containers.render(spec, image, layout)
-    differ = containers.compare(rendered)
+    rendered = composing.render(spec, image, layout)
+    differ = composing.compare(rendered)
     changed = {path: (content, replacing.mode_of(path)) for path, (_, content) in differ.items()}
     publishing.publish_helper(layout)
     with neighbours.told(layout, name, spec):

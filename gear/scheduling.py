@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gear import boot, containers, files, process, schedule
+from gear import boot, composing, containers, files, process, schedule
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.findings import Finding
 from gear.model import Layout
@@ -171,7 +171,7 @@ def check(layout: Layout, name: str) -> Iterator[Finding]:
         yield Finding(place, error.message.removeprefix(f"{place} "), hint=error.hint or "")
         return
     expected = rendered(layout, name, wanted)
-    for file, (found, content) in containers.compare(expected).items():
+    for file, (found, content) in composing.compare(expected).items():
 
         def mend(file: Path = file, content: bytes = content) -> None:
             files.write_atomic(file, content)

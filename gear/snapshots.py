@@ -22,6 +22,7 @@ from typing import Any
 
 from gear import (
     bundle,
+    composing,
     containers,
     contents,
     files,
@@ -148,7 +149,7 @@ def take(
     with files.locked(layout.lock), store.lease(layout):
         switching.finish(layout, name)
         spec = installed(layout, name)
-        image = containers.image_of(layout, spec)
+        image = composing.image_of(layout, spec)
         target = directory(layout, name) / (
             free_label(labels(layout, name)) if label is None else label_of(label)
         )

@@ -1,7 +1,7 @@
 """What was asked for: the specification of one container, kept as spec.json.
 
 The only truth about a container.  Units, bundle and everything else are rendered from it and the image
-(gear/containers.py), so this form is versioned and strict: unknown members are refused, not ignored.
+(gear/composing.py), so this form is versioned and strict: unknown members are refused, not ignored.
 """
 
 from __future__ import annotations

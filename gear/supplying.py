@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gear import containers, files, install, journal, objects, publishing, store, switching
+from gear import composing, containers, files, install, journal, objects, publishing, store, switching
 from gear.errors import GearError
 from gear.model import Layout
 from gear.spec import Spec
@@ -52,7 +52,7 @@ def change(manager: Manager, layout: Layout, kind: str, name: str, write: Callab
             try:
                 switching.finish(layout, user)
                 wanted = containers.get(layout, user)
-                install.apply(layout, wanted, containers.image_of(layout, wanted))
+                install.apply(layout, wanted, composing.image_of(layout, wanted))
             except GearError as error:
                 effects[user] = Effect(user, "restart", error)
     changed = [user for user, effect in effects.items() if effect.error is None]

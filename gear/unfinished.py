@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from gear import cloning, containers, files, pausing, replacing, snapshots, switching
+from gear import cloning, composing, containers, files, pausing, replacing, snapshots, switching
 from gear.errors import GearError
 from gear.model import NAME, Layout
 from gear.systemd import Manager, booted
@@ -48,7 +48,7 @@ def _changed(layout: Layout, name: str) -> tuple[_Changes, Mapping[Path, Path]]:
     if spec is None:
         return {}, {}
     try:
-        altered = containers.compare(containers.render(spec, containers.image_of(layout, spec), layout))
+        altered = composing.compare(composing.render(spec, composing.image_of(layout, spec), layout))
     except GearError:  # which is a fault of its own
         return {}, {}
     return altered, replacing.staged(altered)

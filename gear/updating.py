@@ -13,6 +13,7 @@ from typing import Any
 
 from gear import (
     allocation,
+    composing,
     containers,
     effective,
     effects,
@@ -70,7 +71,7 @@ def look(manager: Manager, layout: Layout, name: str) -> Before | None:
 def _is_drifted(layout: Layout, spec: Spec) -> bool:
     """Whether its files are not those of its specification: what runs has not got all that a change would write."""
     try:
-        return bool(containers.compare(containers.render(spec, containers.image_of(layout, spec), layout)))
+        return bool(composing.compare(composing.render(spec, composing.image_of(layout, spec), layout)))
     except GearError:
         return True
 
@@ -116,7 +117,7 @@ def update(manager: Manager, layout: Layout, name: str, change: Callable[[Spec],
         switching.finish(layout, name)
         spec = _installed(layout, name)
         before = look(manager, layout, name) or Before(spec)
-        done = install.apply(layout, change(spec), containers.image_of(layout, spec))
+        done = install.apply(layout, change(spec), composing.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         follow(manager, layout, before, done.spec)
     running = live.payload(manager, layout, name) is not None
@@ -131,7 +132,7 @@ def plan(
     spec = _installed(layout, name)
     wanted = install.settled(layout, change(spec), spec)
     host.require_controllers(wanted)
-    changed = install.preview(layout, wanted, containers.image_of(layout, spec))
+    changed = install.preview(layout, wanted, composing.image_of(layout, spec))
     return tuple(effects.between(spec, wanted)), changed
 
 

@@ -24,6 +24,7 @@ from gear import (
     activation,
     allocation,
     bundle,
+    composing,
     connecting,
     containers,
     draining,
@@ -153,12 +154,12 @@ def _begin(manager: Manager, layout: Layout, wish: _Wish) -> Pending:
     origin, target, restore = wish.origin, wish.target, wish.restore
     name = origin.name
     with files.locked(layout.lock), store.lease(layout), ExitStack() as undo:
-        image = containers.image_of(layout, target)
+        image = composing.image_of(layout, target)
         network = connecting.settle(layout, name, target.network, origin.network)
         target = dataclasses.replace(target, network=network)
         install.check_host(layout, target, image)
-        containers.render(target, image, layout)
-        before = containers.image_of(layout, origin) if wish.keep_data else None
+        composing.render(target, image, layout)
+        before = composing.image_of(layout, origin) if wish.keep_data else None
         data = set(snapshots.mounted(origin, before)) if before else set()
         data |= set(snapshots.find(layout, name, restore).volumes) if restore else set()
         restoring.require_unused(manager, layout, name, data)
@@ -177,7 +178,7 @@ def _begin(manager: Manager, layout: Layout, wish: _Wish) -> Pending:
         undo.callback(upgrade_record.end, layout, name)
         undo.callback(_discard_layer, layout, item)
         if not target.ephemeral:
-            storage.driver(target.storage).make(layout, target, containers.roots(layout, image))
+            storage.driver(target.storage).make(layout, target, composing.roots(layout, image))
         install.make_volumes(layout, target, image, undo)
         undo.pop_all()
     return item
@@ -291,7 +292,7 @@ def _switch(manager: Manager, layout: Layout, spec: Spec, restore: str | None) -
             return restoring.stage_volumes(layout, found, undo) if found is not None else []
 
         what = f"the image {spec.image.reference} ({spec.image.digest})"
-        freed = restoring.exchange(layout, spec, containers.image_of(layout, spec), what, stage)
+        freed = restoring.exchange(layout, spec, composing.image_of(layout, spec), what, stage)
     publishing.acquaint(manager, layout, [name])
     return freed
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gear import (
     bundle,
+    composing,
     containers,
     files,
     footprint,
@@ -59,8 +60,8 @@ def create(layout: Layout, name: str, wishes: Wishes) -> bool:
             )
         roots = []
         if wishes.image is not None:
-            image = containers.resolve(layout, wishes.image)
-            roots = containers.roots(layout, image)
+            image = composing.resolve(layout, wishes.image)
+            roots = composing.roots(layout, image)
         plain = wishes.image is None and wishes.owner is None and wishes.mode is None
         record = volumestore.new_record(wishes.labels, wishes.size, seed=plain)
         with volumestore.making(layout, name, record) as data:
@@ -184,7 +185,7 @@ def current_users(layout: Layout, name: str) -> list[str]:
     for container in containers.names(layout):
         spec = containers.get(layout, container)
         try:
-            mounts = bundle.effective_mounts(spec, containers.image_of(layout, spec))
+            mounts = bundle.effective_mounts(spec, composing.image_of(layout, spec))
         except NotFoundError:  # the image is gone, and with it what it declares
             mounts = spec.mounts
         if any(mount.kind == "volume" and mount.source == name for mount in mounts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gear import containers, files, replacing, store, uids
+from gear import composing, files, replacing, store, uids
 from gear.document import digest_of
 from gear.model import Layout
 from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, Image
@@ -40,5 +40,5 @@ def make_container(layout: Layout, image: Image, name: str = "web", **fields: An
     spec = Spec(name=name, image=ImageRef(image.reference, image.digest), uid_base=base, **fields)
     layout.units.mkdir(parents=True, exist_ok=True)
     (layout.containers / name).mkdir(parents=True)
-    replacing.replace(containers.compare(containers.render(spec, image, layout)))
+    replacing.replace(composing.compare(composing.render(spec, image, layout)))
     return spec

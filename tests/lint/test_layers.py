@@ -34,7 +34,7 @@ LAYERS = {
         "hostsfile interfaces packetfilter objects envsets credentials variables download"
     ),
     "operations": (
-        "sockets probed containers status waiting signatures signature_files images loading fetching pulling "
+        "sockets probed containers composing status waiting signatures signature_files images loading fetching pulling "
         "pushing signing referrers offering sending publishing replacing connecting neighbours install lifecycle "
         "defining network_plan networks live linking exposure leftovers remove inside top attach copying transfer "
         "joining running debugging history pruning saving verifying network_check network_state network_strays "

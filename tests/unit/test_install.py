@@ -17,6 +17,7 @@ from published import make_container, make_image
 
 import gear
 from gear import (
+    composing,
     containers,
     files,
     install,
@@ -316,7 +317,7 @@ def test_containers_are_found_by_their_spec(layout: Layout) -> None:
     assert containers.names(layout) == ["web", "web2"]
     assert containers.get(layout, "web") == containers.find(layout, "web") == spec
     assert containers.find(layout, "half") is None
-    assert containers.image_of(layout, spec) == image
+    assert composing.image_of(layout, spec) == image
     with pytest.raises(NotFoundError) as caught:
         containers.get(layout, "half")
     assert caught.value.message == "There is no container half."
@@ -336,9 +337,9 @@ def test_damaged_spec_counts_as_none_only_where_it_is_mended(layout: Layout) -> 
 def test_user_of_the_image_that_is_unknown(layout: Layout) -> None:
     image = make_image(layout, Cmd=["/x"], User="www")
     with pytest.raises(UsageError) as caught:
-        containers.render(rendering.make_spec(), image, layout)
+        composing.render(rendering.make_spec(), image, layout)
     assert caught.value.message == "The image has no user 'www'."
-    containers.render(rendering.make_spec(user="5:6"), image, layout)
+    composing.render(rendering.make_spec(user="5:6"), image, layout)
 
 
 def test_stale_is_what_was_changed_after_the_start(layout: Layout) -> None:
@@ -544,7 +545,7 @@ def test_filter_follows_the_capabilities_and_privilege_has_none(layout: Layout) 
 
     def rendered(**isolation: Any) -> tuple[bytes | None, bool]:
         spec = install.request(layout, "web", image, {"isolation": Isolation(**isolation)})
-        found = containers.render(spec, image, layout)
+        found = composing.render(spec, image, layout)
         return found.get(path), b"seccomp.bpf" in found[start]
 
     usual, named = rendered()
@@ -569,11 +570,11 @@ def test_directory_of_the_host_is_an_image(layout: Layout, tmp_path: Path) -> No
     directory = layout.containers / "web"
     assert files.read_json(directory / "start.json")["root"]["lower"] == [str(root)]
     assert files.read_json(directory / "config.json")["process"]["user"]["additionalGids"] == [77, 5]
-    image = containers.image_of(layout, done.spec)
+    image = composing.image_of(layout, done.spec)
     assert install.preview(layout, done.spec, image) == {}
     shutil.rmtree(root)
     with pytest.raises(NotFoundError):
-        containers.image_of(layout, done.spec)
+        composing.image_of(layout, done.spec)
 
 
 @pytest.mark.spawns
@@ -597,7 +598,7 @@ def test_the_storage_driver_is_kept_or_configured(layout: Layout) -> None:
     files.make_directory(layout.config)
     files.write_atomic(layout.config / "storage.yaml", b"driver: vfs\n")
     assert driver() == "vfs" and driver(storage="overlay") == "overlay"
-    directory = containers.resolve(layout, f"host:{layout.config}")
+    directory = composing.resolve(layout, f"host:{layout.config}")
     assert install.request(layout, "web", directory, {}).storage == "overlay"
     make_container(layout, image)
     assert driver() == "overlay"
@@ -628,10 +629,10 @@ def test_zone_is_taken_from_this_machine_only_where_the_image_has_none(
     zone = tmp_path / "root/usr/share/zoneinfo/Test"
     zone.mkdir(parents=True)
     (zone / "Inside").write_bytes(b"TZif2")
-    image = containers.resolve(layout, f"host:{tmp_path}/root")
+    image = composing.resolve(layout, f"host:{tmp_path}/root")
     for name, missing in (("Test/Inside", None), ("Test/Outside", "Test/Outside"), ("local", "local")):
         options = {"command": ("/x",), "isolation": Isolation(timezone=name)}
         spec = install.request(layout, "web", image, options)
-        assert containers.zone_of_host(spec, image, layout) == missing
-        config = containers.render(spec, image, layout)[layout.containers / "web" / "config.json"]
+        assert composing.zone_of_host(spec, image, layout) == missing
+        config = composing.render(spec, image, layout)[layout.containers / "web" / "config.json"]
         assert (b'"TZ=Test/Inside"' in config) == (missing is None)

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import define, machine, write
 
-from gear import allocation, attachment, bundle, containers, files, hostsfile, inet, naming, neighbours
+from gear import (
+    allocation,
+    attachment,
+    bundle,
+    composing,
+    containers,
+    files,
+    hostsfile,
+    inet,
+    naming,
+    neighbours,
+)
 from gear.errors import IntegrityError, UsageError
 from gear.helper import resolver
 from gear.model import Layout
@@ -106,7 +117,7 @@ class Machine:
         had = allocation.held(self.layout, name)
         allocation.take(self.layout, name, on)
         (self.layout.containers / name).mkdir(parents=True, exist_ok=True)
-        hosts = containers.hosts(self.layout, spec, {})
+        hosts = composing.hosts(self.layout, spec, {})
         with neighbours.told(self.layout, name, spec):
             if fail:
                 raise OSError(28, "No space left on device")
@@ -178,7 +189,7 @@ def test_who_can_not_be_read_keeps_the_names_that_were_told(host: Machine) -> No
     # But an address that somebody else has is his.
     allocation.give_back(allocation.held(host.layout, "a"))
     host.put("c", one(2))
-    assert containers.names_asked_for(host.layout, "one")["10.89.0.2"] == ("c",)
+    assert composing.names_asked_for(host.layout, "one")["10.89.0.2"] == ("c",)
 
 
 def test_aliases_may_be_shared_and_names_not(host: Machine) -> None:
@@ -247,7 +258,7 @@ def test_damaged_names_are_none(host: Machine) -> None:
     host.put("a", one(2))
     hostsfile.path(host.layout, "one").write_bytes(b"\xff\xfe\n10.89.0.2\n")
     assert hostsfile.find(host.layout, "one") is None
-    assert containers.names_on(host.layout, "one") == {"10.89.0.2": ("a",)}
+    assert composing.names_on(host.layout, "one") == {"10.89.0.2": ("a",)}
     host.put("b", one(3))
     assert host.known("a") == {"10.89.0.2\ta", "10.89.0.3\tb"}
 
