@@ -7,9 +7,9 @@ such as a name service library, ever runs for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gear.errors import IntegrityError, UsageError
+from gear.records import dataclass
 
 # A container has this many ids of its own.
 IDS = 65536

@@ -4,18 +4,21 @@
     ctr-NAME@PORT.socket        what leads to the port PORT inside by way of a proxy
     ctr-NAME@PORT.service       that proxy: systemd-socket-proxyd(8)
 
-`@` is in no container's name, so these are nobody else's.  The container's own service is in gear/units.py.
+`@` is in no container's name, so these are nobody else's: `listener_of` in gear/model.py.  The container's own service
+is in gear/units.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gear import unitfile
 from gear.model import Layout
 from gear.network import ANY4, ANY6, FD, NONE, SOCKET, Network, Port
-from gear.spec import Spec
+
+if TYPE_CHECKING:
+    from gear.spec import Spec
 
 # What sockets that are meant for the payload are called among those that the helper gets (sd_listen_fds(3)).
 PASSED = "payload"
@@ -24,20 +27,6 @@ PATIENCE_S = 60
 _START_TIMEOUT_S = PATIENCE_S + 30
 # Connections of one proxy that has no limit of its own.
 _CONNECTIONS = 4096
-_UNIT = re.compile(
-    r"ctr-([A-Za-z0-9][A-Za-z0-9_.-]{0,62})(?:@[0-9]{1,5}\.(?:socket|service)|\.socket)", re.ASCII
-)
-
-
-def owner(unit: str) -> str | None:
-    """The container whose unit of this module is called *unit*; None for any other unit."""
-    match = _UNIT.fullmatch(unit)
-    return match[1] if match else None
-
-
-def patterns(name: str) -> list[str]:
-    """What the names of all units of this module for the container *name* match (glob(7))."""
-    return [f"ctr-{name}.socket", f"ctr-{name}@*.socket", f"ctr-{name}@*.service"]
 
 
 def sockets(spec: Spec) -> list[str]:

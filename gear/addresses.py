@@ -9,10 +9,10 @@ import base64
 import contextlib
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from gear.errors import RemoteError, UsageError
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,20 @@ and by the next install of the container.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from gear import records
 from gear.definition import Definition, Subnet
 from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
 from gear.network import ANY4, ANY6, Interface, Network, Port
+from gear.records import dataclass
 
 _PORT = re.compile(r"(tcp|udp)-([0-9]{1,5})-([0-9a-f:.]*)", re.ASCII)
 
@@ -166,7 +166,7 @@ def choose(
             if twin is not None and beside is not None:
                 number = int(ip_address(twin)) - int(beside.subnet.network_address)
             chosen[version] = _free_address(subnet, number, busy, definition.name)
-    return dataclasses.replace(asked, ip=chosen[4], ip6=chosen[6])
+    return records.replace(asked, ip=chosen[4], ip6=chosen[6])
 
 
 def _free_address(subnet: Subnet, number: int | None, busy: set[str], network: str) -> str:

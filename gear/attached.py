@@ -7,7 +7,6 @@ digest; registries of OCI distribution 1.1 list such artifacts as referrers as w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from gear import cosign
@@ -15,6 +14,7 @@ from gear.claims import Signature
 from gear.document import parse_document
 from gear.errors import IntegrityError, NotFoundError
 from gear.oci import Descriptor
+from gear.records import dataclass
 from gear.registry import Document, Repository
 
 REFERRERS_LIMIT = 8

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from gear.errors import UsageError
+from gear.records import dataclass, field
 
 # BPF_MAXINSNS: the kernel loads no longer program.
 MOST_INSTRUCTIONS = 4096

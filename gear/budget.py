@@ -6,14 +6,13 @@ Only what was asked for; how it is said to systemd is in gear/limiting.py.  Dock
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from gear import members
+from gear import members, records
 from gear.errors import UsageError
+from gear.records import dataclass
 from gear.weights import weight_of_shares
 
 # As a size: as much as there is, where that differs from nothing being said.
@@ -61,7 +60,7 @@ class Budget:
 
     def to_mapping(self) -> dict[str, Any]:
         """The member of spec.json: what was asked for."""
-        found = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        found = {item.name: getattr(self, item.name) for item in records.fields(self)}
         return {
             name: dict(value) if isinstance(value, tuple) else value
             for name, value in found.items()

@@ -11,11 +11,11 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from gear.files import explained
 from gear.merged import VANISHED, Bound, Node, Root, looked_up, names, opened
 from gear.pack import WHITEOUT, Packed, Writer, marker, whiteout
+from gear.records import dataclass
 from gear.tarstream import BLOCK
 
 _CHUNK = 1 << 20

@@ -7,11 +7,11 @@ document, "simple signing" (containers-signature(5)): the digest of a manifest a
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from gear.document import DIGEST, parse_json
 from gear.errors import GearError, IntegrityError, UsageError
+from gear.records import dataclass
 from gear.reference import Remote
 
 # Kind of signature -> what its payload has to call itself, so that neither can pass for the other.

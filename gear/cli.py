@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-# Verb -> module that has it in VERBS, in the order of the help.  GROUPS are verbs of two words.
+# Verb -> module that has it in VERBS, in the order of the help.  GROUPS are verbs of two words: their modules, and what
+# each of these has.
 TABLE = {
     "install": "gear.cli_install",
     "start": "gear.cli_lifecycle",
@@ -67,13 +68,26 @@ TABLE = {
     "fsck": "gear.cli_fsck",
 }
 GROUPS = {
-    "image": "gear.cli_image gear.cli_store gear.cli_image_files gear.cli_registry gear.cli_send gear.cli_signatures",
-    "network": "gear.cli_network gear.cli_network_check",
-    "volume": "gear.cli_volume gear.cli_volume_copies",
-    "secret": "gear.cli_secret",
-    "config": "gear.cli_config",
-    "log-namespace": "gear.cli_log_namespace",
-    "slice": "gear.cli_slice",
+    "image": {
+        "gear.cli_image": "load import list inspect rm",
+        "gear.cli_store": "history tag prune save mount unmount verify",
+        "gear.cli_image_files": "diff export",
+        "gear.cli_registry": "pull push login logout search-tags referrers",
+        "gear.cli_send": "copy serve receive",
+        "gear.cli_signatures": "sign",
+    },
+    "network": {
+        "gear.cli_network": "create plan list inspect rm connect disconnect",
+        "gear.cli_network_check": "check",
+    },
+    "volume": {
+        "gear.cli_volume": "create list inspect resize rm prune",
+        "gear.cli_volume_copies": "snapshot restore clone backup import",
+    },
+    "secret": {"gear.cli_secret": "create list inspect rm"},
+    "config": {"gear.cli_config": "create list cat rm"},
+    "log-namespace": {"gear.cli_log_namespace": "create list rm"},
+    "slice": {"gear.cli_slice": "create list inspect rm"},
 }
 ALIASES = {"ps": "list-units", "switchns": "exec"}
 
@@ -92,9 +106,17 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{sentence}.", hint=f"{self.prog} --help")
 
 
-def verbs_of(module: str) -> dict[str, Verb]:
-    """The verbs that *module* brings, by name; a group may be spread over several, with blanks between."""
-    return {verb.name: verb for name in module.split() for verb in import_module(name).VERBS}
+def verbs_of(*modules: str) -> dict[str, Verb]:
+    """The verbs that *modules* bring, by name."""
+    return {verb.name: verb for name in modules for verb in import_module(name).VERBS}
+
+
+def _of_group(group: str, name: str) -> Verb | None:
+    """The verb *name* of *group*, for which one module is imported, or None when there is none."""
+    for module, names in GROUPS[group].items():
+        if name in names.split():
+            return verbs_of(module)[name]
+    return None
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -121,8 +143,8 @@ def usage() -> str:
     ]
     for name, module in TABLE.items():
         lines.append(f"  {name:<22}{verbs_of(module)[name].summary}")
-    for group, module in GROUPS.items():
-        for name, verb in verbs_of(module).items():
+    for group, modules in GROUPS.items():
+        for name, verb in verbs_of(*modules).items():
             lines.append(f"  {group + ' ' + name:<22}{verb.summary}")
     lines.append(f"  {'version':<22}print the version of gear")
     lines += [f"  {alias:<22}the same as {name}" for alias, name in ALIASES.items()]
@@ -164,15 +186,17 @@ def run(arguments: Sequence[str]) -> int:
     name = ALIASES.get(words[0], words[0])
     rest = words[1:]
     if name in GROUPS:
-        verbs = verbs_of(GROUPS[name])
-        if not rest or rest[0] not in verbs:
-            if rest and rest[0] in ("--help", "-h"):
-                width = max(map(len, verbs))
-                print("\n".join(f"  {name} {verb.name:<{width}}  {verb.summary}" for verb in verbs.values()))
-                return 0
+        if rest and rest[0] in ("--help", "-h"):
+            verbs = verbs_of(*GROUPS[name])
+            width = max(map(len, verbs))
+            print("\n".join(f"  {name} {verb.name:<{width}}  {verb.summary}" for verb in verbs.values()))
+            return 0
+        asked = _of_group(name, rest[0]) if rest else None
+        if asked is None:
             wrong = f"has no verb {rest[0]!r}; there are" if rest else "needs one of"
-            raise UsageError(f"gear {name} {wrong}: {', '.join(verbs)}.", hint=f"gear {name} --help")
-        verb, prog, rest = verbs[rest[0]], f"gear {name} {rest[0]}", rest[1:]
+            known = ", ".join(" ".join(GROUPS[name].values()).split())
+            raise UsageError(f"gear {name} {wrong}: {known}.", hint=f"gear {name} --help")
+        verb, prog, rest = asked, f"gear {name} {rest[0]}", rest[1:]
     elif name in TABLE:
         verb, prog = verbs_of(TABLE[name])[name], f"gear {name}"
     else:

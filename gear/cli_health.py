@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from typing import Any
 
 from gear import durations, health, host, restarts
@@ -15,6 +14,7 @@ from gear.command import Context, Verb, warn
 from gear.errors import GearError, UsageError
 from gear.health import Health
 from gear.model import container_name
+from gear.records import replace
 from gear.restarts import Pace
 
 # RestartSteps= and RestartMaxDelaySec=.

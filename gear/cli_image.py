@@ -14,7 +14,7 @@ from gear.command import Context, Verb, add_output_option, for_each, printable, 
 from gear.errors import UsageError
 from gear.oci import Image
 from gear.progress import amount
-from gear.spec import signal_number
+from gear.signals import signal_number
 
 
 def _load_arguments(parser: argparse.ArgumentParser) -> None:

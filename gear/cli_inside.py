@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from gear import attach, files, host, inside, spec, top
+from gear import host, inside, signals
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.model import container_name
 from gear.systemd import Manager
@@ -24,7 +24,7 @@ def _kill_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_kill(args: argparse.Namespace, context: Context) -> int:
-    number = spec.signal_number(args.signal)
+    number = signals.signal_number(args.signal)
     host.require_root("signal containers")
     with Manager() as manager:
 
@@ -63,6 +63,8 @@ def _top_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_top(args: argparse.Namespace, context: Context) -> int:
+    from gear import top
+
     host.require_root("look into containers")
     with Manager() as manager:
         rows = top.table(inside.running(manager, context.layout, args.name))
@@ -104,6 +106,8 @@ def _attach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_attach(args: argparse.Namespace, context: Context) -> int:
+    from gear import attach, files
+
     host.require_root("attach to containers")
     sys.stdout.flush()
 

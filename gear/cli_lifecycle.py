@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gear import cli_upgrade_state, composing, containers, host, lifecycle, process, upgrade_record
+from gear import cli_upgrade_state, containers, host, lifecycle
 from gear.command import Context, Verb, add_output_option, printable
 from gear.errors import GearError
-from gear.limits import Limits
 from gear.model import container_name
 from gear.systemd import Manager
 
@@ -69,12 +68,17 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_status(args: argparse.Namespace, context: Context) -> int:
+    from gear import process
+    from gear.status import look
+
     host.require_root("look at containers")
     status, states = 0, []
     with Manager() as manager:
         for name in args.names:
             try:
-                states.append(cli_upgrade_state.state(manager, context, name))
+                spec = containers.get(context.layout, name)
+                seen = look(manager, context.layout, name)
+                states.append(cli_upgrade_state.state(manager, context, spec, seen))
             except GearError as error:
                 context.fail(error)
                 status = max(status, error.exit_status)
@@ -96,6 +100,8 @@ def _run_status(args: argparse.Namespace, context: Context) -> int:
 
 def _additions(state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What gear knows of a container and systemctl does not."""
+    from gear.limits import Limits
+
     image, ids = state["image"], state["uid_range"]
     lines = [
         ("Image", f"{image['reference']} ({image['digest'] or 'a directory of this host'})"),
@@ -155,47 +161,51 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", choices=("json",), default="json", help="inspect always prints JSON")
 
 
-# What systemd has in force for a container, shown by inspect: interface, and the properties read from it.
-_IN_FORCE = {
-    "Unit": ("ActiveState", "SubState", "UnitFileState", "FragmentPath", "DropInPaths", "NeedDaemonReload"),
-    "Service": (
-        "MainPID",
-        "ControlGroup",
-        "Slice",
-        "MemoryMin",
-        "MemoryLow",
-        "MemoryHigh",
-        "MemoryMax",
-        "MemorySwapMax",
-        "MemoryCurrent",
-        "CPUWeight",
-        "CPUQuotaPerSecUSec",
-        "IOWeight",
-        "TasksMax",
-        "OOMPolicy",
-        "ManagedOOMMemoryPressure",
-        "Restart",
-        "NRestarts",
-    ),
-}
+# What systemd has in force for a container, shown by inspect: names of properties.
+_IN_FORCE = (
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "FragmentPath",
+    "DropInPaths",
+    "NeedDaemonReload",
+    "MainPID",
+    "ControlGroup",
+    "Slice",
+    "MemoryMin",
+    "MemoryLow",
+    "MemoryHigh",
+    "MemoryMax",
+    "MemorySwapMax",
+    "MemoryCurrent",
+    "CPUWeight",
+    "CPUQuotaPerSecUSec",
+    "IOWeight",
+    "TasksMax",
+    "OOMPolicy",
+    "ManagedOOMMemoryPressure",
+    "Restart",
+    "NRestarts",
+)
 
 
 def _run_inspect(args: argparse.Namespace, context: Context) -> int:
     host.require_root("look at containers")
 
-    from gear import effective, snapshots  # which brings what the other verbs can do without
+    # Which bring what the other verbs can do without.
+    from gear import composing, effective, snapshots, upgrade_record
+    from gear.status import look
 
     def inspect(manager: Manager, name: str) -> dict[str, Any]:
         spec = containers.get(context.layout, name)
         image = composing.image_of(context.layout, spec)
-        properties: dict[str, Any] = {}
-        for interface, wanted in _IN_FORCE.items():
-            values = manager.properties(spec.unit, interface)
-            properties |= {key: values[key] for key in wanted if key in values}
+        seen = look(manager, context.layout, name)
+        values = seen.properties if seen.unit == spec.unit else manager.look(spec.unit)[0]
+        properties = {key: values[key] for key in _IN_FORCE if key in values}
         rendered = composing.render(spec, image, context.layout)
         return {
             "spec": spec.to_mapping(),
-            "state": cli_upgrade_state.state(manager, context, name),
+            "state": cli_upgrade_state.state(manager, context, spec, seen),
             "upgrades": [entry.document() for entry in upgrade_record.read(context.layout, name).history],
             "systemd": properties,
             "kernel": effective.limits(str(properties.get("ControlGroup") or "")),

@@ -6,9 +6,10 @@ import argparse
 import gc
 from typing import Any
 
-from gear import activation, containers, groups, host, probed
+from gear import containers, groups, host, probed
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError
+from gear.model import listener_of
 from gear.spec import Spec
 from gear.status import connection
 from gear.systemd import Manager, UnitState
@@ -30,7 +31,7 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         units = manager.list_units(["ctr-*.service", "ctr-*.scope", "ctr-*.socket"])
         loaded = {unit.name: unit for unit in units if not unit.name.endswith(".socket")}
         listening = {
-            f"ctr-{activation.owner(unit.name)}.service"
+            f"ctr-{listener_of(unit.name)}.service"
             for unit in units
             if unit.name.endswith(".socket") and unit.active == "active"
         }

@@ -12,8 +12,8 @@ from gear import containers, files, host, journal, process
 from gear.command import Context, Verb
 from gear.errors import GearError, UsageError
 from gear.journaling import DISCARD, LEVELS
-from gear.model import container_name
-from gear.spec import Spec, unit_name
+from gear.model import container_name, unit_name
+from gear.spec import Spec
 from gear.systemd import Manager
 
 # SGR codes of the colors that prefixes take turns in on a terminal: none that says good or bad.

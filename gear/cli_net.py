@@ -6,10 +6,9 @@ Part of those of gear/cli_spec.py.  Nothing is looked up here: addresses and fre
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
-from gear import inet, limits, naming, network
+from gear import inet, limits, naming, network, records
 from gear.errors import UsageError
 from gear.limits import Limits
 from gear.link import Link, parse_links
@@ -156,7 +155,7 @@ def interface_of(args: argparse.Namespace, wanted: Interface) -> Interface:
     }
     found: Any = {key: value for key, value in given.items() if value is not None}
     aliases = inet.unique_aliases((*wanted.aliases, *args.network_alias))
-    return dataclasses.replace(wanted, aliases=aliases, **found)
+    return records.replace(wanted, aliases=aliases, **found)
 
 
 def naming_of(args: argparse.Namespace) -> Naming:

@@ -6,12 +6,12 @@ import argparse
 import getpass
 import os
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gear import durations, host
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import GearError, UsageError
+from gear.records import replace
 
 if TYPE_CHECKING:
     from gear.registries import Registries

@@ -6,11 +6,10 @@ Part of those of gear/cli_spec.py.  Each option takes NONE for nothing of the ki
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from gear import budget
+from gear import budget, records
 from gear.budget import Budget
 from gear.errors import UsageError
 from gear.weights import io_weight, weight_of_shares
@@ -99,7 +98,7 @@ def budget_of(args: argparse.Namespace, before: Budget = Budget()) -> Budget:  #
         if words := getattr(args, option, None):
             had = changes.get(member, getattr(before, member))
             changes[member] = _merged(had, words, key, read, option)
-    return budget.checked(dataclasses.replace(before, **changes))
+    return budget.checked(records.replace(before, **changes))
 
 
 def _quota(args: argparse.Namespace, before: Budget, changes: dict[str, Any]) -> dict[str, Any]:

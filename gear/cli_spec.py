@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import composing, mount_words, mounting, spec
+from gear import composing, mount_words, mounting, signals, spec
 from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_logging import logging_of, logging_options
@@ -137,7 +137,7 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
         if destinations.count(destination) > 1:
             raise UsageError(f"Two mounts are asked for on {destination}.")
     if args.stop_signal is not None:
-        spec.signal_number(args.stop_signal)
+        signals.signal_number(args.stop_signal)
     policy, pace = restart_of(args)
     return names, {
         "entrypoint": None if args.entrypoint is None else ((args.entrypoint,) if args.entrypoint else ()),

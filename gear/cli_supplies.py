@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gear import host, spec, supplies, supplying
+from gear import host, signals, supplies, supplying
 from gear.command import Context, for_each
 from gear.supplies import Supplies
 from gear.supplying import Effect
@@ -33,7 +33,7 @@ def supply_options(parser: argparse.ArgumentParser) -> None:
 def supplies_of(args: argparse.Namespace) -> Supplies:
     """What a command line asks for; raises UsageError."""
     if args.reload_signal is not None:
-        spec.signal_number(supplies.reload_signal(args.reload_signal))
+        signals.signal_number(supplies.reload_signal(args.reload_signal))
     return supplies.checked(
         Supplies(
             tuple(supplies.object_name(name) for name in args.env_set),

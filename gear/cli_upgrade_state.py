@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gear import scheduling, status, upgrade_record
+from gear import upgrade_record
 from gear.command import Context, for_each
 from gear.systemd import Manager
+
+if TYPE_CHECKING:
+    from gear.spec import Spec
+    from gear.status import Seen
 
 
 def finish(manager: Manager, context: Context, names: Sequence[str]) -> int:
@@ -26,11 +30,14 @@ def finish(manager: Manager, context: Context, names: Sequence[str]) -> int:
     return for_each(found, one, context)
 
 
-def state(manager: Manager, context: Context, name: str) -> dict[str, Any]:
+def state(manager: Manager, context: Context, spec: Spec, seen: Seen) -> dict[str, Any]:
     """All that gear status says of a container."""
+    from gear import scheduling, status  # which only verbs that look need
+
+    name = spec.name
     previous = upgrade_record.read(context.layout, name).previous
     image = None if previous is None else previous.image
-    return status.state(manager, context.layout, name) | {
+    return status.state(manager, context.layout, spec, seen) | {
         "previous": None if image is None else {"reference": image.reference, "digest": image.digest},
         "schedule": scheduling.state(manager, context.layout, name),
     }

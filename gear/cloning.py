@@ -6,7 +6,6 @@ What is made before the new container exists is noted in `clone.json` in its dir
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from gear import (
     files,
     install,
     pausing,
+    records,
     removal,
     storage,
     store,
@@ -67,7 +67,7 @@ def clone(
         undo.callback(_undo, layout, new, list(copied.values()))
         _begin(layout, name, spec, list(copied.values()))
         if spec.own_ids:
-            spec = dataclasses.replace(spec, uid_base=uids.allocate(layout, new))
+            spec = records.replace(spec, uid_base=uids.allocate(layout, new))
         with pausing.still(manager, layout, name, pause=pause):
             if not spec.ephemeral:
                 driver = storage.driver(spec.storage)
@@ -94,7 +94,7 @@ def renewed(old: Spec, new: str) -> tuple[Spec, Mapping[str, str]]:
                 f"{old.name} can't be cloned: it has {isolation.id_range[1]} user ids, and new ranges have "
                 f"{UID_RANGE_SIZE}."
             )
-        isolation = dataclasses.replace(isolation, userns="auto")
+        isolation = records.replace(isolation, userns="auto")
     renamed: dict[str, str] = {}
     mounts = []
     for mount in old.mounts:
@@ -102,7 +102,7 @@ def renewed(old: Spec, new: str) -> tuple[Spec, Mapping[str, str]]:
             name = renamed.setdefault(mount.source, bundle.anonymous_volume(new, mount.destination))
             mount = Mount(mount.kind, volume_name(name), mount.destination, mount.options)
         mounts.append(mount)
-    return dataclasses.replace(
+    return records.replace(
         old,
         name=new,
         isolation=isolation,
@@ -117,8 +117,8 @@ def _renewed_network(old: Network) -> Network:
     interfaces = tuple(
         Interface(item.network, item.interface, aliases=item.aliases) for item in old.interfaces
     )
-    ports = tuple(dataclasses.replace(port, external=0) for port in old.ports)
-    return dataclasses.replace(old, interfaces=interfaces, ports=ports)
+    ports = tuple(records.replace(port, external=0) for port in old.ports)
+    return records.replace(old, interfaces=interfaces, ports=ports)
 
 
 def _volumes(

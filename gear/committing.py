@@ -6,7 +6,6 @@ import copy
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gear import changed, composing, containers, contents, files, leases, loading, notices, pausing, store
@@ -24,7 +23,9 @@ from gear.oci import (
     Manifest,
     Reference,
 )
-from gear.spec import Spec, signal_number
+from gear.records import dataclass
+from gear.signals import signal_number
+from gear.spec import Spec
 from gear.systemd import Manager
 
 # What Docker's image configs say of the container that an image was made from; it is not true of the new one.

@@ -9,7 +9,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from gear import (
@@ -28,6 +27,7 @@ from gear.errors import NotFoundError, UsageError
 from gear.model import Layout
 from gear.mounting import host_path
 from gear.oci import Identity, Image, ImageConfig
+from gear.records import replace
 from gear.spec import HOST_ROOT, ImageRef, Spec
 from gear.view import View
 

@@ -8,18 +8,17 @@ so.  The caller of take() holds the lock.  What an administrator may configure i
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from gear import allocation, attachment, definitions, files, process, units, yamlfile
+from gear import allocation, attachment, definitions, files, process, records, units, yamlfile
 from gear.definition import Definition
 from gear.errors import HostError, NotFoundError, UsageError
 from gear.inet import port_range
 from gear.limits import DIRECTIONS
 from gear.model import Layout
 from gear.network import ANY6, BRIDGE, FD, NAT, NONE, SOCKET, Interface, Network, Port, checked, unit_name
+from gear.records import dataclass, field
 from gear.underlay import MACVLAN
 
 # Below the ports that the kernel gives to clients (net.ipv4.ip_local_port_range).
@@ -78,7 +77,7 @@ def settle(
     if asked.shared is not None:
         _require_shareable(layout, name, asked.shared)
     if asked.mode != BRIDGE:
-        return checked(dataclasses.replace(asked, ports=_ports(layout, name, asked, old)))
+        return checked(records.replace(asked, ports=_ports(layout, name, asked, old)))
     networks = change.among(layout, asked.networks) if change else definitions.wanted(layout, asked.networks)
     used = {item.interface for item in asked.interfaces}
     names = (f"eth{number}" for number in range(len(asked.interfaces) * 2))
@@ -89,9 +88,9 @@ def settle(
         given = change.given if change and item.network == change.definition.name else {}
         kept = allocation.choose(layout, name, kept, networks[item.network], given)
         mac = kept.mac or attachment.mac_address(name, item.network)
-        interfaces.append(dataclasses.replace(kept, interface=kept.interface or next(spare), mac=mac))
-    network = dataclasses.replace(asked, interfaces=tuple(interfaces))
-    network = dataclasses.replace(network, ports=_ports(layout, name, network, old))
+        interfaces.append(records.replace(kept, interface=kept.interface or next(spare), mac=mac))
+    network = records.replace(asked, interfaces=tuple(interfaces))
+    network = records.replace(network, ports=_ports(layout, name, network, old))
     _require_reachable(name, network, networks)
     _require_passable(name, network, networks)
     return checked(network)
@@ -134,7 +133,7 @@ def _kept(asked: Interface, old: Network | None, definition: Definition) -> Inte
         subnet = definition.subnet(version)
         if address is not None and subnet is not None and subnet.fits(address):
             fitting[version] = address
-    return dataclasses.replace(asked, ip=asked.ip or fitting[4], ip6=asked.ip6 or fitting[6])
+    return records.replace(asked, ip=asked.ip or fitting[4], ip6=asked.ip6 or fitting[6])
 
 
 def _ports(layout: Layout, name: str, network: Network, old: Network | None) -> tuple[Port, ...]:
@@ -154,7 +153,7 @@ def _ports(layout: Layout, name: str, network: Network, old: Network | None) -> 
                 f"No port from {first} to {last} is left for {name}: all are taken.",
                 hint="Name another range: port_range in network.yaml.",
             )
-        found[number] = dataclasses.replace(port, external=chosen, choice=None)
+        found[number] = records.replace(port, external=chosen, choice=None)
     allocation.require_free(layout, name, found)
     return tuple(found)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gear import activation, files
+from gear import files
 from gear.errors import GearError, NotFoundError, UsageError
-from gear.model import NAME, Layout
-from gear.mounting import volume_name
-from gear.spec import Spec, unit_name
-from gear.supplies import CONFIG, SECRET, object_path
+from gear.model import NAME, Layout, unit_name
+from gear.records import dataclass
+
+# Reading specifications takes half of what `gear stop` and `gear kill` need, which read none.
+if TYPE_CHECKING:
+    from gear.spec import Spec
 
 
 def spec_path(layout: Layout, name: str) -> Path:
@@ -41,6 +42,8 @@ def names(layout: Layout) -> list[str]:
 
 def find(layout: Layout, name: str) -> Spec | None:
     """The spec of *name*, or None when it is not installed."""
+    from gear.spec import Spec
+
     path = spec_path(layout, name)
     document = files.read_json(path)
     return None if document is None else Spec.from_mapping(document, str(path))
@@ -93,6 +96,8 @@ def run_of(layout: Layout, name: str) -> Run | None:
     document = files.read_json(run_path(layout, name))
     if not isinstance(document, dict):
         return None
+    from gear.mounting import volume_name
+
     kind = "scope" if document.get("kind") == "scope" else "service"
     volumes = tuple(volume_name(str(name)) for name in document.get("volumes") or ())
     return Run(kind, document.get("remove") is True, volumes)
@@ -129,6 +134,8 @@ def unit_path(layout: Layout, name: str) -> Path:
 
 def modified(spec: Spec, layout: Layout) -> float:
     """When what a start reads was last changed: seconds since the epoch."""
+    from gear import activation, supplies
+
     directory = layout.containers / spec.name
     return _latest(
         unit_path(layout, spec.name),
@@ -136,7 +143,10 @@ def modified(spec: Spec, layout: Layout) -> float:
         directory / "start.json",
         directory / "seccomp.bpf",
         *(layout.units / unit for unit in activation.sockets(spec)),
-        *(object_path(layout, SECRET, name) for name in spec.supplies.names(SECRET)),
+        *(
+            supplies.object_path(layout, supplies.SECRET, name)
+            for name in spec.supplies.names(supplies.SECRET)
+        ),
     )
 
 
@@ -160,16 +170,20 @@ def is_stale(spec: Spec, layout: Layout, service: dict[str, Any]) -> bool:
     adjusted = max(started, _latest(adjusted_path(layout, spec.name)))
     stale = modified(spec, layout) > adjusted
     if spec.supplies.configs:
-        from gear import provision  # which few of those who ask need
+        from gear import provision, supplies  # which few of those who ask need
 
         read = max(started, _latest(layout.containers / spec.name / provision.RELOADED))
-        configs = (provision.config_path(layout, spec.name, name) for name in spec.supplies.names(CONFIG))
+        configs = (
+            provision.config_path(layout, spec.name, name) for name in spec.supplies.names(supplies.CONFIG)
+        )
         stale = stale or _latest(*configs) > read
     return bool(service.get("MainPID")) and stale
 
 
 def require_installed(spec: Spec) -> None:
     """Raise UsageError for ports that only an installed container can have: PID 1 listens for it."""
+    from gear import activation
+
     if activation.sockets(spec):
         raise UsageError(
             "What is run once can't have ports of mode socket or fd, nor be started on demand.",

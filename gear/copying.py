@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gear import containers, inside, reports, stacking
 from gear.errors import GearError, UsageError
@@ -18,6 +17,7 @@ from gear.files import explain
 from gear.helper import syscalls
 from gear.inroot import find, opened, root_of
 from gear.model import Layout, container_name
+from gear.records import dataclass
 from gear.systemd import Manager
 from gear.tarstream import Archive
 from gear.transfer import Packer, Unpacker, Warn

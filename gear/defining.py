@@ -5,11 +5,10 @@ Nothing is written; gear/networks.py makes it so.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection
 from typing import Literal
 
-from gear import definitions
+from gear import definitions, records
 from gear.definition import Definition, Subnet, checked, interface_name
 from gear.errors import UsageError
 from gear.model import Layout
@@ -44,10 +43,10 @@ def define(
         )
     if driver == MACVLAN:
         have = old.underlay if old is not None else Underlay(mode=BRIDGE)
-        laid = dataclasses.replace(laid, parent=laid.parent or have.parent, mode=laid.mode or have.mode)
+        laid = records.replace(laid, parent=laid.parent or have.parent, mode=laid.mode or have.mode)
     elif driver == VXLAN:
         have = old.underlay if old is not None else Underlay()
-        laid = dataclasses.replace(
+        laid = records.replace(
             laid,
             parent=laid.parent or have.parent,
             vni=laid.vni or have.vni,

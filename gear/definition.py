@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from gear import members, underlay
 from gear.errors import IntegrityError, UsageError
 from gear.network import network_name, unit_name
+from gear.records import dataclass
 from gear.underlay import BRIDGE, DRIVERS, MACVLAN, VXLAN, Underlay
 
 VERSION = 1

@@ -8,11 +8,11 @@ exceptions from "everything", and from a range of devices, have no words there, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gear.document import Node
 from gear.errors import UsageError
+from gear.records import dataclass
 
 # What the helper puts into /dev of every container, in the order in which a unit names it.
 STANDARD: tuple[dict[str, Any], ...] = (

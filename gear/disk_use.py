@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gear import (
     volumestore,
 )
 from gear.model import Layout
+from gear.records import dataclass, field
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ Pure, and not about what the documents mean (gear/oci.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gear.errors import IntegrityError
+from gear.records import dataclass
 
 # The largest manifest, index or config that is looked at; registries enforce the same for manifests.
 DOCUMENT_LIMIT = 4 << 20
@@ -36,6 +35,8 @@ def parse_digest(text: str) -> tuple[str, str]:
 
 def digest_of(data: bytes) -> str:
     """The sha256 digest of *data*."""
+    import hashlib  # here, since it brings OpenSSL, and few documents are named by a digest
+
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 

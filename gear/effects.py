@@ -6,8 +6,9 @@ Each member has a class.  A unit test (tests/unit/test_effects.py) sees that non
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from gear.records import dataclass
 
 if TYPE_CHECKING:
     from gear.budget import Budget

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from gear import notices
 from gear.model import NAME
+from gear.records import dataclass, field
 
 # systemd's sd-messages.h, stable ids of the journal's catalog.
 _DIED, _FAILED, _ENDED = (

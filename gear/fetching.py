@@ -12,7 +12,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from gear import files, garbage, images, indexes, leases, store
@@ -34,6 +33,7 @@ from gear.oci import (
     index_entries,
     opaque_blobs,
 )
+from gear.records import dataclass
 from gear.registries import Registries
 from gear.registry import Document, Repository
 from gear.signatures import Gate

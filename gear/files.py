@@ -11,8 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +99,7 @@ def exchange(first: Path, second: Path) -> None:
 
 def partial_name(path: Path) -> Path:
     """A fresh name beside *path* for work that is renamed into place when it is complete."""
-    return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(6)}")
+    return path.with_name(f"{PARTIAL}{path.name}-{os.urandom(6).hex()}")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -222,6 +220,8 @@ def remove_tree(path: Path) -> None:
                 return
             sync_directory(path.parent)
             path = doomed
+        import shutil  # here, since few change anything, and fewer remove trees
+
         # shutil.rmtree works below directory descriptors and follows no symlink (avoids_symlink_attacks).
         shutil.rmtree(path)
 

@@ -7,8 +7,9 @@ mended (gear/mending.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

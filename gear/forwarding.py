@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from gear.records import dataclass
 
 ACCEPT, DROP = "accept", "drop"
 _VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto", "queue")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gear import members
 from gear.document import Node
 from gear.errors import IntegrityError, UsageError
+from gear.records import dataclass
 
 # Docker's.
 INTERVAL = TIMEOUT = 30.0

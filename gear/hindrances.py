@@ -6,11 +6,11 @@ Gear leaves them alone: what one drops is dropped.  It tells of them, and of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gear import containers, definitions, interfaces, live, packetfilter
 from gear.forwarding import Dropper, Filter, advice, obstacles
 from gear.model import Layout
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ What a config says is told as it says it and proves nothing; sizes are those of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from gear import store, unpacked
 from gear.document import Node
 from gear.model import Layout
 from gear.oci import Descriptor, Manifest
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

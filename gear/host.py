@@ -8,14 +8,15 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gear import process
-from gear.budget import Budget, option
 from gear.errors import HostError, UsageError
-from gear.isolation import Device
-from gear.spec import Spec
-from gear.units import PYTHON
+
+# Nearly all that is asked here is whether gear runs as root, by every verb: for that nothing more is imported.
+if TYPE_CHECKING:
+    from gear.budget import Budget
+    from gear.isolation import Device
+    from gear.spec import Spec
 
 # Idmapped mounts as the lower layers of overlayfs: Linux 5.19.
 _KERNEL = (5, 19)
@@ -49,6 +50,8 @@ def require_root(doing: str) -> None:
 
 def systemd_version() -> int:
     """The number of systemd's version here; raises GearError."""
+    from gear import process
+
     words = process.output(["systemctl", "--version"]).split()  # systemd 252 (252.39-1~deb12u1)
     return int("".join(itertools.takewhile(str.isdigit, words[1])) or "0")
 
@@ -73,6 +76,8 @@ def require_isolation(
             "User namespaces are switched off on this machine (user.max_user_namespaces is 0 or missing).",
             hint="sysctl -w user.max_user_namespaces=65536",
         )
+    from gear.units import PYTHON
+
     if not os.access(PYTHON, os.X_OK):
         raise HostError(
             f"The start helper needs {PYTHON}, which is not there.", hint="apt-get install python3-minimal"
@@ -96,6 +101,8 @@ def require_controllers(spec: Spec, available: frozenset[str] | None = None) -> 
 def require_budget(name: str, wanted: Budget, available: frozenset[str] | None = None) -> None:
     """The same for the budget of a container or slice *name*."""
     available = controllers() if available is None else available
+    from gear.budget import option
+
     for member in wanted.to_mapping():
         controller = next(found for word, found in _CONTROLLER_OF.items() if member.startswith(word))
         if controller not in available:
@@ -107,6 +114,8 @@ def require_budget(name: str, wanted: Budget, available: frozenset[str] | None =
 
 def require_devices(name: str, wanted: Budget) -> None:
     """Raise UsageError for a device that is limited and not there: systemd would say nothing."""
+    from gear.budget import option
+
     for member, value in wanted.to_mapping().items():
         for path in value if member.startswith("io_") and isinstance(value, dict) else ():
             if not os.path.exists(path):
@@ -190,6 +199,8 @@ def devices(source: str, destination: str, access: str) -> list[Device]:
         return found
     if not _is_device(source):
         raise UsageError(f"{source} is no device.", hint="A file or directory is mounted with --volume.")
+    from gear.isolation import Device
+
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
     numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
     mode = stat.S_IMODE(status.st_mode) & 0o777

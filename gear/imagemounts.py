@@ -16,13 +16,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear import files
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.helper import syscalls
 from gear.model import Layout
+from gear.records import dataclass
 
 # Where images are mounted that no directory is given for; 0700, since set-user-ID programs are below.
 DIRECTORY = Path("/run/gear/images")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from gear import (
@@ -31,6 +30,7 @@ from gear.oci import (
     Platform,
     Reference,
 )
+from gear.records import dataclass
 
 
 def host_platform() -> Platform:

@@ -8,7 +8,6 @@ that the reference stands for is unpacked, and the others when somebody asks for
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
 
 from gear import files, store
 from gear.document import DOCUMENT_LIMIT, parse_document
@@ -24,6 +23,7 @@ from gear.oci import (
     index_entries,
     opaque_blobs,
 )
+from gear.records import dataclass
 
 NESTING_LIMIT = 3
 # Of manifests and indexes in an index and those in it.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
 from signal import pidfd_send_signal
 
 from gear import containers, groups, notices
 from gear.errors import GearError
 from gear.files import explained
 from gear.model import Layout
+from gear.records import dataclass
 from gear.systemd import Manager, UnitError
 
 
@@ -33,16 +33,17 @@ def running(manager: Manager, layout: Layout, name: str) -> Running:
     if not containers.exists(layout, name):
         raise containers.not_found(name)
     unit = containers.unit_of(layout, name)
-    state = manager.properties(unit)
-    service = manager.properties(unit, "Scope" if unit.endswith(".scope") else "Service")
-    active, pid = state.get("ActiveState", ""), int(service.get("MainPID") or 0)
-    if unit.endswith(".scope") and service.get("ControlGroup"):  # which has no main process to systemd
-        pid = groups.payload(str(service["ControlGroup"])) or 0
+    active = str(manager.get(unit, "ActiveState", "s"))
+    group = str(manager.own(unit, "ControlGroup", "s"))
+    if not unit.endswith(".scope"):
+        pid = int(manager.own(unit, "MainPID", "u"))
+    else:  # which has no main process to systemd
+        pid = groups.payload(group) or 0 if group else 0
     # While a service starts, its main process is the helper, which is not in the container yet.
     if active not in ("active", "reloading", "refreshing", "deactivating") or not pid:
-        raise not_running(name, str(state.get("SubState") if active == "activating" else active))
-    frozen = state.get("FreezerState", "running") in ("frozen", "freezing")
-    return Running(name, unit, pid, str(service.get("ControlGroup") or ""), frozen)
+        sub = active if active != "activating" else str(manager.get(unit, "SubState", "s"))
+        raise not_running(name, sub)
+    return Running(name, unit, pid, group, manager.is_frozen(unit))
 
 
 def if_running(manager: Manager, layout: Layout, name: str) -> Running | None:

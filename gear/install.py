@@ -6,11 +6,9 @@ What is published is what gear/composing.py renders.  Nothing here starts anythi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from gear import (
     objects,
     provision,
     publishing,
+    records,
     removal,
     replacing,
     sockets,
@@ -44,6 +43,7 @@ from gear.isolation import Isolation
 from gear.model import Layout
 from gear.network import NAT
 from gear.oci import Image
+from gear.records import dataclass
 from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
 from gear.supplies import SECRET
 from gear.systemd import booted
@@ -96,7 +96,7 @@ def install(
         switching.finish(layout, name)
         image = composing.resolve(layout, digest or image_text)
         if digest is not None:
-            image = dataclasses.replace(image, reference=image_text)
+            image = records.replace(image, reference=image_text)
         spec = request(layout, name, image, options)
         return apply(layout, spec, image)
 
@@ -155,7 +155,7 @@ def apply(layout: Layout, spec: Spec, image: Image) -> Installed:
         undo.callback(lambda: allocation.give_back(allocation.held(layout, name) - had))
         connecting.take(layout, name, spec.network)
         if old is None or old.isolation.userns != spec.isolation.userns:
-            spec = dataclasses.replace(spec, uid_base=_take_ids(layout, spec))
+            spec = records.replace(spec, uid_base=_take_ids(layout, spec))
         if old is None:
             if not containers.spec_path(layout, name).exists():
                 undo.callback(removal.remove_tree, layout.containers / name)
@@ -216,7 +216,7 @@ def preview(layout: Layout, spec: Spec, image: Image) -> dict[Path, tuple[bytes 
 def settled(layout: Layout, spec: Spec, old: Spec | None) -> Spec:
     """*spec* with what is still to be chosen of its network; *old* is what the container is."""
     network = connecting.settle(layout, spec.name, spec.network, old.network if old else None)
-    found = dataclasses.replace(spec, network=network)
+    found = records.replace(spec, network=network)
     neighbours.require_unambiguous(layout, found)
     return found
 
@@ -288,4 +288,4 @@ def _seed(layout: Layout, name: str, view: View, destination: str) -> None:
     directory, record = layout.volumes / name, volumestore.record(layout, name)
     with volumestore.replacing(directory, record.size) as data:
         view.copy_tree(destination, data)
-    volumestore.write_record(directory, dataclasses.replace(record, seed=False))
+    volumestore.write_record(directory, records.replace(record, seed=False))

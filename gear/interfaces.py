@@ -6,10 +6,10 @@ Not for starts of containers, which make links in a fraction of the time that py
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from gear.errors import HostError
+from gear.records import dataclass, field
 
 # Where everything goes that no other route is for.
 DEFAULT = "default"

@@ -6,15 +6,14 @@ are the isolation that every container has when nothing is said, and spec.json h
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from gear import members
+from gear import members, records
 from gear.errors import UsageError
 from gear.members import container_path
+from gear.records import dataclass, field
 from gear.tunables import oom_score, shm_size, sysctl_name, ulimit_name, ulimit_value
 
 # capabilities(7), in the order of their numbers.
@@ -94,7 +93,7 @@ class Isolation:
     def to_mapping(self) -> dict[str, Any]:
         """The member of spec.json: what differs from the default."""
         found: dict[str, Any] = {}
-        for member in dataclasses.fields(self):
+        for member in records.fields(self):
             value = getattr(self, member.name)
             if value != getattr(_DEFAULT, member.name):
                 found[member.name] = _plain(value)
@@ -114,7 +113,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Device):
-        return dataclasses.asdict(value) | {"mode": f"{value.mode:04o}"}
+        return {**vars(value), "mode": f"{value.mode:04o}"}
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -281,7 +280,7 @@ def _device(value: Any) -> Device:
     return Device(source, where, access, kind, numbers[0], numbers[1], mode, numbers[2], numbers[3])
 
 
-_DEVICE_MEMBERS = {member.name for member in dataclasses.fields(Device)}
+_DEVICE_MEMBERS = {member.name for member in records.fields(Device)}
 
 
 def _seccomp(value: Any) -> str | dict[str, Any] | None:

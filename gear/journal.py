@@ -6,11 +6,11 @@ Not a reader of journal files: journalctl always knows the format of the journal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gear import process
 from gear.errors import GearError, UsageError
-from gear.spec import unit_name
+from gear.model import unit_name
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

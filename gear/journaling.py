@@ -6,11 +6,11 @@ Also the limits of a log namespace, that is a journald of its own for some conta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
 from typing import Any
 
 from gear import durations, members
 from gear.errors import UsageError
+from gear.records import dataclass, fields
 
 # `journald` is Docker's word for what systemd does with the output of any service.
 DRIVERS = JOURNAL, DISCARD = ("journald", "none")

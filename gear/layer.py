@@ -20,13 +20,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear.compression import RATIO, RATIO_FLOOR, Source, decompressed, kind_of
 from gear.errors import HostError, IntegrityError
 from gear.files import explain, write_all
 from gear.oci import LAYERS
+from gear.records import dataclass
 from gear.tarstream import Archive, Entry
 from gear.tree import DIRECTORY, OPAQUE, Tree, is_whiteout
 

@@ -23,13 +23,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear import files
 from gear.document import DIGEST
 from gear.errors import GearError
 from gear.model import Layout
+from gear.records import dataclass
 
 # How long a removal waits for leases of the first kind before it says who holds them.
 PATIENCE_S = 10.0

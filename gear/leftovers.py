@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from gear import (
-    activation,
     allocation,
     bundle,
     composing,
@@ -36,9 +34,9 @@ from gear import (
     volumestore,
 )
 from gear.errors import GearError, NotFoundError
-from gear.model import NAME, Layout
+from gear.model import NAME, Layout, listener_of, unit_name
 from gear.network import unit_name as network_unit
-from gear.spec import unit_name
+from gear.records import dataclass
 from gear.supplies import KINDS
 from gear.systemd import Manager, booted
 
@@ -123,7 +121,7 @@ def _units(layout: Layout, installed: set[str]) -> list[Leftover]:
     """Unit files of containers that are gone, installed or run."""
     found = []
     for path in entries(layout.units):
-        owner = activation.owner(path.name) or schedule.owner(path.name)
+        owner = listener_of(path.name) or schedule.owner(path.name)
         name = owner or path.name.removeprefix("ctr-").removesuffix(".service")
         known = unit_name(name) == path.name or owner is not None
         if known and name not in installed and rendered_by_gear(path, layout):

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gear import boot, containers, files, groups, journal, sockets
 from gear.errors import GearError
-from gear.model import Layout
+from gear.model import Layout, unit_name
 from gear.network import unit_name as network_unit
-from gear.spec import Spec, unit_name
 from gear.systemd import Manager, booted
+
+# gear stop reads no specification.
+if TYPE_CHECKING:
+    from gear.spec import Spec
 
 # EXIT_CREDENTIALS (systemd.exec(5), "Process Exit Codes").
 _NO_CREDENTIALS = 243

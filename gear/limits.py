@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any
 
 from gear import members
 from gear.errors import UsageError
+from gear.records import dataclass, fields
 
 DIRECTIONS = IN, OUT = ("in", "out")
 # Words of systemd.resource-control(5) for ranges of addresses.

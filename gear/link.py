@@ -6,12 +6,12 @@ Where a link leads is found when it is made; see gear/helper/links.py.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from gear import members
 from gear.errors import UsageError
 from gear.inet import PROTOCOLS, ip_address, one_of, port_number
+from gear.records import dataclass
 
 _LINK = re.compile(
     r"(?:(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?=[0-9]+:))?(?P<port>[0-9]{1,5}):"

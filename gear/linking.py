@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from gear import composing, containers, files, install, live, publishing, store
+from gear import composing, containers, files, install, live, publishing, records, store
 from gear.errors import GearError
 from gear.helper import links
 from gear.helper.failure import Failure
@@ -17,7 +16,7 @@ from gear.systemd import Manager
 Change = Callable[[tuple[Link, ...]], tuple[Link, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
+@records.dataclass(frozen=True)
 class Linked:
     """What became of a container's links: those it has, and whether they are there now, since it runs."""
 
@@ -35,10 +34,8 @@ def change(manager: Manager, layout: Layout, name: str, wanted: Change) -> Linke
         if containers.run_of(layout, name) is not None:
             raise GearError(f"{name} was run once and is not installed, so its links can't be changed.")
         stale = live.is_stale(manager, layout, name)
-        network = dataclasses.replace(spec.network, links=wanted(spec.network.links))
-        done = install.apply(
-            layout, dataclasses.replace(spec, network=network), composing.image_of(layout, spec)
-        )
+        network = records.replace(spec.network, links=wanted(spec.network.links))
+        done = install.apply(layout, records.replace(spec, network=network), composing.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         pid = live.payload(manager, layout, name)
         if pid is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from gear import containers, files, members, pulling, store
@@ -18,6 +17,7 @@ from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.fetching import Progress
 from gear.model import Layout
 from gear.oci import Image, Reference
+from gear.records import replace
 from gear.reference import full_names
 
 _LIMIT = 4 << 20

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear import containers, files
 from gear.errors import GearError, NotFoundError
 from gear.journaling import NamespaceLimits, namespace_name
 from gear.model import Layout
+from gear.records import dataclass
 from gear.systemd import Manager
 
 _FILE = "50-gear.conf"

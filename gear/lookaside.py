@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -21,6 +20,7 @@ from gear.claims import Name
 from gear.errors import GearError, RemoteError
 from gear.openpgp import SIGNATURE_LIMIT
 from gear.policy import scopes
+from gear.records import dataclass
 from gear.registries import Endpoint, Registries
 from gear.settings import Section
 from gear.transport import REDIRECTS, Transport

@@ -5,12 +5,12 @@ Not what is looked for (gear/fsck.py and gear/network_repair.py have the order o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from gear import files
 from gear.errors import GearError
 from gear.findings import Finding
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

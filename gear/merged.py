@@ -14,12 +14,12 @@ import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from gear.errors import GearError
 from gear.files import explained
 from gear.layer import Bounds, kept
+from gear.records import dataclass, field
 from gear.tree import DIRECTORY, OPAQUE, is_whiteout
 
 # What an id becomes that the container has not: what the kernel shows for it, user_namespaces(7).

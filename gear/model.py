@@ -139,6 +139,24 @@ def absolute_path(text: str, what: str) -> Path:
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+# Units by which PID 1 listens for a container (gear/activation.py).
+_LISTENER = re.compile(rf"ctr-({NAME.pattern})(?:@[0-9]{{1,5}}\.(?:socket|service)|\.socket)", re.ASCII)
+
+
+def unit_name(name: str) -> str:
+    """The service unit of the container *name*."""
+    return f"ctr-{name}.service"
+
+
+def listener_of(unit: str) -> str | None:
+    """The container for which PID 1 listens by the unit *unit*, a socket or its proxy; None for any other unit."""
+    match = _LISTENER.fullmatch(unit)
+    return match[1] if match else None
+
+
+def listeners(name: str) -> list[str]:
+    """What the names of all those units of the container *name* match (glob(7))."""
+    return [f"ctr-{name}.socket", f"ctr-{name}@*.socket", f"ctr-{name}@*.service"]
 
 
 def container_name(text: str) -> str:

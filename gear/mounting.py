@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from gear import members
 from gear.errors import UsageError
 from gear.members import container_path
+from gear.records import dataclass
 
 BIND_OPTIONS = ("ro", "rw", "idmap", "nosuid", "nodev", "noexec", "rbind")
 # With a value: the host's owner of a bind and whom that is inside, and a directory in a volume.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gear import members
 from gear.errors import UsageError
 from gear.inet import NAME_OF_HOST, ip_address
 from gear.network import BRIDGE, CONTAINER, HOST, NONE, Network
+from gear.records import dataclass
 
 # Stands for the host's address on the network that is the way out, as with Docker.
 HOST_GATEWAY = "host-gateway"

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gear import allocation, attachment, composing, containers, definitions, files, hostsfile
 from gear.errors import UsageError
 from gear.inet import LOOPBACK
 from gear.model import Layout
 from gear.network import Interface
+from gear.records import dataclass
 from gear.spec import Spec
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from gear import durations, members
@@ -17,6 +16,7 @@ from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, p
 from gear.limits import Limits
 from gear.link import Link, read_link
 from gear.model import NAME, container_name
+from gear.records import dataclass, replace
 
 # What a container gets that is asked for no network; made when it is first used.
 DEFAULT_NETWORK = "default"

@@ -6,16 +6,26 @@ it is made.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from gear import allocation, attachment, composing, connecting, containers, definitions, files, host, install
+from gear import (
+    allocation,
+    attachment,
+    composing,
+    connecting,
+    containers,
+    definitions,
+    files,
+    host,
+    install,
+    records,
+)
 from gear.definition import Definition, IPNetwork
 from gear.errors import HostError, UsageError
 from gear.model import Layout
 from gear.network import Interface
+from gear.records import dataclass
 from gear.spec import Spec
 
 _DEVICES = Path("/sys/class/net")
@@ -56,7 +66,7 @@ def _affected(layout: Layout, old: Definition | None, new: Definition) -> list[S
     # First those that keep an address or its number, then whoever needs a free one.
     for spec in users(layout, new.name):
         busy = {*allocation.addresses(layout, new.name), *change.given}
-        network = dataclasses.replace(
+        network = records.replace(
             spec.network,
             interfaces=tuple(_refit(item, old, new, busy) for item in spec.network.interfaces),
         )
@@ -67,7 +77,7 @@ def _affected(layout: Layout, old: Definition | None, new: Definition) -> list[S
     for spec, refitted in asked:
         network = connecting.settle(layout, spec.name, refitted, spec.network, change)
         change.give(spec.name, network)
-        found.append(dataclasses.replace(spec, network=network))
+        found.append(records.replace(spec, network=network))
         host.require_controllers(spec)
         install.check_host(layout, spec, composing.image_of(layout, spec))
     return found
@@ -120,7 +130,7 @@ def _refit(interface: Interface, old: Definition | None, new: Definition, busy: 
             part = subnet.range or subnet.subnet
             if twin and twin not in busy and subnet.fits(twin) and ip_address(twin) in part:
                 kept[version] = twin
-    return dataclasses.replace(interface, ip=kept[4], ip6=kept[6])
+    return records.replace(interface, ip=kept[4], ip6=kept[6])
 
 
 def _is_older(layout: Layout, spec: Spec, change: connecting.Change) -> bool:

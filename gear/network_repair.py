@@ -5,7 +5,6 @@ Not what is looked for (gear/network_check.py, gear/network_state.py): the order
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from gear import (
@@ -21,6 +20,7 @@ from gear import (
     network_strays,
     process,
     publishing,
+    records,
     units,
 )
 from gear.definition import Definition
@@ -67,7 +67,7 @@ def check_kernel(
 
 def _mendable(finding: Finding, mend: Callable[[], None]) -> Finding:
     # What a person has to do is not to be tried.
-    return finding if finding.hint else dataclasses.replace(finding, mend=mend)
+    return finding if finding.hint else records.replace(finding, mend=mend)
 
 
 def _records(manager: Manager, layout: Layout, names: Sequence[str], *, repair: bool) -> Iterator[Outcome]:

@@ -10,7 +10,6 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,8 +20,8 @@ from gear.findings import Finding
 from gear.helper import networks as made
 from gear.helper import ruleset, sysctls
 from gear.helper.nftables import Maps, elements
-from gear.model import NAME, Layout
-from gear.spec import unit_name
+from gear.model import NAME, Layout, unit_name
+from gear.records import dataclass
 from gear.systemd import Manager
 from gear.underlay import MACVLAN
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gear.helper import nftables, ruleset, shaping
 from gear.model import Layout
 from gear.network import unit_name
 from gear.network_state import ENDED, Kernel, Member, members
+from gear.records import dataclass
 from gear.systemd import Manager, UnitState
 
 _VETH = re.compile(r"ve[0-9a-f]{12}", re.ASCII)

@@ -7,9 +7,7 @@ everything else: each gets its files anew, and one that runs is named if it has 
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from gear import (
@@ -26,6 +24,7 @@ from gear import (
     live,
     neighbours,
     publishing,
+    records,
     store,
 )
 from gear.definition import Definition
@@ -34,6 +33,7 @@ from gear.inet import unique_aliases
 from gear.model import Layout
 from gear.network import BRIDGE, NONE, Interface, Network, network_name, unit_name
 from gear.network_plan import plan, users
+from gear.records import dataclass
 from gear.spec import Spec
 from gear.systemd import Manager
 
@@ -179,9 +179,9 @@ def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> Re
             raise UsageError(f"{name} can't be connected to networks: it has --net {network.mode}.")
         have = next((item for item in network.interfaces if item.network == asked.network), None)
         if have is None:
-            return dataclasses.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
+            return records.replace(network, mode=BRIDGE, interfaces=(*network.interfaces, asked))
         # With another address of one family it moves; that of the other family stays.
-        moved = dataclasses.replace(
+        moved = records.replace(
             have,
             ip=asked.ip or have.ip,
             ip6=asked.ip6 or have.ip6,
@@ -191,7 +191,7 @@ def connect(manager: Manager, layout: Layout, name: str, asked: Interface) -> Re
         if moved == have:
             raise UsageError(f"{name} is on the network {asked.network} already.")
         others = (moved if item is have else item for item in network.interfaces)
-        return dataclasses.replace(network, interfaces=tuple(others))
+        return records.replace(network, interfaces=tuple(others))
 
     return _reconnect(manager, layout, name, more)
 
@@ -218,7 +218,7 @@ def disconnect(manager: Manager, layout: Layout, name: str, network: str) -> Rec
                 f"{name} has links, so it can't leave its last network.",
                 hint=f"gear link --rm {name}",
             )
-        return dataclasses.replace(found, mode=BRIDGE if rest else NONE, interfaces=rest)
+        return records.replace(found, mode=BRIDGE if rest else NONE, interfaces=rest)
 
     return _reconnect(manager, layout, name, less)
 
@@ -234,7 +234,7 @@ def _reconnect(manager: Manager, layout: Layout, name: str, change: Any) -> Reco
         # What runs with other files than there are gets this with the rest, by a restart.
         pid = None if live.is_stale(manager, layout, name) else live.payload(manager, layout, name)
         before, had = live.network_member(layout, name), allocation.held(layout, name)
-        wanted = dataclasses.replace(spec, network=change(spec.network))
+        wanted = records.replace(spec, network=change(spec.network))
         done = install.apply(layout, wanted, composing.image_of(layout, spec))
         publishing.acquaint(manager, layout, [name])
         if pid is not None:

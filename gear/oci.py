@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from gear.accounts import Identity
 from gear.document import DIGEST, Node, digest_of, parse_digest, parse_document
 from gear.errors import IntegrityError, UsageError
+from gear.records import dataclass, field
 
 __all__ = [
     "Descriptor",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import IO, Any
 
@@ -25,6 +24,7 @@ from gear.errors import GearError, IntegrityError, UsageError
 from gear.fetching import Progress
 from gear.model import Layout
 from gear.oci import OCI_MANIFEST, Descriptor
+from gear.records import dataclass, field
 
 VERSION = 1
 CHUNK = 1 << 20

@@ -31,7 +31,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from gear.document import parse_json
 from gear.errors import GearError, UsageError
 from gear.model import Layout
 from gear.oci import Reference
+from gear.records import dataclass, field
 from gear.reference import registry_host
 from gear.settings import Section
 

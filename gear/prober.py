@@ -14,7 +14,8 @@ from gear.journaling import DISCARD
 from gear.model import Layout
 from gear.oci import Image
 from gear.restarts import STEPS
-from gear.spec import Spec, signal_number
+from gear.signals import signal_number
+from gear.spec import Spec
 
 # Where systemd itself looks for it in a container (its "Container Interface").
 NOTIFY_INSIDE = "/run/host/notify"

@@ -1,14 +1,14 @@
 """The one door to other programs.
 
 Not for interpreting what they print.  Arguments are lists, never a shell's line; standard input is empty.
+`subprocess` is imported by what uses it: most verbs come by this module and run no program.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +17,8 @@ from gear.errors import GearError, HostError
 if TYPE_CHECKING:
     from socket import socket
 
+# Where programs are looked for, whatever the caller's PATH.
+_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 # The Debian package that brings each program gear calls.
 _PACKAGES = {
     "journalctl": "systemd",
@@ -34,15 +36,17 @@ _GRACE_S = 10.0
 
 def find(program: str) -> str:
     """The path of *program*; raises HostError naming the package when it is missing."""
-    path = shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        package = _PACKAGES.get(program, program)
-        raise HostError(f"The program {program} is not installed.", hint=f"apt-get install {package}")
-    return path
+    for path in (os.path.join(directory, program) for directory in _PATH):
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    package = _PACKAGES.get(program, program)
+    raise HostError(f"The program {program} is not installed.", hint=f"apt-get install {package}")
 
 
 def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
     """Run a program and return its standard output; raises GearError with its last words on other statuses."""
+    import subprocess
+
     command = [find(arguments[0]), *arguments[1:]]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode not in accept:
@@ -54,6 +58,8 @@ def output(arguments: Sequence[str], *, accept: Sequence[int] = (0,)) -> str:
 def call(arguments: Sequence[str], data: bytes = b"") -> None:
     """Run a program of gear's own with *data* on standard input; it says in its last line what went wrong, and that is
     the GearError raised then."""
+    import subprocess
+
     command = [find(arguments[0]), *arguments[1:]]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     if done.returncode:
@@ -66,6 +72,8 @@ def call(arguments: Sequence[str], data: bytes = b"") -> None:
 
 def filtered(arguments: Sequence[str], data: bytes) -> bytes:
     """What a program makes of *data*; raises GearError with its last words when it fails."""
+    import subprocess
+
     command = [find(arguments[0]), *arguments[1:]]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     if done.returncode:
@@ -78,6 +86,8 @@ def filtered(arguments: Sequence[str], data: bytes) -> bytes:
 
 def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[int, bytes]:
     """Give a program *data* on standard input; returns its exit status and what it printed, at most ANSWER_LIMIT."""
+    import subprocess
+
     command = [find(arguments[0]), *arguments[1:]]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -93,12 +103,18 @@ def exchange(arguments: Sequence[str], data: bytes, timeout_s: float) -> tuple[i
 def show(arguments: Sequence[str]) -> int:
     """Run a program on gear's own standard output; returns its exit status."""
     command = [find(arguments[0]), *arguments[1:]]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    # The interpreter ignores SIGPIPE and SIGXFSZ, and so would the program.
+    defaults = (signal.SIGPIPE, signal.SIGXFSZ)
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=[null], setsigdef=defaults)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @contextlib.contextmanager
 def reading(arguments: Sequence[str]) -> Iterator[int]:
     """Run a program and give the descriptor of its standard output; it is ended with the block."""
+    import subprocess
+
     command = [find(arguments[0]), *arguments[1:]]
     # A process group of its own, so that Ctrl-C on the terminal is gear's to act on.
     with subprocess.Popen(
@@ -122,6 +138,7 @@ def conversing(
     """
     # Here, since only copying between hosts needs them, and most verbs come by this module.
     import socket
+    import subprocess
     import threading
 
     command = [find(arguments[0]), *arguments[1:]]

@@ -6,8 +6,9 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TextIO
+
+from gear.records import dataclass, field
 
 INTERVAL_S = 0.1
 

@@ -6,7 +6,6 @@ A secret's value is nowhere here: PID 1 decrypts it for the unit, and the start 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from gear.confinement import QUIET
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Identity
-from gear.spec import Spec, signal_number
+from gear.records import dataclass, field
+from gear.signals import signal_number
+from gear.spec import Spec
 from gear.supplies import CONFIG, ENV, SECRET, SECRETS, object_path
 
 # What the rendered file of a config is called, in the container's directory.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from gear import durations, garbage, images, leases, store
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.oci import Image
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

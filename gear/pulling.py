@@ -6,7 +6,6 @@ Not how an image comes into the store (gear/fetching.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gear import fetching, images, indexes, notices, registries, store
 from gear.composing import is_directory
@@ -14,6 +13,7 @@ from gear.errors import GearError, NotFoundError, RemoteError, UsageError
 from gear.fetching import Progress, Pulled, Silent, Wanted
 from gear.model import Layout
 from gear.oci import Image, Platform, Reference
+from gear.records import dataclass
 from gear.reference import Remote, meant
 from gear.registries import Registries
 from gear.registry import Denied, Repository

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import IO
 
 from gear import files, images, indexes, leases, registries, registry_auth, store
@@ -16,6 +15,7 @@ from gear.fetching import Progress, Silent
 from gear.model import Layout
 from gear.netfailure import Lost
 from gear.oci import Descriptor, Manifest
+from gear.records import dataclass
 from gear.reference import Remote, meant
 from gear.registries import Endpoint, Registries
 from gear.registry import Repository

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gear.errors import UsageError
 from gear.oci import Reference
+from gear.records import dataclass
 
 HUB = "docker.io"
 # How the same registry is called by old tools.

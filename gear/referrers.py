@@ -5,7 +5,6 @@ Only what is there is told; nothing of it is fetched or believed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
@@ -15,6 +14,7 @@ from gear.document import DIGEST, Node, parse_document
 from gear.errors import IntegrityError, NotFoundError, RemoteError
 from gear.model import Layout
 from gear.oci import OCI_INDEX, Descriptor, media_type
+from gear.records import dataclass
 from gear.reference import meant
 from gear.registries import Registries
 from gear.registry import LINK, PAGES, Repository

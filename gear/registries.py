@@ -30,13 +30,13 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gear import files, yamlfile
 from gear.errors import GearError, UsageError
 from gear.model import Layout
+from gear.records import dataclass, field, replace
 from gear.reference import HUB, HUB_API, Remote, registry_host
 from gear.settings import Section
 

@@ -13,7 +13,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode, urljoin
 
@@ -23,6 +22,7 @@ from gear.document import DIGEST, DOCUMENT_LIMIT, parse_digest, parse_document, 
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
 from gear.netfailure import Lost, proxy_wants_login
 from gear.oci import INDEXES, MANIFESTS, Descriptor
+from gear.records import dataclass
 from gear.registries import Endpoint, Registries
 from gear.registry_auth import Credentials
 from gear.transport import Body, Response, Transport

@@ -14,12 +14,12 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gear import files, process
 from gear.errors import GearError, RemoteError, UsageError
+from gear.records import dataclass, field
 from gear.reference import HUB, registry_host
 
 HUB_KEY = "https://index.docker.io/v1/"

@@ -34,8 +34,8 @@ from gear import (
     volumestore,
 )
 from gear.errors import GearError, IntegrityError
-from gear.model import Layout, container_name
-from gear.spec import Spec, unit_name
+from gear.model import Layout, container_name, unit_name
+from gear.spec import Spec
 from gear.supplies import KINDS
 from gear.systemd import Manager
 

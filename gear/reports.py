@@ -9,10 +9,10 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from gear.errors import GearError
 from gear.helper.failure import Failure
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gear import device_rules
 from gear.document import Node
+from gear.records import dataclass
 from gear.weights import io_weight, weight_of_shares
 
 INFINITY = (1 << 64) - 1

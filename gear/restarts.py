@@ -6,11 +6,11 @@ Words of systemd.service(5) and systemd.unit(5), and Docker's for the same.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from gear import durations, members
 from gear.errors import UsageError
+from gear.records import dataclass
 
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
 # boot whatever the policy, so here it means what `always` means.

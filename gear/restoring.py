@@ -5,7 +5,6 @@ Taking snapshots is gear/snapshots.py's.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from gear import (
     neighbours,
     notices,
     publishing,
+    records,
     replacing,
     snapshots,
     sockets,
@@ -125,7 +125,7 @@ def exchange(
     _require_ids(layout, spec, what)
     install.check_host(layout, spec, image)
     had = allocation.held(layout, name)
-    spec = dataclasses.replace(spec, network=connecting.settle(layout, name, spec.network))
+    spec = records.replace(spec, network=connecting.settle(layout, name, spec.network))
     neighbours.require_unambiguous(layout, spec)
     connecting.take(layout, name, spec.network)
     rendered = composing.render(spec, image, layout)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from gear import activation, containers, files, uids
+from gear import containers, files, uids
 from gear.errors import GearError
 from gear.findings import Finding
-from gear.model import Layout
+from gear.model import Layout, listener_of
 from gear.spec import Spec
 from gear.systemd import Manager, UnitState
 
@@ -46,7 +46,7 @@ def _unread(manager: Manager, layout: Layout, unit: UnitState) -> Iterator[Findi
 def _ownerless(manager: Manager, layout: Layout, unit: UnitState) -> Iterator[Finding]:
     """A service of a container that is not there: it runs, or has failed and PID 1 remembers it."""
     name, _, kind = unit.name.removeprefix("ctr-").rpartition(".")
-    if not unit.name.startswith("ctr-") or kind != "service" or activation.owner(unit.name) is not None:
+    if not unit.name.startswith("ctr-") or kind != "service" or listener_of(unit.name) is not None:
         return
     if (
         unit.active == "inactive"

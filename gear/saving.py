@@ -12,7 +12,6 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from gear.document import parse_digest
 from gear.errors import IntegrityError, UsageError
 from gear.model import Layout
 from gear.oci import OCI_INDEX, Descriptor, Image, Manifest, Reference
+from gear.records import dataclass
 
 CHUNK = 1 << 20
 # What the name of an image is called in an index: for all; for containerd, which takes full names only.

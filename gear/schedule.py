@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gear import durations, members, unitfile
 from gear.errors import UsageError
 from gear.model import Layout, absolute_path, container_name
+from gear.records import dataclass
 
 _UNIT = re.compile(r"gear-upgrade@([A-Za-z0-9][A-Za-z0-9_.-]{0,62})\.(?:timer|service)", re.ASCII)
 # systemd.time(7), "Calendar Events"; systemd-analyze(1) has the last word.

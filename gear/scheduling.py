@@ -6,14 +6,13 @@ What its units say is in gear/schedule.py.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gear import boot, composing, containers, files, process, schedule
+from gear import boot, containers, files, process, schedule
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.findings import Finding
 from gear.model import Layout
@@ -54,6 +53,8 @@ def program() -> str:
     What is in a checkout or a virtual environment may go away; then the unit fails, which systemd shows, and fsck
     tells why.
     """
+    import shutil
+
     called = shutil.which(sys.argv[0])
     if called is None or os.path.basename(called) != "gear":
         called = shutil.which("gear", path=_PATH)
@@ -164,6 +165,8 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any] | None:
 
 def check(layout: Layout, name: str) -> Iterator[Finding]:
     """What is wrong with the schedule of *name*.  The caller holds the lock."""
+    from gear import composing
+
     try:
         wanted = find(layout, name)
     except GearError as error:

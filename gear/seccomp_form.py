@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gear.bpf import Condition
 from gear.document import Node
 from gear.errors import UsageError
+from gear.records import dataclass
 
 # linux/seccomp.h, SECCOMP_RET_*.
 ACTIONS = {

@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from socket import socket
 
 from gear import fetching, files, images, leases, offering, process, registries, store
@@ -22,6 +21,7 @@ from gear.model import Layout
 from gear.oci import Reference
 from gear.offering import VERSION, Item, Result
 from gear.piping import PipeTransport, standard_streams
+from gear.records import dataclass, replace
 from gear.reference import full_names
 from gear.registry import Repository
 from gear.signatures import PeerGate

@@ -16,7 +16,6 @@ import base64
 import binascii
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from gear import files, leases, store
 from gear.claims import PAYLOAD_LIMIT, TYPES, Signature
@@ -24,6 +23,7 @@ from gear.document import Node, digest_of, parse_document
 from gear.errors import IntegrityError
 from gear.model import Layout
 from gear.oci import index_entries
+from gear.records import dataclass
 
 # What is kept of one image.
 COUNT_LIMIT = 32

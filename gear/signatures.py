@@ -14,7 +14,6 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from gear import attached, cosign, lookaside, openpgp, policy, signature_record, store
 from gear.claims import BadSignature, Claim, Name, Signature
@@ -23,6 +22,7 @@ from gear.errors import GearError, IntegrityError, RefusedError, RemoteError, Us
 from gear.model import Layout
 from gear.oci import Descriptor, Image, index_entries
 from gear.policy import Rule, Signed
+from gear.records import dataclass
 from gear.reference import Remote
 from gear.registries import Registries
 from gear.registry import Document, Repository

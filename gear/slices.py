@@ -7,7 +7,6 @@ lies in the one that its name begins with (systemd.slice(5)): container-web.slic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from gear.budget import Budget
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.findings import Finding
 from gear.model import Layout
+from gear.records import dataclass
 from gear.spec import Spec, slice_name
 from gear.systemd import Manager, booted
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.model import NAME, Layout
 from gear.mounting import volume_name
 from gear.oci import Image
+from gear.records import dataclass
 from gear.spec import Spec
 from gear.systemd import Manager
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gear import activation, boot, files, journal
+from gear import activation, boot, files
 from gear.errors import GearError
-from gear.model import Layout
-from gear.spec import Spec
+from gear.model import Layout, listener_of, listeners
 from gear.systemd import Manager
+
+# `gear stop` reads no specification.
+if TYPE_CHECKING:
+    from gear.spec import Spec
 
 _GONE = ("inactive", "failed")
 _SAID = 4  # lines of the journal about a socket that could not be opened
@@ -23,14 +26,14 @@ def unit_files(layout: Layout, name: str) -> list[Path]:
     """The files of such units that there are of the container *name*, wanted or not."""
     with files.explained(f"read {layout.units}"):
         try:
-            return sorted(path for path in layout.units.iterdir() if activation.owner(path.name) == name)
+            return sorted(path for path in layout.units.iterdir() if listener_of(path.name) == name)
         except FileNotFoundError:
             return []
 
 
 def loaded(manager: Manager, name: str) -> list[str]:
     """Those units of the container *name* that are not inactive: sockets, then proxies."""
-    found = manager.list_units(activation.patterns(name))
+    found = manager.list_units(listeners(name))
     wanted = [unit.name for unit in found if unit.active not in _GONE]
     return sorted(wanted, key=lambda unit: (unit.endswith(".service"), unit))
 
@@ -66,7 +69,7 @@ def remove_files(layout: Layout, name: str, keep: Collection[Path] = ()) -> None
 def prepare(manager: Manager, layout: Layout, spec: Spec) -> None:
     """Forget failures, and close sockets that are not as the files have them; those of a payload that runs are closed
     by its restart."""
-    for unit in manager.list_units(activation.patterns(spec.name)):
+    for unit in manager.list_units(listeners(spec.name)):
         if unit.active == "failed":
             manager.reset_failed(unit.name)
     if manager.get(spec.unit, "ActiveState", "s") not in _GONE:
@@ -121,6 +124,7 @@ def taken(spec: Spec, units: Sequence[str]) -> dict[str, Any] | None:
 
 def why(manager: Manager, layout: Layout, spec: Spec, units: Sequence[str]) -> GearError:
     """The error for sockets *units* of *spec* that could not be opened: who has the port, or what PID 1 says."""
+    from gear import journal
     from gear.helper import ports
 
     hint = f"The whole story: journalctl -u {' -u '.join(units)}"

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -25,6 +24,7 @@ from gear.compression import Reader, decompressed, kind_of
 from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document, parse_json
 from gear.errors import IntegrityError, UsageError
 from gear.oci import INDEXES, Descriptor, Manifest, Platform, choose, index_entries
+from gear.records import dataclass
 from gear.tarstream import Archive
 
 CHUNK = 1 << 20

@@ -7,9 +7,7 @@ The only truth about a container.  Units, bundle and everything else are rendere
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from gear import budget, members, mounting
@@ -19,11 +17,13 @@ from gear.health import Health
 from gear.isolation import Isolation
 from gear.journaling import Logging
 from gear.members import container_path
-from gear.model import container_name
+from gear.model import container_name, unit_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.records import dataclass, field
 from gear.restarts import Pace, restart_policy
+from gear.signals import signal_number
 from gear.supplies import Supplies
 
 VERSION = 1
@@ -166,11 +166,6 @@ class Spec:
         return cls(**values)
 
 
-def unit_name(name: str) -> str:
-    """The service unit of the container *name*."""
-    return f"ctr-{name}.service"
-
-
 def _image(value: Any) -> ImageRef:
     return ImageRef(members.text(members.mapping(value)["reference"]), members.text(value["digest"]))
 
@@ -221,24 +216,6 @@ def host_name(text: str) -> str:
             f"{text[:80]!r} can't be a host name.", hint="Use up to 64 letters, digits, '-' and '.'."
         )
     return text
-
-
-def signal_number(text: str) -> int:
-    """The number of a signal given as SIGTERM, TERM, 15 or SIGRTMIN+3; raises UsageError.
-
-    Docker's STOPSIGNAL allows each form; the numbers are this machine's (signal(7)).
-    """
-    word = text.strip().upper()
-    if word.isascii() and word.isdigit() and len(word) < 4 and 1 <= int(word) <= signal.SIGRTMAX:
-        return int(word)
-    word = word.removeprefix("SIG")
-    if match := re.fullmatch(r"(RTMIN|RTMAX)(?:([+-])([0-9]{1,2}))?", word):
-        number = getattr(signal, f"SIG{match[1]}") + int((match[2] or "+") + (match[3] or "0"))
-        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-            return int(number)
-    elif isinstance(found := getattr(signal, f"SIG{word}", None), signal.Signals):
-        return int(found)
-    raise UsageError(f"{text[:40]!r} is no signal.", hint="For example SIGTERM, QUIT, 15 or SIGRTMIN+3.")
 
 
 def storage_driver(value: Any) -> str:

@@ -6,16 +6,32 @@ from typing import Any
 
 from gear import containers, probed, sockets
 from gear.model import Layout
+from gear.records import dataclass
 from gear.spec import Spec
 from gear.systemd import Manager
 
 
-def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seen:
+    """What PID 1 says of the unit of a container: properties of all its interfaces, and the state of its file."""
+
+    unit: str
+    properties: dict[str, Any]
+    file_state: str
+
+
+def look(manager: Manager, layout: Layout, name: str) -> Seen:
+    """Ask PID 1 about the container *name*."""
+    unit = containers.unit_of(layout, name)
+    return Seen(unit, *manager.look(unit))
+
+
+def state(manager: Manager, layout: Layout, spec: Spec, seen: Seen) -> dict[str, Any]:
     """What there is to say of a container: the members of `gear status --output json`, described in gear(1)."""
-    spec = containers.get(layout, name)
-    unit_id = containers.unit_of(layout, name)
-    unit = manager.properties(unit_id)
-    service = manager.properties(unit_id, "Service") if unit_id == spec.unit else {}
+    name, unit_id, unit = spec.name, seen.unit, seen.properties
+    installed = unit_id == spec.unit
+    service = unit if installed else {}
+    starts = sockets.starts_at_boot(spec)[0] if installed else unit_id
     return {
         "name": name,
         "unit": unit_id,
@@ -24,7 +40,7 @@ def state(manager: Manager, layout: Layout, name: str) -> dict[str, Any]:
         "active_state": unit.get("ActiveState", ""),
         "sub_state": unit.get("SubState", ""),
         "paused": unit.get("FreezerState", "running") in ("frozen", "freezing"),
-        "boot": manager.file_state((sockets.starts_at_boot(spec) if unit_id == spec.unit else [unit_id])[0]),
+        "boot": seen.file_state if starts == unit_id else manager.file_state(starts),
         "listening": sockets.state(manager, spec),
         "main_pid": service.get("MainPID", 0),
         "result": service.get("Result", ""),

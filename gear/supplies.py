@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gear.errors import UsageError
 from gear.members import container_path
 from gear.model import NAME, Layout
 from gear.mounting import kernel_view
+from gear.records import dataclass
 
 # The kinds of objects, each a directory of the state: what one is called, the file without which there is none, and the
 # command that makes one.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from gear import composing, containers, files, install, journal, objects, publishing, store, switching
 from gear.errors import GearError
 from gear.model import Layout
+from gear.records import dataclass
 from gear.spec import Spec
 from gear.supplies import CONFIG, ENV_SET, KINDS, SECRET
 from gear.systemd import Manager

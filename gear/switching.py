@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gear import containers, files, members, removal
 from gear.errors import GearError, IntegrityError
 from gear.model import NAME, Layout
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any
 
 from gear.errors import GearError, HostError
+from gear.records import dataclass
 
 _DESTINATION = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"
@@ -77,7 +80,7 @@ class Manager:
                 hint="Try gear on a test host: contrib/testhost boot bookworm",
             )
         try:
-            from pystemd.dbuslib import DBus, apply_signature, path_encode
+            DBus, apply_signature, path_encode = _binding()
         except ImportError as error:
             raise HostError(
                 f"The Python module pystemd can't be loaded: {error}.", hint="apt-get install python3-pystemd"
@@ -254,6 +257,17 @@ class Manager:
             self._path_encode(_PATH + b"/unit", unit.encode()), f"org.freedesktop.systemd1.{interface}"
         )
 
+    def look(self, unit: str) -> tuple[dict[str, Any], str]:
+        """All properties of *unit* whatever their interface, as properties() gives them, and its file_state().
+
+        PID 1 forgets a unit that nobody needs as soon as it has answered, so each further call has it read files again.
+        And what the file's state is takes it longest, so that is asked for alone only of a unit that PID 1 had loaded:
+        then the property is as old as that.
+        """
+        loaded = self.list_units([unit])
+        found = self._get_all(self._path_encode(_PATH + b"/unit", unit.encode()), "")
+        return found, self.file_state(unit) if loaded else str(found.get("UnitFileState", ""))
+
     def _get_all(self, path: bytes, interface: str) -> dict[str, Any]:
         arguments = self._apply_signature(b"s", [interface.encode()])
         try:
@@ -275,6 +289,10 @@ class Manager:
         except Exception as error:
             raise UnitError(f"systemd gives no property {name} of {unit}: {_reason(error)}.") from error
         return _decoded(value)
+
+    def own(self, unit: str, name: str, signature: str) -> Any:
+        """One property that units of its type have: of a service, a scope, a socket and so on."""
+        return self.get(unit, name, signature, _interface_of(unit))
 
     def file_state(self, unit: str) -> str:
         """`enabled`, `disabled`, `masked` and so on, as `systemctl is-enabled` says; `` when there is no file."""
@@ -314,6 +332,28 @@ class Manager:
 def _interface_of(unit: str) -> str:
     """The interface of what only units of its type have."""
     return f"org.freedesktop.systemd1.{unit.rpartition('.')[2].capitalize()}"
+
+
+def _binding() -> tuple[Any, Any, Any]:
+    """What of pystemd talks to the bus: its class DBus, and two functions; raises ImportError.
+
+    That is a module in C.  The package around it imports lxml, to read introspection, and it imports pprint, for one
+    message of an error: 25 of the 50 ms that a verb may take, and gear comes by neither.  So nothing is what it finds.
+    """
+    if "pystemd" not in sys.modules:
+        found = PathFinder.find_spec("pystemd")
+        package = ModuleType("pystemd")
+        package.__path__ = [] if found is None else list(found.submodule_search_locations or ())
+        sys.modules["pystemd"] = package
+    pprint = ModuleType("pprint")
+    vars(pprint)["pformat"] = repr
+    before = sys.modules.setdefault("pprint", pprint)
+    try:
+        from pystemd.dbuslib import DBus, apply_signature, path_encode
+    finally:
+        if before is pprint:
+            del sys.modules["pprint"]
+    return DBus, apply_signature, path_encode
 
 
 def _open(bus: Any) -> None:

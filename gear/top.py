@@ -6,12 +6,12 @@ What a process calls itself is the container's word; it is cleaned where it is s
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from gear import accounts, groups, inroot
 from gear.errors import GearError
 from gear.inside import Running
+from gear.records import dataclass
 
 _COMMAND_LIMIT = 4096  # bytes of a command line
 

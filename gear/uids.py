@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
+from gear.records import dataclass
 from gear.spec import UID_RANGE_SIZE
 
 # The range that systemd sets aside for containers (systemd.io/UIDS-GIDS).

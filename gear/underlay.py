@@ -6,12 +6,12 @@ Pure: the members parent, mode, vni, peers, local and port of network.json, and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from gear import inet, members
 from gear.errors import UsageError
+from gear.records import dataclass
 
 BRIDGE, MACVLAN, VXLAN = DRIVERS = ("bridge", "macvlan", "vxlan")
 # What macvlan interfaces of one parent are to each other (ip-link(8)).

@@ -6,20 +6,19 @@ that is lifecycle, control group, log stream and boot.  Of the image only its st
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gear import activation, confinement, durations, limiting, prober, provision, unitfile
+from gear import activation, confinement, durations, limiting, prober, provision, records, unitfile
 from gear.budget import Budget
 from gear.bundle import effective_mounts, is_system, volume_directory
 from gear.journaling import APP_LABEL, DISCARD
 from gear.model import Layout
+from gear.model import unit_name as container_unit
 from gear.network import HOST, NAT, unit_name
 from gear.oci import Image
 from gear.resources import properties, unit_lines
 from gear.spec import Spec
-from gear.spec import unit_name as container_unit
 
 # The system's own interpreter, never a virtual environment's: units outlive those.
 PYTHON = "/usr/bin/python3"
@@ -48,7 +47,7 @@ def seconds(value: float) -> str:
 
 def budget_of(spec: Spec) -> Budget:
     """What a container may use: what was asked for, and that it can't have any number of processes."""
-    return dataclasses.replace(spec.resources, tasks_max=spec.resources.tasks_max or DEFAULT_PIDS_LIMIT)
+    return records.replace(spec.resources, tasks_max=spec.resources.tasks_max or DEFAULT_PIDS_LIMIT)
 
 
 def render(

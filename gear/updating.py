@@ -7,7 +7,6 @@ are in its file, and those that are gone are not; Manager.apply_limits() has PID
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from gear import (
 from gear.effects import LIVE, Change
 from gear.errors import GearError
 from gear.model import Layout
+from gear.records import dataclass, field
 from gear.spec import Spec
 from gear.systemd import Manager
 

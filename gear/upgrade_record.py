@@ -13,14 +13,17 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gear import bundle, containers, files, members
+from gear import containers, files, members
 from gear.errors import GearError, IntegrityError
 from gear.model import NAME, Layout
-from gear.spec import Spec
+from gear.records import dataclass, replace
+
+# Nearly no container that is looked at has been upgraded.
+if TYPE_CHECKING:
+    from gear.spec import Spec
 
 UPGRADE, ROLLBACK = "upgrade", "rollback"
 # What became of one: it is in force, it was taken back, or gear was killed and nobody saw how it started.
@@ -110,6 +113,8 @@ def read(layout: Layout, name: str) -> Record:
     path = record_path(layout, name)
 
     def parse(top: dict[str, Any]) -> Record:
+        from gear.spec import Spec
+
         previous = (
             None if top["previous"] is None else Spec.from_mapping(top["previous"], f"{path}: previous")
         )
@@ -125,6 +130,8 @@ def pending(layout: Layout, name: str) -> Pending | None:
     path = pending_path(layout, name)
 
     def parse(top: dict[str, Any]) -> Pending:
+        from gear.spec import Spec
+
         return Pending(
             members.text(top["kind"]),
             float(members.number(top["began"])),
@@ -239,4 +246,6 @@ def specs(layout: Layout, name: str) -> list[Spec]:
 
 def layers(layout: Layout, name: str) -> set[Path]:
     """The writable layers that go with these."""
+    from gear import bundle
+
     return {bundle.writable_layer(spec, layout) for spec in specs(layout, name) if not spec.ephemeral}

@@ -13,7 +13,6 @@ Pulling images is the caller's.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from gear import (
     install,
     lifecycle,
     publishing,
+    records,
     restoring,
     snapshots,
     sockets,
@@ -63,7 +63,7 @@ class UpgradeError(GearError):
     """An upgrade failed; the sentence says what the container is now."""
 
 
-@dataclasses.dataclass(frozen=True)
+@records.dataclass(frozen=True)
 class _Wish:
     """An upgrade or a rollback as it is asked for; *restore* is the snapshot that volumes become."""
 
@@ -76,7 +76,7 @@ class _Wish:
 
 def with_image(spec: Spec, image: Image) -> Spec:
     """*spec* with another image."""
-    return dataclasses.replace(spec, image=ImageRef(image.reference, image.digest))
+    return records.replace(spec, image=ImageRef(image.reference, image.digest))
 
 
 def upgrade(
@@ -156,7 +156,7 @@ def _begin(manager: Manager, layout: Layout, wish: _Wish) -> Pending:
     with files.locked(layout.lock), store.lease(layout), ExitStack() as undo:
         image = composing.image_of(layout, target)
         network = connecting.settle(layout, name, target.network, origin.network)
-        target = dataclasses.replace(target, network=network)
+        target = records.replace(target, network=network)
         install.check_host(layout, target, image)
         composing.render(target, image, layout)
         before = composing.image_of(layout, origin) if wish.keep_data else None
@@ -305,7 +305,7 @@ def _undo(manager: Manager, layout: Layout, item: Pending, reason: str) -> Entry
     """Make the container what it was before; raises GearError when that fails, and then the next run tries again."""
     name = item.origin.name
     if item.failed is None:
-        item = dataclasses.replace(item, failed=reason)
+        item = records.replace(item, failed=reason)
         upgrade_record.begin(layout, name, item)
     kept = item.snapshot if item.snapshot in snapshots.labels(layout, name) else None
     keep = _keeps_sockets(layout, item.origin, item.target, copies=kept is not None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from gear import groups
+from gear.records import dataclass, field
 
 _MOUNT = "/sys/fs/cgroup"
 _UNIFIED = (f"{_MOUNT}/unified", _MOUNT)

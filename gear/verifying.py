@@ -6,7 +6,6 @@ Nothing is changed; `gear fsck` mends.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from gear import images, leases, signatures, store
@@ -14,6 +13,7 @@ from gear.checking import StoreCheck
 from gear.errors import GearError
 from gear.model import Layout
 from gear.oci import Image
+from gear.records import dataclass
 
 
 @dataclass(frozen=True)

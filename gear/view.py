@@ -12,7 +12,6 @@ import resource
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from gear import accounts, duplicate, files
@@ -20,6 +19,7 @@ from gear.accounts import Identity
 from gear.errors import GearError, IntegrityError
 from gear.layer import kept
 from gear.merged import is_opaque
+from gear.records import dataclass
 from gear.tree import DIRECTORY, is_whiteout
 
 # As many as Linux follows for one path, path_resolution(7).

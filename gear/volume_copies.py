@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gear import bundle, files, footprint, members, removal, volumes, volumestore
 from gear.errors import GearError, IntegrityError, NotFoundError
 from gear.model import Layout
+from gear.records import dataclass
 from gear.snapshots import free_label, label_of
 from gear.systemd import Manager
 

@@ -10,12 +10,12 @@ limited it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from gear import members
 from gear.budget import parse_size
 from gear.errors import IntegrityError, UsageError
+from gear.records import dataclass, field
 
 VERSION = 1
 # Bytes: below that file systems have no room for their own.

@@ -5,11 +5,9 @@ How they are kept is gear/volumestore.py's, copies of them gear/volume_copies.py
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from gear import (
@@ -22,11 +20,13 @@ from gear import (
     leftovers,
     pausing,
     quotas,
+    records,
     store,
     volumestore,
 )
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.model import Layout
+from gear.records import dataclass
 from gear.systemd import Manager
 from gear.view import View
 
@@ -35,7 +35,7 @@ from gear.view import View
 class Wishes:
     """What `gear volume create` is told beside the name."""
 
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, str] = records.field(default_factory=dict)
     size: int | None = None
     owner: tuple[int, int] | None = None  # as inside
     mode: int | None = None
@@ -116,7 +116,7 @@ def resize(layout: Layout, name: str, size: int | None) -> bool:
             return False
         # Between the two gear may be killed: `gear fsck` tells of it then.
         quotas.limit(data, size, f"the volume {name}")
-        volumestore.write_record(directory, dataclasses.replace(record, size=size))
+        volumestore.write_record(directory, records.replace(record, size=size))
         return True
 
 

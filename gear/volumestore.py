@@ -13,7 +13,6 @@ Whoever reads a volume for long has a shared flock(2) on its directory, whoever 
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import time
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from gear import bundle, duplicate, files, quotas, removal, subvolumes
+from gear import bundle, duplicate, files, quotas, records, removal, subvolumes
 from gear.errors import GearError, NotFoundError
 from gear.model import NAME, Layout
 from gear.tree import DIRECTORY
@@ -113,7 +112,7 @@ def clone(layout: Layout, source: str, name: str, content: Record | None = None)
 
     Nothing may write to the source meanwhile; the caller holds the lock.
     """
-    wanted = content or dataclasses.replace(record(layout, source), created=time.time())
+    wanted = content or records.replace(record(layout, source), created=time.time())
     with appearing(layout, name, wanted) as (data, noted):
         copy_data(bundle.volume_directory(layout, source), data, noted.size, f"the volume {name}")
 

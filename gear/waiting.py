@@ -6,11 +6,11 @@ PID 1 is asked again and again: its signals tell of units, and not of what the p
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from gear import containers, probed
 from gear.errors import GearError, UsageError
 from gear.model import Layout
+from gear.records import dataclass
 from gear.systemd import Manager
 
 _PAUSE_S = 0.05

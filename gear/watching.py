@@ -6,14 +6,13 @@ PID 1 is asked once for each look, and once for a container that is new and not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gear import containers, groups, probed, usage
 from gear.errors import GearError
 from gear.journaling import APP_LABEL
-from gear.model import Layout
-from gear.spec import unit_name
+from gear.model import Layout, unit_name
+from gear.records import dataclass
 from gear.systemd import Manager, UnitError
 from gear.usage import RESOURCES, Usage
 

@@ -17,9 +17,9 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors findings model document changes accounts members durations tunables isolation inet link "
-        "limits network naming underlay definition mounting health restarts journaling mount_words supplies spec "
-        "volume_record oci reference settings claims weights budget effects"
+        "__init__ errors records findings model document changes accounts members durations tunables isolation inet "
+        "link limits network naming underlay definition mounting health restarts journaling mount_words supplies "
+        "signals spec volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
         "forwarding unitfile device_rules resources limiting confinement attachment activation provision units "
@@ -92,7 +92,12 @@ DOORS = {
     "pyseccomp": {"seccomp"},
 }
 # The only module that imports each of these of the standard library's.
-GUARDED = {"subprocess": {"process", "compression"}, "ctypes": {"files", "quotas"}, "asyncio": set()}
+GUARDED = {
+    "dataclasses": {"records", "tarstream", "openmetrics"},
+    "subprocess": {"process", "compression"},
+    "ctypes": {"files", "quotas"},
+    "asyncio": set(),
+}
 # What the helper may import: built in, or C halves of modules whose Python halves cost too much at every start.
 HELPER_ALLOWED = {
     "__future__",

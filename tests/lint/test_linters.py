@@ -113,3 +113,12 @@ def test_exec_imports_nothing_that_it_does_not_need() -> None:
     )
     assert {name for name in modules if name.startswith("gear.")} == EXEC
     assert not modules & COSTLY
+
+
+# What none of the verbs that do little but ask PID 1 comes by; tests/host/test_verbs_speed.py has whole runs of them.
+NEEDLESS = set("ctypes dataclasses hashlib inspect random shutil socket subprocess".split())
+
+
+@pytest.mark.parametrize("module", ("cli_lifecycle", "cli_list", "cli_inside", "cli_logs", "cli_health"))
+def test_verbs_of_pid_1_import_nothing_needless(module: str) -> None:
+    assert not loaded(f"from gear import cli; cli.verbs_of('gear.{module}')") & NEEDLESS

@@ -15,7 +15,7 @@ from gear.errors import UsageError
 from gear.helper import activation as passing
 from gear.helper import proxy
 from gear.helper.failure import Failure
-from gear.model import Layout
+from gear.model import Layout, listener_of
 from gear.network import Network, Port
 from gear.spec import Spec
 
@@ -116,7 +116,7 @@ def test_one_for_ipv6_alone_parts_the_families() -> None:
     ],
 )
 def test_owner(unit: str, name: str | None) -> None:
-    assert activation.owner(unit) == name
+    assert listener_of(unit) == name
 
 
 @pytest.mark.parametrize(

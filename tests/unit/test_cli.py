@@ -10,7 +10,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,15 @@ from gear.model import Layout
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Interface, Network
+from gear.records import fields, replace
 from gear.restarts import Pace
 from gear.spec import Spec
 from gear.supplies import Config, Secret, Supplies
 
 VERBS = [(f"gear {name}", cli.verbs_of(module)[name]) for name, module in cli.TABLE.items()] + [
     (f"gear {group} {name}", verb)
-    for group, module in cli.GROUPS.items()
-    for name, verb in cli.verbs_of(module).items()
+    for group, modules in cli.GROUPS.items()
+    for name, verb in cli.verbs_of(*modules).items()
 ]
 
 IMAGE_VERBS = (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from typing import Any
 
 import rendering
 
-from gear import effects
+from gear import effects, records
 from gear.budget import Budget
 from gear.effects import LIVE, RESTART, Change
 from gear.health import Health
@@ -35,7 +34,7 @@ def test_every_member_has_a_class_and_nothing_else_has_one() -> None:
     wanted = set(_document()) - set(effects.NESTED)
     for part, kind in PARTS.items():
         # What a start waits for is called as its option.
-        fields = (field.name.replace("ready", "ready_when") for field in dataclasses.fields(kind))
+        fields = (field.name.replace("ready", "ready_when") for field in records.fields(kind))
         wanted |= {f"{part}.{name}" for name in fields}
     assert set(effects.TABLE) == wanted
     assert set(PARTS) == set(effects.NESTED)

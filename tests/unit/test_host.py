@@ -60,7 +60,7 @@ def test_user_namespaces_that_are_off(content: str | None, tmp_path: Path) -> No
 
 
 def test_missing_interpreter(enabled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "PYTHON", "/nowhere/python3")
+    monkeypatch.setattr("gear.units.PYTHON", "/nowhere/python3")
     with pytest.raises(HostError) as caught:
         host.require_isolation("6.1.0", enabled)
     assert caught.value.message == "The start helper needs /nowhere/python3, which is not there."

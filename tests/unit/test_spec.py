@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import budget, isolation, members, mounting, restarts, spec, tunables
+from gear import budget, isolation, members, mounting, restarts, signals, spec, tunables
 from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
@@ -105,13 +105,13 @@ def test_good_restart_policies(policy: str) -> None:
     ],
 )
 def test_signals(text: str, number: int) -> None:
-    assert spec.signal_number(text) == number
+    assert signals.signal_number(text) == number
 
 
 @given(st.sampled_from(sorted(signal.Signals)))
 def test_every_signal_by_name_and_number(number: signal.Signals) -> None:
     for text in (number.name, number.name[3:], number.name.lower(), str(int(number))):
-        assert spec.signal_number(text) == int(number)
+        assert signals.signal_number(text) == int(number)
 
 
 # ---- validators: what they refuse, in these words
@@ -138,7 +138,7 @@ def test_every_signal_by_name_and_number(number: signal.Signals) -> None:
 )
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        spec.signal_number(text)
+        signals.signal_number(text)
     assert caught.value.message == f"{text[:40]!r} is no signal."
     assert caught.value.hint == "For example SIGTERM, QUIT, 15 or SIGRTMIN+3."
 
