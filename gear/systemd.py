@@ -291,7 +291,7 @@ class Manager:
         return _decoded(value)
 
     def own(self, unit: str, name: str, signature: str) -> Any:
-        """One property that units of its type have: of a service, a scope, a socket and so on."""
+        """One property that only units of its type have."""
         return self.get(unit, name, signature, _interface_of(unit))
 
     def file_state(self, unit: str) -> str:
@@ -337,22 +337,19 @@ def _interface_of(unit: str) -> str:
 def _binding() -> tuple[Any, Any, Any]:
     """What of pystemd talks to the bus: its class DBus, and two functions; raises ImportError.
 
-    That is a module in C.  The package around it imports lxml, to read introspection, and it imports pprint, for one
-    message of an error: 25 of the 50 ms that a verb may take, and gear comes by neither.  So nothing is what it finds.
+    That is a module in C.  The package around it imports lxml, to read introspection, and it imports pprint, for the
+    message of one error: 25 ms, which is half of what a verb may take.  So it finds an empty package, and no pprint.
     """
-    if "pystemd" not in sys.modules:
-        found = PathFinder.find_spec("pystemd")
-        package = ModuleType("pystemd")
-        package.__path__ = [] if found is None else list(found.submodule_search_locations or ())
-        sys.modules["pystemd"] = package
-    pprint = ModuleType("pprint")
-    vars(pprint)["pformat"] = repr
-    before = sys.modules.setdefault("pprint", pprint)
+    stand_ins = {"pprint": ModuleType("pprint"), "pystemd": ModuleType("pystemd")}
+    vars(stand_ins["pprint"])["pformat"] = repr
+    found = PathFinder.find_spec("pystemd")
+    stand_ins["pystemd"].__path__ = list(found.submodule_search_locations or ()) if found else []
+    put = {name for name, module in stand_ins.items() if sys.modules.setdefault(name, module) is module}
     try:
         from pystemd.dbuslib import DBus, apply_signature, path_encode
     finally:
-        if before is pprint:
-            del sys.modules["pprint"]
+        for name in put:
+            del sys.modules[name]
     return DBus, apply_signature, path_encode
 
 

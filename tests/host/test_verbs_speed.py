@@ -12,8 +12,9 @@ from timing import SERIES
 
 # What none of them needs; the first ones are what pystemd's package and what it imports would bring.
 NEEDLESS = set(
-    "lxml pprint dataclasses inspect asyncio ctypes hashlib http random shutil socket ssl subprocess tempfile threading "
-    "yaml gear.composing gear.bundle gear.units gear.seccomp gear.store gear.oci gear.install gear.images".split()
+    "lxml pprint dataclasses inspect asyncio ctypes hashlib http random shutil socket ssl subprocess tempfile "
+    "threading yaml gear.composing gear.bundle gear.units gear.seccomp gear.store gear.oci gear.install "
+    "gear.images".split()
 )
 # What those can do without that read no specification.
 SPECIFICATION = {f"gear.{name}" for name in ("spec", "isolation", "health", "supplies", "budget")}
