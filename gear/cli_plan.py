@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +117,8 @@ def diff(path: Path, found: bytes | None, new: bytes) -> str:
         return f"Binary files {source} and {path} differ\n"
     before = (found or b"").decode(errors="replace").splitlines(keepends=True)
     after = new.decode(errors="replace").splitlines(keepends=True)
+    import difflib
+
     return "".join(difflib.unified_diff(before, after, source, str(path)))
 
 

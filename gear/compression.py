@@ -5,13 +5,9 @@ Blobs are kept as they came: what gear compresses are backups.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import importlib
-import lzma
 import os
-import shutil
-import subprocess
 import zlib
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
@@ -135,8 +131,12 @@ def _open(
         library = _module("isal.isal_zlib") or zlib
         return _Gunzip(file, library), (zlib.error, library.error, ValueError)
     if kind == "xz":
+        import lzma
+
         return stack.enter_context(lzma.LZMAFile(cast(Any, file))), (lzma.LZMAError,)
     if kind == "bzip2":
+        import bz2
+
         # bz2 has no error class of its own; "Invalid data stream" comes as a bare OSError without errno.
         return stack.enter_context(bz2.BZ2File(cast(Any, file))), (OSError, ValueError)
     for name in ("compression.zstd", "backports.zstd"):
@@ -202,6 +202,10 @@ class _Program:
     def __init__(self, file: Source, what: str) -> None:
         if isinstance(file, Growing):
             file.wait_whole()  # the program would take the end of what is there for the end
+        # Here, since all that deals with images comes by this module.
+        import shutil
+        import subprocess
+
         program = shutil.which("zstd")
         if program is None:
             raise HostError(

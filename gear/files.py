@@ -106,21 +106,29 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace *path* with *data*, durably; readers see the old file or the new one, never a mixture."""
     partial = partial_name(path)
     with explained(f"write {path}"):
-        descriptor = os.open(
-            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode
-        )
+        write_new(partial, data, mode)
         try:
-            with open(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
             os.rename(partial, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
             raise
         sync_directory(path.parent)
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Make the file *path* with *data*, which is durable then; its name is with sync_directory().  Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
 
 
 def overwrite(path: Path, data: bytes) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -77,7 +76,7 @@ def mount(layout: Layout, digest: str, roots: Sequence[Path], directory: str | N
             if item.digest == digest and item.whole:
                 return item.directory
         files.make_directory(DIRECTORY, 0o700)
-        made = DIRECTORY / f"{digest.partition(':')[2][:12]}-{secrets.token_hex(3)}"
+        made = DIRECTORY / f"{digest.partition(':')[2][:12]}-{os.urandom(3).hex()}"
         files.make_directory(made)
         place = str(made)
     else:

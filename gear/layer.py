@@ -21,14 +21,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gear.compression import RATIO, RATIO_FLOOR, Source, decompressed, kind_of
 from gear.errors import HostError, IntegrityError
 from gear.files import explain, write_all
 from gear.oci import LAYERS
 from gear.records import dataclass
-from gear.tarstream import Archive, Entry
 from gear.tree import DIRECTORY, OPAQUE, Tree, is_whiteout
+
+# Others that deal with layers come by this module and read no archive.
+if TYPE_CHECKING:
+    from gear.tarstream import Archive, Entry
 
 WHITEOUT = b".wh."
 # What the kernel says of an entry that contradicts itself or an earlier one.
@@ -91,6 +95,8 @@ def extract(
     if is_layer and kind not in LAYERS.values():
         raise IntegrityError(f"{what} is compressed with {kind}, which the format of images does not allow.")
     with decompressed(file, what, kind, floor=bounds.ratio_floor, ratio=bounds.ratio) as stream:
+        from gear.tarstream import Archive
+
         archive = Archive(stream, what, limit=bounds.size, algorithm=algorithm)
         root = os.open(destination, DIRECTORY)
         try:

@@ -18,7 +18,6 @@ import fcntl
 import itertools
 import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -87,7 +86,7 @@ def pinning(layout: Layout) -> Iterator[None]:
         if own is not None:
             own.depth += 1
         else:
-            path = directory(layout) / f"{os.getpid()}-{secrets.token_hex(6)}"
+            path = directory(layout) / f"{os.getpid()}-{os.urandom(6).hex()}"
             own = _own[layout.images] = _Own(path, _begin(layout, path), set())
     try:
         yield

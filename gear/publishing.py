@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,6 +62,8 @@ def publish_helper(layout: Layout) -> None:
                 files.sync_file_system(partial)
                 os.rename(partial, version)
             except BaseException:
+                import shutil
+
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
         if not current.is_symlink() or os.readlink(current) != version.name:
@@ -124,7 +125,6 @@ def acquaint(manager: Manager, layout: Layout, names: Iterable[str]) -> bool:
     for unit in dict.fromkeys(written):
         if "@." in unit:  # a template, which is read with each instance
             continue
-        manager.load(unit)
         if manager.get(unit, "LoadState", "s") == "not-found" or manager.get(unit, "NeedDaemonReload", "b"):
             manager.reload()
             return True

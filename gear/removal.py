@@ -7,7 +7,6 @@ Nothing may write to the tree meanwhile.
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from gear import files, subvolumes
@@ -82,7 +81,7 @@ class _Removal:
                 os.unlink(name, dir_fd=directory)
                 continue
             if depth == DEPTH:
-                os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=top)
+                os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=top)
                 moved = True
                 continue
             below = os.open(name, DIRECTORY, dir_fd=directory)
@@ -99,6 +98,6 @@ class _Removal:
     def _take_out(self, directory: int, name: bytes, subvolume: int) -> None:
         """Put a subvolume beside the tree, to be removed later: what is in it can't be moved to others."""
         subvolumes.set_read_only(subvolume, False)  # or it could not be moved
-        doomed = os.fsencode(f"{files.PARTIAL}{secrets.token_hex(8)}")
+        doomed = os.fsencode(f"{files.PARTIAL}{os.urandom(8).hex()}")
         os.rename(name, doomed, src_dir_fd=directory, dst_dir_fd=self._parent)
         self._waiting.append(doomed)

@@ -20,7 +20,11 @@ def replace(changed: Mapping[Path, tuple[bytes | None, bytes]]) -> None:
     try:
         for path, (_, content) in changed.items():
             staged[path] = files.partial_name(path)
-            files.write_atomic(staged[path], content, mode_of(path))
+            with files.explained(f"write {path}"):
+                files.write_new(staged[path], content, mode_of(path))
+        for directory in {path.parent for path in changed}:
+            with files.explained(f"write in {directory}"):
+                files.sync_directory(directory)
         for path in (*(path for path in changed if path not in in_place), *in_place):
             found, content = changed[path]
             if path in in_place[:1]:

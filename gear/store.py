@@ -36,12 +36,9 @@ its digest each time it is read, a layer a whole layer.json.  The rest is for `g
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -115,7 +112,7 @@ def add_blob(
         leases.pin(layout, expected.digest)
         if is_here(layout, expected):
             return expected
-    partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    partial = layout.images / "blobs" / algorithm / f"{files.PARTIAL}{os.urandom(8).hex()}"
     hasher = hashlib.new(algorithm)
     limit = BLOB_LIMIT if expected is None else expected.size
     what = "a blob" if expected is None else f"the blob {expected.digest}"
@@ -200,7 +197,7 @@ def unpack_layer(
     """Unpack *file*, the content of *blob*, under a partial name; returns that and the diff id.  Nothing is durable."""
     what = f"The layer {blob.digest}"
     algorithm = "sha256" if diff_id is None else parse_digest(diff_id)[0]
-    partial = layout.images / "layers" / algorithm / f"{files.PARTIAL}{secrets.token_hex(8)}"
+    partial = layout.images / "layers" / algorithm / f"{files.PARTIAL}{os.urandom(8).hex()}"
     try:
         os.mkdir(partial, 0o755)
         os.mkdir(partial / "root", 0o755)
@@ -221,7 +218,7 @@ def unpack_layer(
         (partial / "layer.json").write_bytes(facts)
     except BaseException:
         if partial.exists():
-            shutil.rmtree(partial)
+            files.remove_tree(partial)
         raise
     return partial, found.diff_id
 
@@ -237,7 +234,7 @@ def keep_layer(layout: Layout, partial: Path, diff_id: str) -> None:
         # It is here already: a rename never replaces a directory that is not empty.
         if not final.is_dir():
             raise
-        shutil.rmtree(partial)
+        files.remove_tree(partial)
 
 
 def read_document(layout: Layout, digest: str, what: str) -> tuple[bytes, Node]:
@@ -360,6 +357,8 @@ def resolve(layout: Layout, text: str) -> Image:
         return image(layout, digest, names[0] if names else digest)
     if reference is None and not _PREFIX.fullmatch(text):
         Reference.parse(text)  # raises: it is no name at all
+    import difflib  # for what people mistype
+
     close = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
     raise NotFoundError(
         f"There is no image {text!r} on this host.",
