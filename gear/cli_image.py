@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from gear import changes, files, host, images, loading
+from gear import changes, files, host, images
 from gear.command import Context, Verb, add_output_option, for_each, printable, table
 from gear.errors import UsageError
 from gear.oci import Image
@@ -35,6 +35,8 @@ def _load_arguments(parser: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace, context: Context) -> int:
     if (args.source is None) == (args.input is None):
         raise UsageError("Give one SOURCE to load from.", hint="Standard input is `-`.")
+    from gear import loading
+
     host.require_root("load images")
     _report(args, context, loading.load(context.layout, args.source or args.input, names=args.name))
     return 0
@@ -91,6 +93,8 @@ def _import(args: argparse.Namespace, context: Context) -> int:
         signal_number(wanted.stop_signal)
     wanted.volumes += args.volume
     wanted.ports += args.expose
+    from gear import loading
+
     _report(args, context, [loading.import_root(context.layout, args.source, args.reference, changes=wanted)])
     return 0
 

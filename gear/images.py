@@ -12,13 +12,10 @@ from typing import Any
 
 from gear import (
     containers,
-    garbage,
-    imagemounts,
     indexes,
     leases,
     notices,
     signature_record,
-    snapshots,
     store,
     upgrade_record,
 )
@@ -140,20 +137,26 @@ def users(layout: Layout) -> dict[str, list[str]]:
     Raises IntegrityError for a spec that can't be read: what it uses is unknown, so nothing may be removed.
     """
     result: dict[str, list[str]] = {}
+    current: dict[str, str] = {}
     for name in containers.names(layout):
-        result.setdefault(containers.get(layout, name).image.digest, []).append(name)
-    for digest, found in snapshots.users(layout).items():
-        result.setdefault(digest, []).extend(found)
-    for name in containers.names(layout):
-        current = containers.get(layout, name).image.digest
+        current[name] = containers.get(layout, name).image.digest
+        result.setdefault(current[name], []).append(name)
+    if any(os.path.lexists(f"{layout.container(name)}/snapshots") for name in current):
+        from gear import snapshots  # which brings much that making them needs
+
+        for digest, found in snapshots.users(layout).items():
+            result.setdefault(digest, []).extend(found)
+    for name, digest in current.items():
         for spec in upgrade_record.specs(layout, name):
-            if spec.image.digest != current:
+            if spec.image.digest != digest:
                 result.setdefault(spec.image.digest, []).append(f"{name} (gear rollback {name})")
     return result
 
 
 def in_use(layout: Layout) -> dict[str, list[str]]:
     """The digests of images that must stay, and who needs them: containers and mounts."""
+    from gear import imagemounts
+
     result = users(layout)
     for mounted in imagemounts.mounted(layout):
         result.setdefault(mounted.digest, []).append(f"the mount on {mounted.directory}")
@@ -199,6 +202,8 @@ def remove(
     Refuses while those in *in_use* (digest -> names) need it.  What another command needs at the moment stays on the
     disk until a later removal, and *warn* is told.
     """
+    from gear import garbage
+
     reference, digest = _target(layout, name)
     known = store.references(layout)
     was_index = reference is not None and indexes.of_reference(layout, reference)
