@@ -7,7 +7,7 @@ import json
 from gearhost import GearHost
 from timing import SERIES
 
-# Some 3 on a quiet machine, where it is less than half a second.
+# Some 4.5 on a quiet machine, where it is a quarter of a second.
 BOUND = 7.0
 # A second thousand may take so many times what the first took.
 GROWTH = 2.0
