@@ -142,6 +142,12 @@ def test_alias_is_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: gear list-units")
 
 
+def test_modules_of_groups_have_the_verbs_that_the_table_says() -> None:
+    for modules in cli.GROUPS.values():
+        for module, names in modules.items():
+            assert list(cli.verbs_of(module)) == names.split()
+
+
 def test_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["image", "--help"]) == 0
     out = capsys.readouterr().out
