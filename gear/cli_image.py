@@ -33,10 +33,10 @@ def _load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace, context: Context) -> int:
+    from gear import loading  # which reads archives, and gear image list none
+
     if (args.source is None) == (args.input is None):
         raise UsageError("Give one SOURCE to load from.", hint="Standard input is `-`.")
-    from gear import loading
-
     host.require_root("load images")
     _report(args, context, loading.load(context.layout, args.source or args.input, names=args.name))
     return 0
@@ -76,6 +76,8 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace, context: Context) -> int:
+    from gear import loading
+
     host.require_root("import images")
     wanted = changes.Changes()
     for instruction in args.change:
@@ -93,8 +95,6 @@ def _import(args: argparse.Namespace, context: Context) -> int:
         signal_number(wanted.stop_signal)
     wanted.volumes += args.volume
     wanted.ports += args.expose
-    from gear import loading
-
     _report(args, context, [loading.import_root(context.layout, args.source, args.reference, changes=wanted)])
     return 0
 

@@ -202,7 +202,7 @@ def remove(
     Refuses while those in *in_use* (digest -> names) need it.  What another command needs at the moment stays on the
     disk until a later removal, and *warn* is told.
     """
-    from gear import garbage
+    from gear import garbage  # which is no matter of who lists
 
     reference, digest = _target(layout, name)
     known = store.references(layout)
