@@ -23,6 +23,8 @@ _SCRIPTS = ("stop", "remove", "reload")
 # The programs that units run, each by the module that it is made of.
 _PROGRAMS = {"start": "start", "network": "networks", "proxy": "proxy", "health": "health"}
 _LAUNCHER = "launcher"
+# As sha256sum(1) writes them, of the bytecode, which is not the same from one interpreter to the next.
+_SUMS = "SHA256SUMS"
 
 
 def helper_sources() -> dict[str, bytes]:
@@ -46,6 +48,19 @@ def helper_version() -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def damaged_bytecode(version: Path) -> Path | None:
+    """What of the bytecode in the published helper *version* is not as it was written; raises OSError."""
+    for line in (version / _SUMS).read_text().splitlines():
+        wanted, _, name = line.partition("  ")
+        if _sum(version / name) != wanted:
+            return version / name
+    return None
+
+
 def publish_helper(layout: Layout) -> None:
     """Put the helper where units find it, by its content, and switch `current` to it; nothing to do if it is there.
 
@@ -65,6 +80,8 @@ def publish_helper(layout: Layout) -> None:
                 # By the interpreter that will run it, which may not be the one running this.
                 program = Path(bytecode.__file__)
                 process.output([*units.INTERPRETER, str(program), str(partial), str(version)])
+                sums = [f"{_sum(path)}  {path.name}\n" for path in partial.glob("bytecode-*")]
+                (partial / _SUMS).write_text("".join(sums))
                 # Every container needs it, and what has its name is taken for whole ever after.
                 files.sync_file_system(partial)
                 os.rename(partial, version)

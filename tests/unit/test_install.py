@@ -185,17 +185,17 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
 
 
 @pytest.mark.spawns
-def test_published_helper_runs_without_anything_else(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [None, "bytecode-*", "gear"])
+def test_published_helper_runs_without_anything_else(
+    layout: Layout, tmp_path: Path, without: str | None
+) -> None:
+    """Also after the interpreter has been exchanged for one of another version; and from the bytecode alone."""
     publishing.publish_helper(layout)
-    program = [
-        "/usr/bin/python3",
-        "-I",
-        "-S",
-        "-X",
-        "utf8",
-        str(layout.state / "helper/current/start"),
-        str(tmp_path / "none"),
-    ]
+    current = layout.state / "helper/current"
+    if without:
+        (path,) = current.glob(without)
+        path.rename(tmp_path / "away")
+    program = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", str(current / "start"), str(tmp_path / "none")]
     done = subprocess.run(program, cwd="/", env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (226, "")
     assert done.stderr == (f"gear: can't read the bundle {tmp_path / 'none'}: No such file or directory\n")
