@@ -191,6 +191,12 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
             path = version / name
             if not path.is_file() or path.is_symlink() or path.read_bytes() != data:
                 yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))
+        try:
+            bad = publishing.damaged_bytecode(version)
+        except OSError:
+            bad = version
+        if bad is not None:
+            yield Finding(bad, "has damaged bytecode", mend=lambda: _publish_again(layout, version))
 
 
 def _supplies(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:

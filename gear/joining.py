@@ -14,7 +14,7 @@ from gear import groups
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.helper import enter, interpreter, rights
 from gear.helper import tasks as _tasks  # noqa: F401 (the engine imports it later, when that is too late)
-from gear.helper.bundle import load_json
+from gear.helper.bundle import Filter, load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure
 
 TYPE_CHECKING = False
@@ -265,7 +265,7 @@ def _outside(target: Target, number: int, kind: str) -> int:
     return number
 
 
-def _filter(target: Target) -> rights.Filter | None:
+def _filter(target: Target) -> Filter | None:
     path = target.start.get("seccomp")
     if not path:
         return None
@@ -276,7 +276,7 @@ def _filter(target: Target) -> rights.Filter | None:
         raise GearError(f"The seccomp filter of {target.name} can't be read: {error.strerror}.") from error
     if not program or len(program) % 8:
         raise GearError(f"The seccomp filter {path} is damaged.", hint=f"gear apply {target.name}")
-    return rights.Filter(program)
+    return Filter(program)
 
 
 def working_directory(text: str) -> str:

@@ -12,15 +12,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gear
-from gear import boot, containers, files, process, sockets, units
+from gear import boot, bytecode, containers, files, process, sockets, units
 from gear.errors import UsageError
 from gear.model import Layout
 from gear.network import unit_name
 from gear.systemd import Manager
 
 # Files that make up the helper in a checkout or an installation, by the name they get when published.
-_HELPER_FILES = {"launcher": "start", "stop": "stop", "remove": "remove", "reload": "reload"}
-_HELPER_FILES |= {f"{name}-launcher": name for name in ("network", "proxy", "health")}
+_SCRIPTS = ("stop", "remove", "reload")
+# The programs that units run, each by the module that it is made of.
+_PROGRAMS = {"start": "start", "network": "networks", "proxy": "proxy", "health": "health"}
+_LAUNCHER = "launcher"
+# As sha256sum(1) writes them, of the bytecode, which is not the same from one interpreter to the next.
+_SUMS = "SHA256SUMS"
 
 
 def helper_sources() -> dict[str, bytes]:
@@ -30,8 +34,11 @@ def helper_sources() -> dict[str, bytes]:
     for path in sorted((package / "helper").iterdir()):
         if path.suffix == ".py":
             sources[f"gear/helper/{path.name}"] = path.read_bytes()
-        elif path.name in _HELPER_FILES:
-            sources[_HELPER_FILES[path.name]] = path.read_bytes()
+        elif path.name in _SCRIPTS:
+            sources[path.name] = path.read_bytes()
+    launcher = (package / "helper" / _LAUNCHER).read_bytes()
+    for name, module in _PROGRAMS.items():
+        sources[name] = launcher.replace(b"MODULE", module.encode())
     return sources
 
 
@@ -39,6 +46,19 @@ def helper_version() -> str:
     """What the directory of this version of the helper is called."""
     content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in helper_sources().items())
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def damaged_bytecode(version: Path) -> Path | None:
+    """What of the bytecode in the published helper *version* is not as it was written; raises OSError."""
+    for line in (version / _SUMS).read_text().splitlines():
+        wanted, _, name = line.partition("  ")
+        if _sum(version / name) != wanted:
+            return version / name
+    return None
 
 
 def publish_helper(layout: Layout) -> None:
@@ -57,8 +77,11 @@ def publish_helper(layout: Layout) -> None:
                 for name, data in sources.items():
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     (partial / name).write_bytes(data)
-                # Cached bytecode of the interpreter that will run it, which may not be the one running this.
-                process.output([*units.INTERPRETER, "-m", "compileall", "-q", str(partial)])
+                # By the interpreter that will run it, which may not be the one running this.
+                program = Path(bytecode.__file__)
+                process.output([*units.INTERPRETER, str(program), str(partial), str(version)])
+                sums = [f"{_sum(path)}  {path.name}\n" for path in partial.glob("bytecode-*")]
+                (partial / _SUMS).write_text("".join(sums))
                 # Every container needs it, and what has its name is taken for whole ever after.
                 files.sync_file_system(partial)
                 os.rename(partial, version)

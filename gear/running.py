@@ -50,7 +50,7 @@ from gear.helper import (  # those that the engine imports later, when the conta
     tasks,
 )
 from gear.helper import terminal as _terminal
-from gear.helper.bundle import load_json
+from gear.helper.bundle import Start, claim, load_json
 from gear.helper.failure import EXIT_CHDIR, EXIT_EXEC, Failure, Step
 from gear.inroot import opened
 from gear.joining import CANNOT_RUN, NOT_FOUND, no_imports
@@ -71,6 +71,7 @@ _LOADED = (
     idmaps,
     lowports,
     nft,
+    payload,
     resolver,
     ruleset,
     shaping,
@@ -207,7 +208,7 @@ class _Scope(container.Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         def stack() -> list[int]:
-            rootfs.claim(self._bundle, step)
+            claim(self._bundle, step)
             return [rootfs.assemble_root(self._bundle, self._root, userns_fd, step)]
 
         (root,) = rootfs.in_private_namespace(stack, 1, step)
@@ -253,7 +254,7 @@ def _create(
         if streams.terminal:
             config["process"]["consoleSize"] = terminal.console_size()
             config["process"]["env"] = [*config["process"].get("env", ()), "TERM=xterm"]
-        wanted = payload.Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
+        wanted = Start(filter_=start.read_filter(extra, Step()), cgroup2=start.has_cgroup2())
         _bring_up(manager, spec)
         held = start.reserved(bundle, extra["network"], wanted) if extra.get("network") else None
         start.provide(config, extra, lambda secret: credentials.decrypt(layout, secret))

@@ -12,12 +12,14 @@ from pathlib import Path
 from testhostlib import CommandError, ToolError, UsageError
 from testhostlib.recipe import RELEASES
 
-from . import check, growth, images, measures, plot, report, runners, running, traffic
+from . import budget, check, growth, images, measures, plot, report, runners, running, traffic
 from .samples import Results
 
 # Every measure, by name, in the order in which they are made.
 MEASURES: dict[str, Callable[[running.Run], None]] = {
     "start": measures.lifecycle,
+    "budget": budget.budget,
+    "variants": budget.variants,
     "exec": measures.execute,
     "run": measures.once,
     "install": measures.install,

@@ -12,7 +12,7 @@ from _signal import SIGKILL
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 from fcntl import ioctl
 
-from gear.helper import payload, rootfs, syscalls
+from gear.helper import syscalls
 from gear.helper.bundle import NAMESPACES
 from gear.helper.channel import (
     CREATED,
@@ -34,18 +34,11 @@ TYPE_CHECKING = False  # importing `typing` for it would take as long as the who
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gear.helper.bundle import Start
+
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 # Entries of /proc/PID/ns by the specification's names.
-NS_FILES = {
-    "pid": "pid",
-    "network": "net",
-    "mount": "mnt",
-    "ipc": "ipc",
-    "uts": "uts",
-    "user": "user",
-    "cgroup": "cgroup",
-    "time": "time",
-}
+NS_FILES = {**{kind: kind for kind in NAMESPACES}, "network": "net", "mount": "mnt"}
 
 
 class Events:
@@ -72,7 +65,7 @@ class Events:
         """The descriptor that gets the seccomp filter's notifications; closed afterwards."""
 
 
-def create(config: dict, events: Events, start: payload.Start, *, clone_parent: bool = False) -> int:  # type: ignore
+def create(config: dict, events: Events, start: Start, *, clone_parent: bool = False) -> int:  # type: ignore
     """Create the container of *config* (OCI runtime specification); returns its first process's pid.
 
     Without `start.start_socket` that process has executed the payload when this returns.  With it, all is set up
@@ -87,9 +80,13 @@ def create(config: dict, events: Events, start: payload.Start, *, clone_parent: 
         try:
             ours, theirs = pair()
             if not clone_parent:
+                from gear.helper import payload
+
                 payload.import_ahead(config, start)
             pid = _spawn(config, start, joined, (ours, theirs), step, clone_parent)
             theirs.close()
+            from gear.helper import rootfs  # while the first process imports what it needs
+
             userns_fd = _user_namespace(pid, config["linux"], joined, step)
             step.doing = "put the container into its control group"
             events.created(pid)
@@ -197,8 +194,19 @@ def _clone(config, start, channels, flags: int, step: Step) -> int:  # type: ign
     if pid == 0:
         if ours is not None:
             ours.close()
-        payload.run(config, theirs, start)
+        _become(config, theirs, start)
     return pid
+
+
+def _become(config, channel, start) -> None:  # type: ignore[no-untyped-def]
+    """What the new process does: never back into the caller, which runs in the helper as well."""
+    try:
+        # Only now, while the helper stacks the layers.
+        from gear.helper import payload
+    except BaseException as error:
+        channel.send(FAILED + f"{EXIT_NAMESPACE} the helper failed: {error!r}".encode(errors="replace"))
+        os._exit(1)
+    payload.run(config, channel, start)
 
 
 def _owner(linux: dict) -> int:  # type: ignore[type-arg]
@@ -360,6 +368,8 @@ def _provide_mount(channel: Channel, pid: int, filesystem: str, step: Step) -> N
     Needed where the host's own /proc is partly covered, as inside nspawn or LXC: there the kernel refuses a user
     namespace a fresh one (mount_too_revealing() in fs/namespace.c), but not the host's root.
     """
+    from gear.helper import rootfs
+
     step.doing = f"make a {filesystem} for the container"
 
     def sysfs() -> list[int]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from gear.helper.bundle import Filter
+
     class Membership(Protocol):
         """The control groups that a joining process is to be in."""
 
@@ -36,7 +38,7 @@ class Entry:
     def __init__(
         self,
         *,
-        filter_: rights.Filter | None = None,
+        filter_: Filter | None = None,
         keep: int = 0,
         kinds: tuple[str, ...] | None = None,
         mounts: int | None = None,

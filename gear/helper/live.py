@@ -153,7 +153,5 @@ def _forget(before: dict, wanted: dict, step: Step) -> None:  # type: ignore[typ
     """Forget connections with addresses that it has no more, as after its end."""
     step.doing = "forget connections"
     have = {address for item in wanted.get("interfaces", ()) for address in item["addresses"]}
-    for item in before.get("interfaces", ()):
-        for address in item["addresses"]:
-            if address not in have:
-                conntrack.forget_address(address.partition("/")[0])
+    had = [address for item in before.get("interfaces", ()) for address in item["addresses"]]
+    conntrack.forget_addresses([address.partition("/")[0] for address in had if address not in have])

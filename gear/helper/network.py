@@ -238,10 +238,10 @@ def unpublish(bundle: str) -> None:
         routes = Routes()
         for item in wanted["interfaces"]:
             routes.delete_link(item["host"])
-            for address in item["addresses"]:
-                # Whoever gets the address next is not to get the answers.
-                conntrack.forget_address(address.partition("/")[0])
         routes.close()
+        # Whoever gets an address next is not to get the answers.
+        addresses = [address for item in wanted["interfaces"] for address in item["addresses"]]
+        conntrack.forget_addresses([address.partition("/")[0] for address in addresses])
 
 
 def _forget_rates(name: str) -> None:

@@ -21,35 +21,12 @@ TYPE_CHECKING = False  # importing `typing` for it would take as long as the who
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from gear.helper.bundle import Filter, Start
+
 # ioctl(2) requests of netdevice(7).
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
-
-
-class Start:
-    """What a front end wants of a start, beside config.json."""
-
-    def __init__(
-        self,
-        *,
-        filter_: rights.Filter | None = None,
-        keep: int = 0,
-        start_socket: int | None = None,
-        cgroup2: bool = True,
-        keyring: bool = True,
-        state: dict | None = None,  # type: ignore[type-arg]
-        interfaces: list | None = None,  # type: ignore[type-arg]
-        passed: list | None = None,  # type: ignore[type-arg]
-    ) -> None:
-        self.filter = filter_  # the compiled seccomp filter
-        self.keep = keep  # descriptors from 3 on that the payload gets
-        self.start_socket = start_socket  # a listening socket: wait there before the payload is executed
-        self.cgroup2 = cgroup2  # the unified hierarchy is there
-        self.keyring = keyring  # a new session keyring
-        self.state = state  # the state (runtime.md, "State") that hooks in the container get
-        self.interfaces = interfaces  # of start.json's `network`: links that are there, without addresses
-        self.passed = passed  # sockets for the payload: descriptors and names (gear/helper/activation.py)
 
 
 def run(config: dict, channel: Channel, start: Start) -> NoReturn:  # type: ignore[type-arg]
@@ -321,7 +298,7 @@ def become(
     process: dict,  # type: ignore[type-arg]
     environment: dict[bytes, bytes],
     step: Step,
-    filter_: rights.Filter | None,
+    filter_: Filter | None,
     channel: Channel,
 ) -> NoReturn:
     """Take the rights of *process* and execute its program; raises Failure and OSError."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gear.helper.asking import Program
-    from gear.helper.rights import Filter
+    from gear.helper.bundle import Filter
 
 # Docker keeps as much.
 MOST_OUTPUT = 4096

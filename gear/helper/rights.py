@@ -11,6 +11,10 @@ import posix as os
 from gear.helper import syscalls
 from gear.helper.failure import Failure, Step
 
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from gear.helper.bundle import Filter
+
 # linux/capability.h, in the order of their numbers.
 CAPABILITIES = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
@@ -19,14 +23,6 @@ CAPABILITIES = (
     "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
     "PERFMON BPF CHECKPOINT_RESTORE"
 ).split()
-
-
-class Filter:
-    """A compiled seccomp filter: instructions of 8 bytes each, and flags of seccomp(2)."""
-
-    def __init__(self, program: bytes, flags: int = 0) -> None:
-        self.program = program
-        self.flags = flags
 
 
 def capability_mask(names: list[str]) -> int:

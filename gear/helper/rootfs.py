@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posix as os
 from _stat import S_ISLNK
-from fcntl import LOCK_SH, flock
 
 from gear.helper import syscalls
 from gear.helper.below import Below
@@ -82,15 +81,6 @@ def shift(mount_fd: int, path: str, userns_fd: int, *, recursive: bool = False) 
             f"can't map the ids of {path}: its file system or this kernel has no idmapped mounts "
             f"(ext4, xfs, btrfs or tmpfs and Linux 5.19 have them; {error.strerror})"
         ) from error
-
-
-def claim(bundle: str, step: Step) -> None:
-    """Wait for who copies into the container or out of it while it does not run (gear/copying.py): overlayfs must not
-    have its upper directory mounted twice.  Until the calling process ends."""
-    step.doing = f"read the bundle {bundle}"
-    directory = os.open(f"{bundle}/rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    step.doing = f"wait for copies of {bundle}"
-    flock(directory, LOCK_SH)
 
 
 def assemble_root(bundle: str, root: dict, userns_fd: int | None, step: Step) -> int:  # type: ignore[type-arg]

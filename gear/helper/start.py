@@ -10,12 +10,10 @@ from __future__ import annotations
 import posix as os
 import sys
 
-from gear.helper import container, rootfs
-from gear.helper.bundle import load_json
+from gear.helper import container
+from gear.helper.bundle import Filter, Start, claim, load_json
 from gear.helper.failure import Failure, Step
 from gear.helper.notify import notify
-from gear.helper.payload import Start
-from gear.helper.rights import Filter
 
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
 if TYPE_CHECKING:
@@ -73,6 +71,8 @@ class Unit(container.Events):
 
     def root(self, userns_fd: int | None, step: Step) -> int:
         """The layers of start.json."""
+        from gear.helper import rootfs  # after the clone, beside the other process's imports
+
         rootfs.own_mount_namespace(step)
         return rootfs.assemble_root(self._bundle, self._root, userns_fd, step)
 
@@ -91,7 +91,7 @@ def start(bundle: str) -> tuple[int, Watch | None, dict]:  # type: ignore[type-a
     step = Step()
     try:
         # First: what is read next may be about to be replaced.
-        rootfs.claim(bundle, step)
+        claim(bundle, step)
         if _exists(f"{bundle}/switch.json"):
             raise Failure(
                 "an upgrade or a restore of a snapshot was interrupted: gear clean or gear start has to finish it first"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from gear import __version__
+from gear.helper.bundle import Filter
 from gear.helper.failure import Failure
-from gear.helper.rights import Filter
 from gear.runtime.document import dumps
 from gear.runtime.placement import third_party
 from gear.runtime.state import replace

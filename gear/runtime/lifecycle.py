@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gear.helper.rights import Filter
+    from gear.helper.bundle import Filter
     from gear.runtime.report import Log
 
 _IDENTITY = [{"containerID": 0, "hostID": 0, "size": (1 << 32) - 1}]
@@ -126,7 +126,7 @@ def _check_terminal(config: dict[str, Any], request: Request) -> None:
 
 def _create(container: Container, config: dict[str, Any], request: Request) -> int:
     from gear.helper import container as engine
-    from gear.helper.payload import Start
+    from gear.helper.bundle import Start
     from gear.runtime.events import Creation
 
     events = Creation(container, config, request.manager, request.log)

@@ -56,6 +56,11 @@ DAMAGES = (
     ("ln -sfn /etc /var/lib/gear/helper/current", "leads to no version of the start helper"),
     ("echo >> /var/lib/gear/helper/current/gear/helper/payload.py", "is damaged"),
     ("rm /var/lib/gear/helper/current/start", "is damaged"),
+    (
+        "echo x | dd of=$(echo /var/lib/gear/helper/current/bytecode-*) seek=9000 bs=1 conv=notrunc",
+        "has damaged bytecode",
+    ),
+    ("rm /var/lib/gear/helper/current/bytecode-*", "has damaged bytecode"),
     ("echo >> /usr/local/lib/systemd/system/container.slice", "is not as it came"),
 )
 

@@ -221,6 +221,31 @@ def test_datagrams_find_the_container_that_runs_now(net: NetHost) -> None:
     assert net.ask(*asked, where="nout") == ["nweb 192.0.2.9", "nweb 2001:db8::9"]
 
 
+def test_the_end_of_a_container_ends_its_connections_alone(net: NetHost) -> None:
+    """As the kernel tracks them."""
+    script = (
+        "import sys; sys.path.insert(0, '/opt/gear'); from gear.helper import conntrack\n"
+        "from _socket import AF_INET, AF_INET6, inet_ntop\n"
+        "for family, length in ((AF_INET, 4), (AF_INET6, 16)):\n"
+        "    for _, value, *_ in conntrack.translated(family):\n"
+        "        print(inet_ntop(family, value[:length]))\n"
+    )
+    net.outside("nout")
+    net.install("nweb", "nnew")
+    net.give("nweb", ("nd", 0, 2), ports=("udp/8053/53",))
+    net.give("nnew", ("nd", 0, 3), ports=("udp/8054/53",))
+    start(net, "nweb")
+    start(net, "nnew")
+    hers, others = {"10.89.0.2", "fd12::2"}, {"10.89.0.3", "fd12::3"}
+    ends = [(at, port) for at in ("192.0.2.1", "2001:db8::1") for port in (8053, 8054)]
+    places = [f"udp/{at}/{port}/{5353 + count}" for count, (at, port) in enumerate(ends)]
+    net.ask(*places, where="nout")
+    assert set(net.host.out("python3", "-c", script).split()) >= hers | others
+    net.host.sh("systemctl stop ctr-nweb")
+    left = set(net.host.out("python3", "-c", script).split())
+    assert not left & hers and left >= others
+
+
 def test_a_network_comes_and_goes_under_running_containers(net: NetHost) -> None:
     net.install("nweb")
     net.give("nweb", ("nd", 0, 2), ports=("tcp/8080/80",))

@@ -26,8 +26,8 @@ LAYERS = {
         "bundle bpf seccomp_profile seccomp_form openmetrics schedule prober"
     ),
     "host": (
-        "files boot process systemd journal host uids growing compression tarstream tree layer merged pack changed "
-        "view store sources garbage duplicate subvolumes removal storage quotas footprint volumestore indexes "
+        "files bytecode boot process systemd journal host uids growing compression tarstream tree layer merged pack "
+        "changed view store sources garbage duplicate subvolumes removal storage quotas footprint volumestore indexes "
         "leases unpacked treediff checking record_check imagemounts yamlfile addresses netfailure registries "
         "registry_auth dialing transport piping registry upload incoming signature_record policy cosign openpgp "
         "lookaside attached seccomp inroot reports stacking groups terminal notices definitions allocation "
@@ -102,6 +102,7 @@ HELPER_ALLOWED = {
     "_socket",
     "_stat",
     "fcntl",
+    "marshal",
     "posix",
     "sys",
     # Inside functions, where a hook has a time limit.
@@ -371,12 +372,13 @@ def test_helper_does_not_import_the_runtime() -> None:
         )
 
 
-def test_launcher_is_three_statements() -> None:
+def test_launcher_is_short() -> None:
     source = (PACKAGE / "helper" / "launcher").read_text()
     tree = ast.parse(source)
-    assert len(tree.body) <= 4, "the main script is compiled at every start"
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    assert len(statements) <= 14, "the main script is compiled at every start"
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert names <= {"posix", "sys"}
+    assert names <= {"marshal", "posix", "sys"}
 
 
 def functions(tree: ast.Module) -> list[tuple[str, int]]:

@@ -83,7 +83,7 @@ EXEC = {
     for name in (
         "cli cli_exec command errors groups joining model terminal helper helper.below helper.bundle helper.channel "
         "helper.container helper.enter helper.execute helper.failure helper.interpreter helper.mounts helper.options "
-        "helper.payload helper.rights helper.rootfs helper.syscalls helper.tasks"
+        "helper.payload helper.rights helper.syscalls helper.tasks"
     ).split()
 }
 
@@ -103,7 +103,16 @@ def loaded(program: str) -> set[str]:
 
 
 def test_helper_is_as_small_as_it_claims() -> None:
-    assert not loaded("import gear.helper.start") & (COSTLY | {"re", "enum", "functools", "argparse"})
+    costly = COSTLY | {"re", "enum", "functools", "argparse"}
+    assert not loaded("import gear.helper.start, gear.helper.payload, gear.helper.rootfs") & costly
+
+
+def test_helper_imports_little_before_the_clone() -> None:
+    modules = {name for name in loaded("import gear.helper.start") if name.startswith("gear.helper.")}
+    assert modules == {
+        f"gear.helper.{name}"
+        for name in ("bundle", "channel", "container", "failure", "notify", "start", "syscalls")
+    }
 
 
 def test_exec_imports_nothing_that_it_does_not_need() -> None:

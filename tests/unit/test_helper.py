@@ -513,6 +513,16 @@ for line in sys.stdin:
     [
         ("", signal.SIGTERM, True),
         ("", signal.SIGQUIT, True),
+        # A name that looks like the rest of the line.
+        ("open('/proc/self/comm', 'w').write('a) S 1 (b')", signal.SIGTERM, True),
+        (
+            "open('/proc/self/comm', 'w').write('a) S 1 (b'); signal.signal(15, lambda *_: None)",
+            signal.SIGTERM,
+            False,
+        ),
+        ("signal.signal(31, lambda *_: None)", 31, False),
+        ("", 31, True),
+        ("signal.signal(32 + 2, lambda *_: None)", 34, False),
         # Python itself has this handler, unless whoever runs the tests ignores the signal.
         ("signal.signal(signal.SIGINT, signal.default_int_handler)", signal.SIGINT, False),
         ("signal.signal(signal.SIGTERM, lambda *_: None)", signal.SIGTERM, False),

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from dataclasses import replace
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,19 @@ def test_helper_is_complete() -> None:
         "remove",
         "reload",
     }
-    assert sources["start"] == (package / "launcher").read_bytes()
+    for name, module in (
+        ("start", "start"),
+        ("network", "networks"),
+        ("proxy", "proxy"),
+        ("health", "health"),
+    ):
+        assert f"\nfrom gear.helper.{module} import main\n".encode() in sources[name]
     assert sources["stop"] == (package / "stop").read_bytes()
     assert all(sources.values())
     # Every file of the package is accounted for.
     others = {path.name for path in package.iterdir() if path.is_file() and path.suffix != ".py"}
     assert others == {
         "launcher",
-        "network-launcher",
-        "proxy-launcher",
-        "health-launcher",
         "stop",
         "remove",
         "reload",
@@ -168,7 +172,7 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
     current = layout.state / "helper" / "current"
     first = os.readlink(current)
     assert tree(current).keys() >= publishing.helper_sources().keys()
-    assert any(name.endswith(".pyc") for name in tree(current))
+    assert f"bytecode-{MAGIC_NUMBER.hex()}" in tree(current)
     before = current.resolve().stat().st_mtime_ns
     publishing.publish_helper(layout)
     assert current.resolve().stat().st_mtime_ns == before
@@ -181,17 +185,17 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
 
 
 @pytest.mark.spawns
-def test_published_helper_runs_without_anything_else(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [None, "bytecode-*", "gear"])
+def test_published_helper_runs_without_anything_else(
+    layout: Layout, tmp_path: Path, without: str | None
+) -> None:
+    """Also after the interpreter has been exchanged for one of another version; and from the bytecode alone."""
     publishing.publish_helper(layout)
-    program = [
-        "/usr/bin/python3",
-        "-I",
-        "-S",
-        "-X",
-        "utf8",
-        str(layout.state / "helper/current/start"),
-        str(tmp_path / "none"),
-    ]
+    current = layout.state / "helper/current"
+    if without:
+        (path,) = current.glob(without)
+        path.rename(tmp_path / "away")
+    program = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", str(current / "start"), str(tmp_path / "none")]
     done = subprocess.run(program, cwd="/", env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (226, "")
     assert done.stderr == (f"gear: can't read the bundle {tmp_path / 'none'}: No such file or directory\n")
