@@ -20,9 +20,9 @@ class Bound:
     """What *tool* takes is to be at most *most* times what *against* takes; without *against* at most so much itself.
 
     A rate, of which more is better, counts as the time that one takes.  With *count* it is that of so many containers,
-    and with *against_count* the other's is that of so many.  *of* says what of it is compared: "all" of it; "each",
-    what one container costs, between the fewest and the most that were measured of each tool; "later", what each of
-    the last containers costs beside each of the first, by the three greatest numbers.
+    and *against_case* and *against_count* are the other's where they differ.  *of* says what of it is compared: "all"
+    of it; "each", what one container costs, between the fewest and the most that were measured of each tool; "later",
+    what each of the last containers costs beside each of the first, by the three greatest numbers.
     """
 
     what: str
@@ -33,6 +33,7 @@ class Bound:
     most: float
     tool: str = "gear"
     count: int | None = None
+    against_case: str | None = None
     against_count: int | None = None
     of: str = "all"
     # Debian 12's, where its systemd or its podman makes another one of it.
@@ -81,11 +82,29 @@ BOUNDS = (
     _start("a start with a port", PORT, "start", "podman", 0.45, goal=1 / 3),
     Bound("exec, of podman's", "exec", "", "exec", "podman", 0.5),
     Bound("run --rm, of podman's", "run", "--rm --net none", "run", "podman", 3.0, goal=1.0),
-    Bound("an install, of podman's create", "install", "", "install", "podman", 6.0, goal=1.0),
+    Bound("an install, of podman's create", "install", "", "install", "podman", 6.0, bookworm=8.0, goal=1.0),
     Bound("gear status, of systemctl status", "verbs", "status", "verb", "systemctl", 25.0, goal=11.0),
     Bound("gear ps, of systemctl list-units", "verbs", "ps", "verb", "systemctl", 25.0, goal=11.0),
-    Bound("gear stop, of systemctl stop", "verbs", "start and stop", "stop", "systemctl", 10.0, goal=4.0),
-    Bound("listing one more, of podman's", "list", "list", "list", "podman", 1.0, of="each"),
+    Bound(
+        "gear stop, of systemctl stop",
+        "verbs",
+        "start and stop",
+        "stop",
+        "systemctl",
+        10.0,
+        bookworm=12.0,
+        goal=4.0,
+    ),
+    Bound(
+        "listing one more, of podman's",
+        "list",
+        "records",
+        "list",
+        "podman",
+        1.0,
+        against_case="list",
+        of="each",
+    ),
     Bound(
         "listing a thousand, of listing none",
         "list",
@@ -134,27 +153,30 @@ class Verdict:
 def judge(bound: Bound, results: Results) -> Verdict:
     """Hold results against one bound."""
     most = bound.limit(results.host.get("release"))
-    ours = amount(bound, results, bound.tool, bound.count)
+    ours = amount(bound, results, bound.tool, bound.case, bound.count)
     if bound.against is None or ours is None:
         return Verdict(bound, ours, most)
+    case = bound.case if bound.against_case is None else bound.against_case
     other = bound.count if bound.against_count is None else bound.against_count
-    theirs = amount(bound, results, bound.against, other)
+    theirs = amount(bound, results, bound.against, case, other)
     if theirs is None or theirs <= 0:
         return Verdict(bound, None, most)
     return Verdict(bound, ours / theirs, most)
 
 
-def amount(bound: Bound, results: Results, tool: str, count: int | None) -> float | None:
-    """What is compared of one tool."""
+def amount(bound: Bound, results: Results, tool: str, case: str, count: int | None) -> float | None:
+    """What is compared of one tool; none also for what chance has made of too short a measure."""
     if bound.of == "all":
-        sample = results.find(bound.measure, bound.case, bound.metric, tool, count)
+        sample = results.find(bound.measure, case, bound.metric, tool, count)
         return None if sample is None else taken(sample)
-    found = list(results.counts(bound.measure, bound.case, bound.metric, tool).items())
-    if bound.of == "each":
-        return None if len(found) < 2 else slope(found[0], found[-1])
-    if len(found) < 3 or (first := slope(found[-3], found[-2])) <= 0:
+    found = list(results.counts(bound.measure, case, bound.metric, tool).items())
+    if len(found) < (2 if bound.of == "each" else 3):
         return None
-    return slope(found[-2], found[-1]) / first
+    each = slope(found[0], found[-1])
+    if bound.of == "each":
+        return each if each > 0 else None
+    first, last = slope(found[-3], found[-2]), slope(found[-2], found[-1])
+    return last / first if first > 0 and last > 0 else None
 
 
 def taken(sample: Sample) -> float:

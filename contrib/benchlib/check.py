@@ -15,7 +15,7 @@ COUNTS, RECORDS, BURST = (100,), (1000, 2000), 20
 
 def lists(run: running.Run) -> None:
     """What one container more costs beside podman's, and what many do."""
-    growth.listing(run, inspect=False)
+    growth.listing(run, inspect=False, of=("podman",))
     growth.records(run, RECORDS)
 
 

@@ -22,10 +22,10 @@ def make_many(run: Run, measure: str, tool: peers.Peer, names: list[str]) -> boo
     )
 
 
-def listing(run: Run, *, inspect: bool = True) -> None:
+def listing(run: Run, *, inspect: bool = True, of: tuple[str, ...] = LISTING) -> None:
     """Listing all containers and looking at one and at all of them, as their number grows; none runs."""
     for tool in run.tools:
-        if tool.name not in LISTING:
+        if tool.name not in of:
             continue
         names: list[str] = []
         for count in (0, *run.counts):
@@ -87,10 +87,11 @@ def records(run: Run, counts: tuple[int, ...]) -> None:
     run.host.write(f"{peers.TOP}/records.py", RECORDS.encode())
     spec = "/var/lib/gear/containers/gear-record/spec.json"
     run.script(f"python3 {peers.TOP}/records.py {spec} {' '.join(map(str, counts))}")
+    cases: dict[str, list[Step]] = {}
     for count in (0, *counts):
         argv = ["gear", "--state-dir", f"{peers.TOP}/records/{count}", "ps", "--all", "--quiet"]
-        step: Step = {"argv": argv, "metric": "list"}
-        run.series("list", "records", {"gear": [step]}, count=count, rounds=min(run.rounds, 5), warmup=1)
+        cases[str(count)] = [{"argv": argv, "metric": "list"}]
+    run.series("list", "records", cases, counts_of="gear", warmup=1)
     run.script(f"rm -r {peers.TOP}/records")
     run.remove(gear, ["gear-record"])
 

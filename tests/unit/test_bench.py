@@ -133,15 +133,26 @@ def test_bounds_are_ratios() -> None:
     assert judge(all_of_them, results()).value == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("last, bend", [(0.5, 1.0), (0.9, 3.0), (0.3, 0.0)])
-def test_a_bound_may_be_about_the_later_ones(last: float, bend: float) -> None:
+@pytest.mark.parametrize("last, bend", [(0.5, 1.0), (0.9, 3.0), (0.3, None), (0.2, None)])
+def test_a_bound_may_be_about_the_later_ones(last: float, bend: float | None) -> None:
     made = Results()
     for count, seconds in ((0, 0.1), (500, 0.3), (1000, last)):
         made.add("list", "list", "gear", {"list": [seconds]}, count)
     later = Bound("later ones", "list", "list", "list", None, 2.0, of="later")
-    assert judge(later, made).value == pytest.approx(bend)
+    assert judge(later, made).value == (None if bend is None else pytest.approx(bend))
     assert judge(later, results()).value == pytest.approx(1.0)
     assert judge(dataclasses.replace(later, case="inspect"), made).value is None
+
+
+def test_a_bound_may_be_of_two_cases() -> None:
+    made = results()
+    for count, seconds in ((0, 0.1), (1000, 2.1)):
+        made.add("list", "records", "gear", {"list": [seconds]}, count)
+    bound = Bound("one more", "list", "records", "list", "podman", 1.0, against_case="list", of="each")
+    assert judge(bound, made).value == pytest.approx(0.5)
+    # What chance has made less of is no measure.
+    made.add("list", "records", "gear", {"list": [0.05]}, 1000)
+    assert judge(bound, made).value is None
 
 
 def test_of_rates_more_is_better() -> None:
