@@ -5,6 +5,7 @@ What their units say is in gear/activation.py.  A container that is started on d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,12 @@ def unit_files(layout: Layout, name: str) -> list[Path]:
     """The files of such units that there are of the container *name*, wanted or not."""
     with files.explained(f"read {layout.units}"):
         try:
-            return sorted(path for path in layout.units.iterdir() if listener_of(path.name) == name)
+            entries = os.listdir(layout.units)
         except FileNotFoundError:
             return []
+    # All other containers have their units here, too: a path of each would be most of the work of an install.
+    own = (entry for entry in entries if entry.startswith(f"ctr-{name}") and listener_of(entry) == name)
+    return [layout.units / entry for entry in sorted(own)]
 
 
 def loaded(manager: Manager, name: str) -> list[str]:

@@ -37,7 +37,11 @@ class Range:
     base: int
     size: int
     name: str
-    path: Path
+    link: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.link)
 
     def overlaps(self, base: int, size: int) -> bool:
         """Whether any of *size* ids from *base* on is in it."""
@@ -47,15 +51,17 @@ class Range:
 def ranges(layout: Layout) -> list[Range]:
     """Every range that is taken, lowest first."""
     found = []
-    with explained(f"read {directory(layout)}"):
+    # Each install asks, so no Path is made for each container that there is.
+    place = str(directory(layout))
+    with explained(f"read {place}"):
         try:
-            entries = os.listdir(directory(layout))
+            entries = os.listdir(place)
         except FileNotFoundError:
             return []
         for entry in entries:
             if match := _ENTRY.fullmatch(entry):
-                path = directory(layout) / entry
-                found.append(Range(int(match[1]), int(match[2] or UID_RANGE_SIZE), os.readlink(path), path))
+                link = f"{place}/{entry}"
+                found.append(Range(int(match[1]), int(match[2] or UID_RANGE_SIZE), os.readlink(link), link))
     return sorted(found, key=lambda item: (item.base, item.size))
 
 

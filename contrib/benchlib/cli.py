@@ -34,7 +34,7 @@ MEASURES: dict[str, Callable[[running.Run], None]] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:9} {(function.__doc__ or '').strip()}" for name, function in MEASURES.items()]
+    lines = [f"  {name:9} {(function.__doc__ or '').splitlines()[0]}" for name, function in MEASURES.items()]
     top = argparse.ArgumentParser(
         prog="bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,7 +62,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--bursts", type=numbers, metavar="N,...", help="start so many at once")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     top.add_argument(
-        "--read", type=Path, metavar="FILE", help="measure nothing: show what --json has written"
+        "--read",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: show what --json has written; what later files have measured again takes its place",
     )
     top.add_argument(
         "--document", type=Path, metavar="FILE", help="replace the tables in this document by the new ones"
@@ -134,7 +138,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.check:
             return 0 if check.passed(args.release, vm=args.vm, say=progress) else 1
         if args.read:
-            results = Results.read(json.loads(args.read.read_text()))
+            results, *later = [Results.read(json.loads(path.read_text())) for path in args.read]
+            for other in later:
+                results.replace(other)
         else:
             results = measure(args, names, tools)
         if args.json:

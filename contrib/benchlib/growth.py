@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from . import peers
 from .running import Run, Step
 
@@ -20,16 +22,21 @@ def make_many(run: Run, measure: str, tool: peers.Peer, names: list[str]) -> boo
     )
 
 
-def listing(run: Run, *, inspect: bool = True) -> None:
+def listing(run: Run, *, inspect: bool = True, of: tuple[str, ...] = LISTING) -> None:
     """Listing all containers and looking at one and at all of them, as their number grows; none runs."""
     for tool in run.tools:
-        if tool.name not in LISTING:
+        if tool.name not in of:
             continue
         names: list[str] = []
         for count in (0, *run.counts):
             more = [f"{tool.name}-{number:05d}" for number in range(len(names), count)]
+            began = time.monotonic()
             if more and not listed(run, tool, more):
                 break
+            if more:
+                # As each tool makes many: gear with one command, the others one after the other.
+                each = (time.monotonic() - began) / len(more)
+                run.results.add("list", "making each of the last", tool.name, {"make": [each]}, count)
             names += more
             cases = {"list": tool.list_all(), "inspect one": None, "inspect all": None}
             if names and inspect:
@@ -56,6 +63,37 @@ def listed(run: Run, tool: peers.Peer, names: list[str]) -> bool:
     commands = [argv for name in names for argv in tool.create(name) or []]
     run.script("exec >/dev/null 2>&1\n" + "\n".join(" ".join(argv) for argv in commands))
     return True
+
+
+# Many records of one container; arguments are the specification and the numbers.
+RECORDS = f"""
+import json, os, sys
+document = json.load(open(sys.argv[1]))
+for count in map(int, sys.argv[2:]):
+    for number in range(count):
+        name = f"record-{{number:04d}}"
+        directory = f"{peers.TOP}/records/{{count}}/containers/{{name}}"
+        os.makedirs(directory)
+        with open(f"{{directory}}/spec.json", "w") as file:
+            json.dump({{**document, "name": name}}, file)
+"""
+
+
+def records(run: Run, counts: tuple[int, ...]) -> None:
+    """gear's list of more containers than can be made in short: of each there is only the record that a list reads."""
+    gear = run.tool("gear")
+    if gear is None or not run.made("list", "records", gear, ["gear-record"]):
+        return
+    run.host.write(f"{peers.TOP}/records.py", RECORDS.encode())
+    spec = "/var/lib/gear/containers/gear-record/spec.json"
+    run.script(f"python3 {peers.TOP}/records.py {spec} {' '.join(map(str, counts))}")
+    cases: dict[str, list[Step]] = {}
+    for count in (0, *counts):
+        argv = ["gear", "--state-dir", f"{peers.TOP}/records/{count}", "ps", "--all", "--quiet"]
+        cases[str(count)] = [{"argv": argv, "metric": "list"}]
+    run.series("list", "records", cases, counts_of="gear", warmup=1)
+    run.script(f"rm -r {peers.TOP}/records")
+    run.remove(gear, ["gear-record"])
 
 
 def gone(run: Run, tool: peers.Peer, names: list[str]) -> None:
@@ -85,7 +123,9 @@ def bursts(run: Run) -> None:
                 "pid1": True,
                 "beside": count,
             }
-            cases[tool.name] = [start, {"argv": tool.stop(*names), "metric": "stop"}]
+            # What PID 1 has had for earlier ones it keeps, and would not seem to take for these.
+            fresh: Step = {"argv": ["systemctl", "daemon-reexec"]}
+            cases[tool.name] = [fresh, start, {"argv": tool.stop(*names), "metric": "stop"}]
         rounds = 3 if count <= 50 else 1
         run.series(
             "burst", "", cases, count=count, rounds=min(rounds, run.rounds), warmup=1 if count <= 50 else 0

@@ -11,7 +11,8 @@ A step is {"argv": [...]} and, where it is measured, "metric": its name.  More o
     "unit": U    how long PID 1 says that U was activating is METRIC-activating
     "pid1": true the processor time that PID 1 has taken is METRIC-pid1
     "beside": N  of the processes that there were not before and that are no payload: METRIC-processes and
-                 METRIC-bytes, of each of N containers
+                 METRIC-bytes, of each of N containers; and METRIC-host-bytes, what all others, PID 1 and daemons
+                 among them, have taken more
     "memory": true   what the command, or one of its children, had in memory at most is METRIC-bytes
     "cpu": true      the processor time of the command itself is METRIC-cpu
     "numbers": true   the program prints JSON of metrics itself
@@ -93,9 +94,12 @@ def perform(step: dict[str, Any], mark: int) -> dict[str, float]:
     if "unit" in step:
         metrics[f"{metric}-activating"] = activating(step["unit"])
     if "beside" in step:
-        more = settled(before)
+        now = settled(before)
+        more = [size for pid, size in now.items() if pid not in before]
+        grown = sum(size - before[pid] for pid, size in now.items() if pid in before)
         metrics[f"{metric}-processes"] = len(more) / step["beside"]
-        metrics[f"{metric}-bytes"] = sum(more.values()) / step["beside"]
+        metrics[f"{metric}-bytes"] = sum(more) / step["beside"]
+        metrics[f"{metric}-host-bytes"] = grown / step["beside"]
     return metrics
 
 
@@ -182,10 +186,11 @@ def activating(unit: str) -> float:
 
 
 def processes() -> dict[int, int]:
-    """The proportional set size in bytes of every process that is no payload, by pid; kernel threads are none."""
+    """The proportional set size in bytes of every process that is no payload, by pid; kernel threads and this one
+    are none."""
     found = {}
     for word in os.listdir("/proc"):
-        if not word.isdigit():
+        if not word.isdigit() or int(word) == os.getpid():
             continue
         try:
             if os.path.basename(os.readlink(f"/proc/{word}/exe")) == "busybox":
@@ -199,18 +204,18 @@ def processes() -> dict[int, int]:
 
 
 def settled(before: dict[int, int]) -> dict[int, int]:
-    """The processes that there are more of than *before*, once they are the same for a while."""
+    """The processes that there are, once those that there are more of than *before* are the same for a while."""
     deadline = time.monotonic() + 10
-    last: dict[int, int] = {}
+    last: set[int] = set()
     since = time.monotonic()
     while True:
         now = processes()
-        more = {pid: size for pid, size in now.items() if pid not in before and pid != os.getpid()}
-        if more.keys() != last.keys():
+        more = now.keys() - before.keys()
+        if more != last:
             since = time.monotonic()
         last = more
         if time.monotonic() > min(since + SETTLED, deadline):
-            return more
+            return now
         time.sleep(0.05)
 
 

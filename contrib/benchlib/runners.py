@@ -158,6 +158,8 @@ class Lxc(Peer):
 @dataclass(frozen=True)
 class Nspawn(Peer):
     name: str = "nspawn"
+    # It notifies PID 1 before it executes the payload.
+    ready = False
 
     @property
     def note(self) -> str:

@@ -27,7 +27,8 @@ VERSIONS = {
     "lxc": "lxc-start --version",
     "crun": "crun --version | head -n 1",
     "runc": "runc --version | head -n 1",
-    "kernel": "uname -r",
+    # Not who has built it.
+    "kernel": "uname -r | cut -d . -f 1,2",
 }
 
 Step = dict[str, Any]
@@ -92,8 +93,12 @@ class Run:
         count: int | None = None,
         rounds: int | None = None,
         warmup: int | None = None,
+        counts_of: str | None = None,
     ) -> set[str]:
-        """Have cases, by tool, take turns, and add what they have taken; returns the tools that failed."""
+        """Have cases, by tool, take turns, and add what they have taken; returns the tools that failed.
+
+        With *counts_of* they are all of that tool, by numbers of containers.
+        """
         order = {
             "rounds": rounds or self.rounds,
             "warmup": self.warmup if warmup is None else warmup,
@@ -107,8 +112,12 @@ class Run:
         )
         answer = json.loads(done.stdout)
         for tool, values in answer["values"].items():
-            if tool not in answer["failed"]:
+            if tool in answer["failed"]:
+                continue
+            if counts_of is None:
                 self.results.add(measure, case, tool, values, count)
+            else:
+                self.results.add(measure, case, counts_of, values, int(tool))
         for tool, reason in answer["failed"].items():
             where = case if count is None else f"{case} of {count}"
             self.lacking(measure, where, tool, reason)

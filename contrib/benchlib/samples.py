@@ -79,11 +79,23 @@ class Results:
                     found[sample.count] = sample
         return dict(sorted(found.items()))
 
+    def forget(self, measure: str) -> None:
+        """Drop what there is of a measure."""
+        self.samples = [sample for sample in self.samples if sample.measure != measure]
+        self.missing = [entry for entry in self.missing if entry.measure != measure]
+
     def replace(self, other: Results) -> None:
-        """Take the measures of a later run instead of the ones that are here."""
-        again = {sample.measure for sample in other.samples}
-        self.samples = [sample for sample in self.samples if sample.measure not in again] + other.samples
-        self.missing = [entry for entry in self.missing if entry.measure not in again] + other.missing
+        """Take what a later run has measured instead of what is here.
+
+        Whole cases, since their tools are compared; of those that are followed over numbers of containers, what the
+        later run has of a tool and a number.
+        """
+        again = {_place(sample) for sample in other.samples}
+        measured = {(sample.measure, sample.tool) for sample in other.samples}
+        self.samples = [sample for sample in self.samples if _place(sample) not in again] + other.samples
+        self.missing = [
+            entry for entry in self.missing if (entry.measure, entry.tool) not in measured
+        ] + other.missing
 
     def to_mapping(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -104,6 +116,12 @@ class Results:
             samples=[Sample(**entry) for entry in document["samples"]],
             missing=[Missing(**entry) for entry in document["missing"]],
         )
+
+
+def _place(sample: Sample) -> tuple[str, str, str | None, int | None]:
+    """Which samples are replaced together."""
+    tool = None if sample.count is None else sample.tool
+    return sample.measure, sample.case, tool, sample.count
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -11,6 +11,9 @@ from .running import Run, Step
 
 IMAGE = "localhost/bench-python:1"
 OUTSIDE = "bench-out"
+# How a port of a server gets outside: none at all, those of gear, those of others.
+MODES = ("nat", "socket", "fd")
+WAYS = ("host", *MODES, "podman", "docker")
 # Takes what the first byte of a connection asks for: r receives, e echoes, c closes.
 SERVER = """
 import os, socket, threading
@@ -67,22 +70,23 @@ import json, os, subprocess, sys, time
 wanted = int(sys.argv[1])
 go = "{TOP}/mark/go"
 follower = subprocess.Popen(["timeout", "120", *sys.argv[2:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-seen, began = 0, None
+seen, began, ended = set(), None, None
 for line in follower.stdout:
     if b"ready to write" in line:
         open(go, "w").close()
-        began = time.monotonic()
     elif b"benchmark xxx" in line:
-        seen += 1
-    if b"all written" in line:
+        # From the first to the last of them: how soon the writer begins says nothing.
+        ended = time.monotonic()
+        began = began or ended
+        seen.add(line.split()[-1])
+    elif b"all written" in line:
         break
-if began is None:
+if len(seen) < 2:
     sys.exit("nothing of what the container writes was seen")
-taken = time.monotonic() - began
 follower.terminate()
 follower.wait()
 os.unlink(go)
-print(json.dumps({{"lines-rate": seen / taken, "lines-loss": 1 - seen / wanted}}))
+print(json.dumps({{"lines-rate": len(seen) / (ended - began), "lines-loss": 1 - len(seen) / wanted}}))
 """
 WRITER = f"""trap "exit 0" TERM
 while :; do
@@ -98,8 +102,11 @@ wait
 """
 
 
-def network(run: Run) -> None:
-    """Throughput, latency and connections per second from another machine, by each way of publishing a port."""
+def network(run: Run, *, ways: tuple[str, ...] = WAYS, seconds: float = 1.0) -> None:
+    """Throughput, latency and connections per second from another machine, by each way of publishing a port.
+
+    *ways* are those that take part, and *seconds* is how long each number of each round is measured.
+    """
     host = run.host
     NetHost(host)  # makes the root with Python
     host.write(f"{PYTHON_ROOT}/server.py", SERVER.encode())
@@ -107,38 +114,42 @@ def network(run: Run) -> None:
     outside(host, OUTSIDE)
     # Docker has everything dropped that is forwarded and not its own.
     host.sh("iptables -P FORWARD ACCEPT 2>/dev/null || :")
-    ports = publish(host, run)
+    ports = publish(host, run, ways)
     rounds = min(run.rounds, 5)
     client = ["ip", "netns", "exec", OUTSIDE, "python3", f"{TOP}/client.py", "192.0.2.1"]
     cases: dict[str, list[Step]] = {
-        name: [{"argv": [*client, str(port), "1"], "metric": "traffic", "numbers": True}]
+        name: [{"argv": [*client, str(port), str(seconds)], "metric": "traffic", "numbers": True}]
         for name, port in ports.items()
     }
     run.series("network", "from outside", cases, rounds=rounds, warmup=1)
     host.sh(
-        "systemctl stop bench-server; gear delete bn-nat bn-socket bn-fd >/dev/null 2>&1 || :\n"
+        "systemctl stop bench-server 2>/dev/null || :\n"
+        "for mode in nat socket fd; do gear delete bn-$mode >/dev/null 2>&1 || :; done\n"
         f"ip netns delete {OUTSIDE}; ip link delete {OUTSIDE} 2>/dev/null || :\n"
         "podman rm -f -t 0 bn-podman >/dev/null 2>&1 || :; docker rm -f bn-docker >/dev/null 2>&1 || :"
     )
 
 
-def publish(host: GearHost, run: Run) -> dict[str, int]:
-    """Run the server by each way; returns their ports."""
+def publish(host: GearHost, run: Run, ways: tuple[str, ...]) -> dict[str, int]:
+    """Run the server by each of *ways* for which there is the tool; returns their ports."""
     command = "/usr/bin/python3 -S /server.py"
-    host.sh(f"systemd-run -q -u bench-server -E PORT=18400 /usr/bin/python3 -S {PYTHON_ROOT}/server.py")
-    ports = {"host": 18400}
-    for number, mode in enumerate(("nat", "socket", "fd")):
-        ports[f"gear {mode}"] = 18401 + number
-        published = f"{18401 + number}:{PORT},{mode}"
-        host.sh(f"gear install host:{PYTHON_ROOT} bn-{mode} -p {published} --start -- {command}")
+    ports = {}
+    if "host" in ways:
+        host.sh(f"systemd-run -q -u bench-server -E PORT=18400 /usr/bin/python3 -S {PYTHON_ROOT}/server.py")
+        ports["host"] = 18400
+    for number, mode in enumerate(MODES):
+        if mode in ways and run.tool("gear"):
+            ports[f"gear {mode}"] = 18401 + number
+            published = f"{18401 + number}:{PORT},{mode}"
+            host.sh(f"gear install host:{PYTHON_ROOT} bn-{mode} -p {published} --start -- {command}")
     off = "--cgroups=disabled" if host.host.kind == "nested" else ""
-    if run.tool("podman"):
+    if "podman" in ways and run.tool("podman"):
         run.script(
             f"tar -C {PYTHON_ROOT} -c . | podman import -q - {IMAGE} >/dev/null 2>&1\n"
             f"podman run -q -d {off} --name bn-podman -p 18410:{PORT} {IMAGE} {command} >/dev/null 2>&1"
         )
         ports["podman"] = 18410
-    if run.tool("docker"):
+    if "docker" in ways and run.tool("docker"):
         run.script(
             f"tar -C {PYTHON_ROOT} -c . | docker import - {IMAGE} >/dev/null 2>&1\n"
             f"docker run -d --name bn-docker -p 18411:{PORT} {IMAGE} {command} >/dev/null"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 
 from gearhost import GearHost
-from timing import SERIES
 
 # What none of them needs; the first ones are what pystemd's package and what it imports would bring.
 NEEDLESS = set(
@@ -34,6 +33,8 @@ for _ in range(12):
         best[command[1]] = min(best.get(command[1], 1e9), taken)
 print(json.dumps(best))
 """
+# Others share the machine: one series of these within the bound shows that it can be met.
+SERIES = 3
 # Some 1.2 for kill, 1.5 for ps, and 1.9 for status, of which systemctl is a part.
 BOUND = 2.6
 
