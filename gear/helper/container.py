@@ -79,7 +79,8 @@ def create(config: dict, events: Events, start: Start, *, clone_parent: bool = F
         joined = _open_namespaces(config["linux"].get("namespaces", ()), step)
         try:
             ours, theirs = pair()
-            if not clone_parent:
+            if not clone_parent or joined:
+                # In a mount namespace of others, what has our modules' names may be anything.
                 from gear.helper import payload
 
                 payload.import_ahead(config, start)
