@@ -42,8 +42,12 @@ def helper_sources() -> dict[str, bytes]:
 
 
 def helper_version() -> str:
-    """What the directory of this version of the helper is called."""
-    content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in helper_sources().items())
+    """What the directory of this version of the helper is called, for the interpreter that the system has now."""
+    parts = helper_sources()
+    # What the bytecode depends on besides.
+    parts["interpreter"] = os.path.realpath(units.PYTHON).encode()
+    parts["bytecode.py"] = Path(bytecode.__file__).read_bytes()
+    content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in parts.items())
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -53,7 +57,10 @@ def _sum(path: Path) -> str:
 
 def damaged_bytecode(version: Path) -> Path | None:
     """What of the bytecode in the published helper *version* is not as it was written; raises OSError."""
-    for line in (version / _SUMS).read_text().splitlines():
+    lines = (version / _SUMS).read_text().splitlines()
+    if not lines:
+        return version / _SUMS
+    for line in lines:
         wanted, _, name = line.partition("  ")
         if _sum(version / name) != wanted:
             return version / name
@@ -81,9 +88,13 @@ def publish_helper(layout: Layout) -> None:
                 process.output([*units.INTERPRETER, str(program), str(partial), str(version)])
                 sums = [f"{_sum(path)}  {path.name}\n" for path in partial.glob("bytecode-*")]
                 (partial / _SUMS).write_text("".join(sums))
+                # Whatever the caller's umask: roots of containers read it as well.
+                for path in (partial, *partial.rglob("*")):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
                 # Every container needs it, and what has its name is taken for whole ever after.
                 files.sync_file_system(partial)
                 os.rename(partial, version)
+                files.sync_directory(directory)
             except BaseException:
                 import shutil
 

@@ -44,6 +44,11 @@ else:
         if cls is None:
             return lambda cls: dataclass(cls, frozen=frozen)
         found = {name: _taken(cls, name) for name in cls.__annotations__}
+        for name, item in found.items():
+            if isinstance(item.default, (list, dict, set)):
+                raise ValueError(
+                    f"{name} of {cls.__name__} would be shared by all instances: give a default_factory"
+                )
         own = {"__init__": _initializer(cls.__qualname__, found), "__eq__": _equal, "__repr__": _shown}
         own["__hash__"] = _hash if frozen else None
         if frozen:

@@ -59,10 +59,11 @@ def forget_addresses(addresses: list[str]) -> None:
         return
     tracked = Netlink(netlink.NETFILTER)
     try:
-        for answer in tracked.ask(_GET, DUMP, bytes(4)):  # of every family
-            # First as bytes among bytes: there may be very many.
-            if not any(source in answer for source in sources):
-                continue
+        # Of every family.  First as bytes among bytes, packet by packet: there may be very many, and this process is in
+        # the container's control group.
+        for answer in tracked.ask(
+            _GET, DUMP, bytes(4), lambda body: any(source in body for source in sources)
+        ):
             entry = netlink.attributes(answer[4:])
             ends = [netlink.attributes(entry[side])[_TUPLE_IP] for side in (_ORIGINAL, _REPLY)]
             if any(attribute(*address) in sources for end in ends for address in netlink.each(end)):

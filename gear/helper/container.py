@@ -202,12 +202,15 @@ def _clone(config, start, channels, flags: int, step: Step) -> int:  # type: ign
 def _become(config, channel, start) -> None:  # type: ignore[no-untyped-def]
     """What the new process does: never back into the caller, which runs in the helper as well."""
     try:
-        # Only now, while the helper stacks the layers.
-        from gear.helper import payload
-    except BaseException as error:
-        channel.send(FAILED + f"{EXIT_NAMESPACE} the helper failed: {error!r}".encode(errors="replace"))
+        try:
+            # Only now, while the helper stacks the layers.
+            from gear.helper import payload
+        except BaseException as error:
+            channel.send(FAILED + f"{EXIT_NAMESPACE} the helper failed: {error!r}".encode(errors="replace"))
+            raise
+        payload.run(config, channel, start)
+    finally:
         os._exit(1)
-    payload.run(config, channel, start)
 
 
 def _owner(linux: dict) -> int:  # type: ignore[type-arg]

@@ -11,6 +11,10 @@ import posix as os
 import sys
 from _socket import SOCK_CLOEXEC, SOCK_RAW, socket
 
+TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ORDER = sys.byteorder
 
 # linux/netlink.h
@@ -168,8 +172,13 @@ class Netlink:
         if refused is not None:
             raise refused
 
-    def ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """The bodies of the answers to one request, with DUMP of all; raises Refused."""
+    def ask(
+        self, kind: int, flags: int, body: bytes, keep: Callable[[bytes], bool] | None = None
+    ) -> list[bytes]:
+        """The bodies of the answers to one request, with DUMP of all, with *keep* those of which it is true.
+
+        Raises Refused.
+        """
         self._socket.send(message(kind, flags, body))
         answers: list[bytes] = []
         while True:
@@ -181,7 +190,8 @@ class Netlink:
                     return answers
                 if answered == _DONE:
                     return answers
-                answers.append(part)
+                if keep is None or keep(part):
+                    answers.append(part)
             if not flags & DUMP:
                 return answers
 

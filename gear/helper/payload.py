@@ -52,7 +52,7 @@ def run(config: dict, channel: Channel, start: Start) -> NoReturn:  # type: igno
 
 def import_ahead(config: dict, start: Start) -> None:  # type: ignore[type-arg]
     """Import what the first process would import as the container's root, who may not be able to read where gear is:
-    in root's home, say.  Not needed for units: their helper is where everybody may read."""
+    in root's home, say.  Not needed for units: their helper has all in memory, or is where everybody may read."""
     linux, mounts = config["linux"], config.get("mounts", ())
     if any("tmpcopyup" in mount.get("options", ()) for mount in mounts):
         from gear.helper import copyup  # noqa: F401
@@ -71,7 +71,8 @@ def import_ahead(config: dict, start: Start) -> None:  # type: ignore[type-arg]
 
 def _import_of_few(config: dict) -> None:  # type: ignore[type-arg]
     """Import what is used after the root has changed, and only for what few containers have."""
-    if (config.get("hooks") or {}).get("startContainer"):
+    hooks_inside = config.get("hooks") or {}
+    if hooks_inside.get("createContainer") or hooks_inside.get("startContainer"):
         import json  # noqa: F401
         import select  # noqa: F401
         import time  # noqa: F401

@@ -45,6 +45,20 @@ def test_killed_payload_is_restarted_by_pid_1(host: GearHost) -> None:
     host.wait(lambda: host.out("systemctl", "show", "-P", "ActiveState", "ctr-web") == "active", "active")
 
 
+def test_a_helper_of_another_interpreter_starts_containers_all_the_same(host: GearHost) -> None:
+    """As after an upgrade of the distribution: until gear publishes the helper again, there is no bytecode for it."""
+    host.gear("install", "hello", "oldhelper", "-v", "oldhelper-data:/data")
+    host.sh("mv /var/lib/gear/helper/current/bytecode-* /root/away")
+    host.gear("start", "oldhelper")
+    # And in no other way than from the files: root has kept bytecode of what the first process needs.
+    kept = host.sh("ls /var/lib/gear/helper/current/gear/helper/__pycache__")
+    assert "payload." in kept and "mounts." in kept
+    host.sh("d=$(readlink -f /var/lib/gear/helper/current); mv /root/away $d/$(sed 's/.* //' $d/SHA256SUMS)")
+    host.sh(
+        "rm -r /var/lib/gear/helper/current/gear/helper/__pycache__ /var/lib/gear/helper/current/gear/__pycache__"
+    )
+
+
 def test_restart_policy_no_leaves_a_killed_payload_failed(host: GearHost) -> None:
     host.gear("install", "hello", "once", "--restart", "no", "--start")
     host.sh(f"kill -KILL {host.pid('once')}")

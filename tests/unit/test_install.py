@@ -186,20 +186,45 @@ def test_helper_is_published_once_and_switched(layout: Layout, monkeypatch: pyte
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize("without", [None, "bytecode-*", "gear"])
+@pytest.mark.parametrize("without", [None, "bytecode-*", "gear", "content"])
 def test_published_helper_runs_without_anything_else(
     layout: Layout, tmp_path: Path, without: str | None
 ) -> None:
-    """Also after the interpreter has been exchanged for one of another version; and from the bytecode alone."""
+    """Also after the interpreter has been exchanged for one of another version, and from the bytecode alone."""
     publishing.publish_helper(layout)
     current = layout.state / "helper/current"
-    if without:
+    if without == "content":
+        (path,) = current.glob("bytecode-*")
+        path.write_bytes(b"")
+        assert publishing.damaged_bytecode(current.resolve()) == current.resolve() / path.name
+        (current / "SHA256SUMS").write_bytes(b"")
+        assert publishing.damaged_bytecode(current.resolve())
+    elif without:
         (path,) = current.glob(without)
         path.rename(tmp_path / "away")
     program = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", str(current / "start"), str(tmp_path / "none")]
     done = subprocess.run(program, cwd="/", env={}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (226, "")
     assert done.stderr == (f"gear: can't read the bundle {tmp_path / 'none'}: No such file or directory\n")
+
+
+@pytest.mark.spawns
+def test_roots_of_containers_can_read_the_helper(layout: Layout) -> None:
+    before = os.umask(0o077)
+    try:
+        publishing.publish_helper(layout)
+    finally:
+        os.umask(before)
+    version = (layout.state / "helper/current").resolve()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (version, *version.rglob("*"))} == {0o755, 0o644}
+
+
+def test_another_interpreter_is_another_version_of_the_helper(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = publishing.helper_version()
+    monkeypatch.setattr("gear.units.PYTHON", str(tmp_path / "python3"))
+    assert publishing.helper_version() != before
 
 
 def test_static_units_come_from_the_checkout() -> None:
