@@ -14,6 +14,7 @@ LOST, REFUSED = "TimeoutError", "ConnectionRefusedError"
 
 @pytest.fixture
 def net(host: GearHost) -> Iterator[NetHost]:
+    host.forget()  # the default network, which earlier tests may have used and which has the same addresses
     made = NetHost(host)
     made.define("nd", 0)
     yield made
