@@ -288,6 +288,8 @@ def test_what_a_kill_leaves_is_mended(net: GearHost) -> None:
         found(net, "--repair", status=0)
         net.sh(f"{disconnect} || :; gear restart chkweb", check=False)
         found(net, "--repair", status=0)
+        # Files that were to be renamed next.
+        net.gear("clean")
         left = "ls /sys/class/net/gear-chk2/brif /var/lib/gear/networks/chk2/addresses 2>&1 | grep -E '^(ve|10)' || :"
         assert net.sh(left) == "", (command, call)
     works(net)

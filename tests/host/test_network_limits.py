@@ -206,10 +206,16 @@ def test_what_the_kernel_lacks_is_an_error(net: GearHost) -> None:
     net.gear("install", "hello", "klacks", "--net", "default", "--net-rate", "1mbit")
     path = "/var/lib/gear/helper/current/gear/helper/shaping.py"
     net.sh(f'cp {path} /root/shaping.py; sed -i \'s/, "tbf")/, "nosuch")/\' {path}')
+    # Which is read where there is no bytecode.
+    net.sh("cd /var/lib/gear/helper/current; for i in bytecode-*; do mv $i /root/$i; done")
     try:
         error = net.fails(1, "start", "klacks")
     finally:
         net.sh(f"cp -p /root/shaping.py {path}; systemctl reset-failed ctr-klacks")
+        net.sh(
+            "mv /root/bytecode-* /var/lib/gear/helper/current; rm -r /var/lib/gear/helper/current/gear/__pycache__"
+        )
+        net.sh("rm -r /var/lib/gear/helper/current/gear/helper/__pycache__")
     assert "can't limit the rate of eth0: this kernel lacks what it takes (tbf)" in error
 
 
