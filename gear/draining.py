@@ -25,6 +25,8 @@ from gear.systemd import Manager
 _PAUSE_S = 0.01
 # A proxy that was just about to accept puts the socket back once.
 _QUIET_ROUNDS = 4
+# Seconds after which a proxy that has just been executed listens, however busy the machine is.
+_BEGUN_S = 5.0
 _EPOLL = "anon_inode:[eventpoll]"
 # Where a child keeps what it works with, out of the way of the numbers that the other process has.
 _ASIDE = 900
@@ -63,13 +65,22 @@ def _deafen(pid: int) -> bool:
     if child == 0:
         status = 1
         with suppress(BaseException):
-            quiet = 0
+            quiet, seen, deadline = 0, False, time.monotonic() + _BEGUN_S
             while quiet < _QUIET_ROUNDS:
-                quiet = 0 if _take_out(pid) else quiet + 1
+                taken = _take_out(pid)
+                seen = seen or taken
+                # One that still waits for the payload sees that it is being replaced, and goes on waiting.
+                begins = not seen and _accepts(pid) and time.monotonic() < deadline
+                quiet = 0 if taken or begins else quiet + 1
                 time.sleep(_PAUSE_S)
             status = 0
         os._exit(status)
     return os.waitpid(child, 0)[1] == 0
+
+
+def _accepts(pid: int) -> bool:
+    """Whether *pid* has become the program that takes clients."""
+    return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == os.path.basename(proxy.PROGRAM)
 
 
 def _take_out(pid: int) -> bool:

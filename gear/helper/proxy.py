@@ -26,7 +26,7 @@ TYPE_CHECKING = False  # importing `typing` for it would take as long as the who
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_PROXY = "/usr/lib/systemd/systemd-socket-proxyd"
+PROGRAM = "/usr/lib/systemd/systemd-socket-proxyd"
 _LOOPBACK = ("127.0.0.1", "::1")
 _ANY = {4: "0.0.0.0", 6: "::"}
 _LISTENS = "0A"  # TCP_LISTEN, net/tcp_states.h
@@ -36,6 +36,8 @@ _PAUSE_S = 0.02
 _GRACE_S = 1.0
 # Clients are turned away for so long after a failure.
 _REFUSAL_S = 5.0
+# As long as a stop takes at most where nothing else is said; then whoever replaces the container is no more.
+_REPLACED_S = 10.0
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
@@ -82,10 +84,13 @@ def _wait(unit: str, port: int, patience: int, addresses: list[str], step: Step)
             continue  # just now
         gone = None
         step.doing = f"see what listens in {name}"
-        while monotonic() < deadline:
-            if address := choose(addresses, listening(pid, port)):
-                os.close(ended)
-                return pid, address
+        patient = min(deadline, now + _REPLACED_S)
+        while (now := monotonic()) < deadline:
+            # One that is about to be replaced takes nobody new; whether this is the next one already can't be seen.
+            if not _is_replaced(name) or now > patient:
+                if address := choose(addresses, listening(pid, port)):
+                    os.close(ended)
+                    return pid, address
             if select([ended], [], [], _PAUSE_S)[0]:
                 break
         os.close(ended)
@@ -153,14 +158,14 @@ def _enter(pid: int, step: Step) -> None:
 
 
 def _become(address: str, port: str, connections: str, idle: str, step: Step) -> NoReturn:
-    step.doing = f"run {_PROXY}"
+    step.doing = f"run {PROGRAM}"
     # Up to systemd 252 the proxy does not say so itself, and whoever waits for it is served from now on.
     notify("READY=1")
     signal(SIGINT, SIG_DFL)
     options = [f"--connections-max={connections}", f"--exit-idle-time={idle}"]
     try:
         # It splits at the last colon, and takes an address without brackets.
-        os.execv(_PROXY, [_PROXY, *options, f"{address}:{port}"])
+        os.execv(PROGRAM, [PROGRAM, *options, f"{address}:{port}"])
     except FileNotFoundError as error:
         raise Failure(f"can't {step.doing}: there is none on this machine", EXIT_EXEC) from error
 
