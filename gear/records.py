@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dataclasses import replace as replace
 else:
     _MISSING = object()
+    _set = object.__setattr__
 
     class Field:
         """What is known of one field."""
@@ -89,7 +90,9 @@ else:
                         values[name] = make()
             if values.keys() != all_names:
                 raise TypeError(f"{title}() has no or no value for: {', '.join(values.keys() ^ all_names)}")
-            vars(self).update(values)
+            # One by one, always in this order: then all instances share the names, which takes half the memory.
+            for name in names:
+                _set(self, name, values[name])
 
         return __init__
 
