@@ -72,9 +72,9 @@ def _port(mode: str, metric: str, most: float) -> Bound:
 
 NONE, PORT = "--net none", "bridge and one port"
 BOUNDS = (
-    _start("a start", NONE, "start", "bare", 2.2, bookworm=2.6, goal=1.5),
+    _start("a start", NONE, "start", "bare", 2.3, bookworm=3.3, goal=1.5),
     _start("a start", NONE, "start", "podman", 0.65, bookworm=0.45, goal=1 / 3),
-    _start("a start to the first instruction", NONE, "start-first", "bare", 2.3, bookworm=2.6, goal=1.5),
+    _start("a start to the first instruction", NONE, "start-first", "bare", 2.4, bookworm=3.3, goal=1.5),
     _start("a restart", NONE, "restart", "podman", 0.5),
     _start("a stop", NONE, "stop", "bare", 3.5, goal=1.5),
     _start("a stop", NONE, "stop", "podman", 0.5),
