@@ -19,6 +19,8 @@ from gear.helper.sysctls import has_ipv6, write
 # The host itself; a loopback address means it as well.
 HOST = ("host", "localhost")
 _TCP = 6
+# errno.h
+_EACCES, _ENODEV, _ENETDOWN = 13, 19, 100
 
 
 def make(network: int, wanted: dict, name: str, containers: str, step: Step) -> list[str]:  # type: ignore[type-arg]
@@ -69,8 +71,11 @@ def _route_loopback(interfaces: list[str]) -> None:
         try:
             if index:
                 routes.route_loopback(index)
-        except OSError:
-            pass  # it is down: not yet up at the start, or taken down by the container
+        except OSError as error:
+            # Not yet up at the start, or taken down by the container, which may also have done without IPv6 there, or
+            # removed it just now.
+            if error.errno not in (_ENETDOWN, _EACCES, _ENODEV):
+                raise
     routes.close()
 
 
