@@ -14,6 +14,9 @@ from _socket import SOCK_CLOEXEC, SOCK_RAW, socket
 TYPE_CHECKING = False  # importing `typing` for it would take as long as the whole start
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    Answer = TypeVar("Answer")
 
 ORDER = sys.byteorder
 
@@ -23,6 +26,7 @@ NETFILTER = 12  # NETLINK_NETFILTER
 REQUEST = 0x1
 ACK = 0x4
 DUMP = 0x300
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 REPLACE = 0x100
 EXCL = 0x200
 CREATE = 0x400
@@ -40,6 +44,8 @@ _CAPPED = 0x100
 _ACK_TLVS = 0x200
 _ATTR_MSG = 1  # NLMSGERR_ATTR_MSG
 _BUFFER = 1 << 17
+_EAGAIN = 11
+_ATTEMPTS = 100
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -118,6 +124,15 @@ def _refusal(flags: int, body: bytes) -> Refused | None:
     return Refused(code, why)
 
 
+def settled(attempt: Callable[[], Answer | None]) -> Answer:
+    """What *attempt* returns once it is not None; raises Refused when it never is."""
+    for _ in range(_ATTEMPTS):
+        found = attempt()
+        if found is not None:
+            return found
+    raise Refused(_EAGAIN, "what was asked for changes all the time")
+
+
 class Netlink:
     """A netlink socket of one protocol, in the network namespace of the process that makes it."""
 
@@ -177,10 +192,18 @@ class Netlink:
     ) -> list[bytes]:
         """The bodies of the answers to one request, with DUMP of all, with *keep* those of which it is true.
 
-        Raises Refused.
+        A dump that was interrupted is made again: of what changes while the kernel tells something may be missing, or
+        be there twice.  Raises Refused.
         """
+        return settled(lambda: self._ask(kind, flags, body, keep))
+
+    def _ask(
+        self, kind: int, flags: int, body: bytes, keep: Callable[[bytes], bool] | None
+    ) -> list[bytes] | None:
+        """As ask(); None for a dump that was interrupted."""
         self._socket.send(message(kind, flags, body))
         answers: list[bytes] = []
+        whole = True
         while True:
             for answered, how, _, part in self._receive():
                 if answered == _ERROR:
@@ -188,8 +211,13 @@ class Netlink:
                     if error is not None:
                         raise error
                     return answers
+                whole = whole and not how & _INTERRUPTED
                 if answered == _DONE:
-                    return answers
+                    # It ends with the number of an error as well, but with nothing of the request.
+                    error = _refusal(0, part)
+                    if error is not None:
+                        raise error
+                    return answers if whole else None
                 if keep is None or keep(part):
                     answers.append(part)
             if not flags & DUMP:

@@ -143,38 +143,49 @@ class Maps:
         """Remove every element of the container *owner*, wherever it leads; there may be no such table."""
         gone = []
         for name in MAPS:
-            for parts in self._elements(table, name):
+            for key, parts in self._elements(table, name).items():
                 if parts.get(_USERDATA) == _comment(owner):
-                    key = nest(_ELEMENTS, nest(_ELEMENT, nest(_KEY, parts[_KEY])))
-                    gone.append((_DELSETELEM, 0, _of_map(table, name) + key))
+                    element = nest(_ELEMENTS, nest(_ELEMENT, nest(_KEY, attribute(_VALUE, key))))
+                    gone.append((_DELSETELEM, 0, _of_map(table, name) + element))
         if gone:
             self._commit(gone)
 
-    def _elements(self, table: str, name: str) -> list[dict[int, bytes]]:
-        """The attributes of each element of a map; there may be no such table."""
+    def _elements(self, table: str, name: str) -> dict[bytes, dict[int, bytes]]:
+        """The attributes of each element of a map by its key; there may be no such table."""
+        return netlink.settled(lambda: self._attempt(table, name))
+
+    def _attempt(self, table: str, name: str) -> dict[bytes, dict[int, bytes]] | None:
+        """As _elements(); None when some may be missing.
+
+        From packet to packet the kernel counts how many it has told of, and others come and go: which each packet says
+        by the number of the ruleset's generation.  And when its hash table has become too large or too small it moves
+        to another and begins again, or goes on where others are: then some come twice.
+        """
         try:
             answers = self._netlink.ask(_GETSETELEM, netlink.DUMP, _of_map(table, name))
         except OSError as error:
             if error.errno != ENOENT:
                 raise
-            return []
+            return {}
         lists = [netlink.attributes(answer[4:]).get(_ELEMENTS, b"") for answer in answers]
-        return [netlink.attributes(found) for listed in lists for _, found in netlink.each(listed)]
+        every = [netlink.attributes(found) for listed in lists for _, found in netlink.each(listed)]
+        keyed = {netlink.attributes(parts[_KEY])[_VALUE]: parts for parts in every}
+        generations = {answer[2:4] for answer in answers}  # struct nfgenmsg
+        return keyed if len(keyed) == len(every) and len(generations) < 2 else None
 
     def published(self, table: str) -> dict[tuple[str, bytes], tuple[bytes, str]]:
         """Every element of a network's table: where it leads and whose it is, by map and key."""
         found = {}
         for name in MAPS:
-            for parts in self._elements(table, name):
-                key, to = [netlink.attributes(parts[part])[_VALUE] for part in (_KEY, _DATA)]
-                found[name, key] = to, _owner(parts.get(_USERDATA, b""))
+            for key, parts in self._elements(table, name).items():
+                found[name, key] = netlink.attributes(parts[_DATA])[_VALUE], _owner(parts.get(_USERDATA, b""))
         return found
 
     def content(self, table: str, name: str) -> dict[bytes, bytes]:
         """Keys and values of a map as Element has them; empty if there is no such table."""
         return {
-            netlink.attributes(parts[_KEY])[_VALUE]: netlink.attributes(parts[_DATA])[_VALUE]
-            for parts in self._elements(table, name)
+            key: netlink.attributes(parts[_DATA])[_VALUE]
+            for key, parts in self._elements(table, name).items()
         }
 
     def find(self, element: Element) -> bytes | None:

@@ -167,12 +167,13 @@ def test_two_hundred_started_at_once_all_answer(net: GearHost) -> None:
     assert net.out("python3", "/root/fetch.py", *published).splitlines() == names
     assert {state["restarts"] for state in net.json("status", *names)} == {0}
     net.run("systemctl", "stop", *units)
+    # First of all what the helper has said, should anything be left.
+    failed = net.sh("systemctl list-units --failed --plain --no-legend 'ctr-xmany*'")
+    assert failed == "" and "gear:" not in net.sh("journalctl -b -u 'ctr-xmany*' -o cat")
     assert "elements" not in net.sh("nft list table inet gear-default")
     assert net.sh("ip -br link show type veth") == ""
     # Nobody holds their ports.
     assert set(net.sh("ss -Hatun | awk '{print $5}' | sed 's/.*://'").split()).isdisjoint(published)
-    failed = net.sh("systemctl list-units --failed --plain --no-legend 'ctr-xmany*'")
-    assert failed == "" and "gear:" not in net.sh("journalctl -b -u 'ctr-xmany*' -o cat")
     for begin in range(0, 200, 50):
         net.gear("delete", *names[begin : begin + 50])
 
