@@ -6,6 +6,9 @@ Not for starts of containers, which make links in a fraction of the time that py
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gear.errors import HostError
@@ -14,6 +17,7 @@ from gear.records import dataclass, field
 # Where everything goes that no other route is for.
 DEFAULT = "default"
 _UP = 0x1  # IFF_UP, linux/if.h
+_ATTEMPTS = 30  # at reading what changes meanwhile
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,15 @@ class Link:
 def links() -> dict[str, Link]:
     """Every link of this host by its name; raises HostError."""
     with _rtnetlink() as asked:
-        found = list(asked.get_links())
+        found = _dump(asked.get_links)
         names = {item["index"]: item.get_attr("IFLA_IFNAME") for item in found}
         addresses: dict[int, set[str]] = {}
-        for item in asked.get_addr():
+        for item in _dump(asked.get_addr):
             address = item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS")
             if not address.startswith("fe80:"):
                 addresses.setdefault(item["index"], set()).add(f"{address}/{item['prefixlen']}")
         routes: dict[int, set[str]] = {}
-        for item in asked.get_routes():
+        for item in _dump(asked.get_routes):
             destination = item.get_attr("RTA_DST")
             text = f"{destination}/{item['dst_len']}" if destination else DEFAULT
             routes.setdefault(item.get_attr("RTA_OIF"), set()).add(text)
@@ -63,10 +67,31 @@ def links() -> dict[str, Link]:
 
 
 def delete(name: str) -> None:
-    """Remove the link *name*, and with a veth its other end; it may be gone."""
+    """Remove the link *name*, and with a veth its other end; it may be gone, or go meanwhile.  Raises HostError."""
     with _rtnetlink() as asked:
-        for index in asked.link_lookup(ifname=name):
-            asked.link("del", index=index)
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            asked.link("del", ifname=name)
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise HostError(f"Can't remove the link {name}: {os.strerror(error.code)}.") from error
+
+
+def _dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """The answers to a question for everything there is of a kind.
+
+    What changes while the kernel tells may be missing in its answers, or be there twice: it says so at their end, and
+    is asked again (NLM_F_DUMP_INTR, linux/netlink.h).  Raises HostError when that does not end.
+    """
+    from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+
+    for _ in range(_ATTEMPTS):
+        try:
+            return list(ask())
+        except NetlinkDumpInterrupted:
+            continue
+    raise HostError("Can't read the links of this host: they change all the time.", hint="Try again later.")
 
 
 def _rtnetlink() -> Any:
