@@ -10,8 +10,7 @@ from gear import containers, groups, host, probed
 from gear.command import Context, Verb, add_output_option, table
 from gear.errors import GearError
 from gear.model import listener_of
-from gear.spec import Spec
-from gear.status import connection
+from gear.outline import Outline, connection
 from gear.systemd import Manager, UnitState
 
 
@@ -38,11 +37,11 @@ def _run_list(args: argparse.Namespace, context: Context) -> int:
         return _list(args, context, manager, loaded, listening)
 
 
-def _is_paused(manager: Manager, spec: Spec, unit: UnitState | None) -> bool:
+def _is_paused(manager: Manager, outline: Outline, unit: UnitState | None) -> bool:
     """Whether it is frozen: read from the kernel's files, since PID 1 can only be asked for one unit at a time."""
     if unit is None or unit.active != "active":
         return False
-    frozen = groups.frozen(f"{groups.slice_path(spec.slice)}/{unit.name}")
+    frozen = groups.frozen(f"{groups.slice_path(outline.slice)}/{unit.name}")
     return manager.is_frozen(unit.name) if frozen is None else frozen
 
 
@@ -64,7 +63,7 @@ def _list(
     status = 0
     for name in containers.names(context.layout):
         try:
-            spec = containers.get(context.layout, name)
+            outline = containers.outline(context.layout, name)
         except GearError as error:
             context.fail(error)
             status = max(status, error.exit_status)
@@ -73,7 +72,7 @@ def _list(
         unit = loaded.get(unit_id)
         if unit is None and not args.all:
             continue
-        paused = _is_paused(manager, spec, unit)
+        paused = _is_paused(manager, outline, unit)
         unit = unit or UnitState(unit_id, "stub", "inactive", "dead")
         health = probed.health(context.layout, name, unit.active, listed=True)
         rows.append(
@@ -84,9 +83,9 @@ def _list(
                 "active_state": unit.active,
                 "sub_state": unit.sub,
                 "paused": paused,
-                "image": spec.image.reference,
-                "digest": spec.image.digest,
-                **connection(spec),
+                "image": outline.image.reference,
+                "digest": outline.image.digest,
+                **connection(outline.network),
                 "listening": unit_id in listening,
                 "health": health and health["status"],
                 "result": _result(manager, unit),

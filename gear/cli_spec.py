@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gear import composing, mount_words, mounting, signals, spec
+from gear import composing, mount_words, mounting, outline, signals, spec
 from gear.cli_health import health_of, health_options, restart_of
 from gear.cli_isolation import isolation_of, isolation_options
 from gear.cli_logging import logging_of, logging_options
@@ -149,7 +149,7 @@ def fields_of(args: argparse.Namespace, command: tuple[str, ...] | None) -> tupl
         "read_only": args.read_only,
         "hostname": None if args.hostname is None else spec.host_name(args.hostname),
         "labels": labels_of(args.label),
-        "slice": spec.slice_name(args.slice),
+        "slice": outline.slice_name(args.slice),
         "restart": policy,
         "pace": pace,
         "health": health_of(args),

@@ -27,8 +27,9 @@ from gear.errors import NotFoundError, UsageError
 from gear.model import Layout
 from gear.mounting import host_path
 from gear.oci import Identity, Image, ImageConfig
+from gear.outline import HOST_ROOT, ImageRef
 from gear.records import replace
-from gear.spec import HOST_ROOT, ImageRef, Spec
+from gear.spec import Spec
 from gear.view import View
 
 # The largest file of tzdata has some 4 KiB.

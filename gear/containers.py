@@ -19,6 +19,7 @@ from gear.records import dataclass
 
 # Reading specifications takes half of what `gear stop` and `gear kill` need, which read none.
 if TYPE_CHECKING:
+    from gear.outline import Outline
     from gear.spec import Spec
 
 
@@ -47,6 +48,17 @@ def find(layout: Layout, name: str) -> Spec | None:
     path = spec_path(layout, name)
     document = files.read_json(path)
     return None if document is None else Spec.from_mapping(document, str(path))
+
+
+def outline(layout: Layout, name: str) -> Outline:
+    """What lists show of the specification of *name*; raises NotFoundError when it is not installed."""
+    from gear.outline import Outline
+
+    path = f"{layout.container(name)}/spec.json"
+    document = files.read_json(path)
+    if document is None:
+        raise not_found(name)
+    return Outline.from_mapping(document, path)
 
 
 def exists(layout: Layout, name: str) -> bool:

@@ -151,27 +151,31 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def read_bytes(path: Path, limit: int = 16 << 20) -> bytes | None:
+def read_bytes(path: Path | str, limit: int = 16 << 20) -> bytes | None:
     """The content of a regular file of at most *limit* bytes; None when there is no such file."""
     with explained(f"read {path}"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        with open(descriptor, "rb") as file:
+        # Without a file object, which takes twice as long as all else here.
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise IntegrityError(f"{path} is not a regular file.")
             # Not as much as it may have: that would have memory of that size made ready each time.
-            data = file.read(min(status.st_size, limit) + 1)
+            data = os.read(descriptor, min(status.st_size, limit) + 1)
             if len(data) > status.st_size:  # it grows, or is procfs's
-                data += file.read(limit + 1 - len(data))
+                while len(data) <= limit and (more := os.read(descriptor, 1 << 16)):
+                    data += more
+        finally:
+            os.close(descriptor)
     if len(data) > limit:
         raise IntegrityError(f"{path} is larger than the {limit} bytes that such a file may have.")
     return data
 
 
-def read_json(path: Path, limit: int = 16 << 20) -> Any:
+def read_json(path: Path | str, limit: int = 16 << 20) -> Any:
     """The JSON document in *path*, or None when there is no such file."""
     data = read_bytes(path, limit)
     if data is None:

@@ -43,8 +43,9 @@ from gear.isolation import Isolation
 from gear.model import Layout
 from gear.network import NAT
 from gear.oci import Image
+from gear.outline import ImageRef
 from gear.records import dataclass
-from gear.spec import STORAGE_DRIVERS, ImageRef, Spec
+from gear.spec import STORAGE_DRIVERS, Spec
 from gear.supplies import SECRET
 from gear.systemd import booted
 from gear.view import View

@@ -5,6 +5,7 @@ What is in it is the container's word where it is output of probes: it is cleane
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from gear import files
@@ -25,7 +26,8 @@ def health(layout: Layout, name: str, active: str, *, listed: bool = False) -> d
 
     *listed* is for many at once: one that has never been started counts as one without.
     """
-    if listed and not (layout.containers / name / "health.json").exists():
+    # As text: a path takes as long as all else here.
+    if listed and not os.access(f"{layout.container(name)}/health.json", os.F_OK):
         return None
     if not has_check(layout, name):
         return None

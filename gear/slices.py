@@ -16,8 +16,9 @@ from gear.budget import Budget
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.findings import Finding
 from gear.model import Layout
+from gear.outline import slice_name
 from gear.records import dataclass
-from gear.spec import Spec, slice_name
+from gear.spec import Spec
 from gear.systemd import Manager, booted
 
 VERSION = 1

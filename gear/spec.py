@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gear import budget, members, mounting
+from gear import budget, members, mounting, outline
 from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
 from gear.health import Health
@@ -21,33 +21,17 @@ from gear.model import container_name, unit_name
 from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
+from gear.outline import VERSION, ImageRef, Outline
 from gear.records import dataclass, field
 from gear.restarts import Pace, restart_policy
 from gear.signals import signal_number
 from gear.supplies import Supplies
 
-VERSION = 1
 UID_RANGE_SIZE = 65536
 
-# What stands before a directory of the host where an image is named; no reference can begin so.
-HOST_ROOT = "host:"
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
-_SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """The image a container was installed from: what was typed, and the manifest it stood for."""
-
-    reference: str
-    digest: str  # empty for a directory of the host
-
-    @property
-    def directory(self) -> str | None:
-        """The directory of the host that takes the place of an image."""
-        return self.reference.removeprefix(HOST_ROOT) if self.reference.startswith(HOST_ROOT + "/") else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class Spec:
     read_only: bool = False
     hostname: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    slice: str = "container.slice"
+    slice: str = Outline.slice
     resources: Budget = field(default_factory=Budget)
     restart: str = "on-failure"
     stop_signal: str | None = None
@@ -137,14 +121,8 @@ class Spec:
     @classmethod
     def from_mapping(cls, document: Any, where: str) -> Spec:
         """The spec in *document*; raises IntegrityError naming *where* and every fault in it."""
-        if not isinstance(document, dict):
-            raise IntegrityError(f"{where} is not a container specification: it is no JSON object.")
-        found = document.get("version")
-        if found != VERSION or isinstance(found, bool):
-            raise IntegrityError(f"{where} is a container specification of version {found!r}, not {VERSION}.")
-        plain = {name: value for name, value in document.items() if name not in ("version", "isolation")}
-        if "net" in plain and "network" not in plain:  # as version 0.1.0 wrote it
-            plain["network"] = {"mode": plain.pop("net")}
+        plain = outline.current(document, where)
+        isolation = plain.pop("isolation", {})
         faults: list[str] = []
         if "resources" not in plain:  # as versions before it wrote them
             flat = {name: plain.pop(name) for name in budget.FLAT_MEMBERS if name in plain}
@@ -155,7 +133,7 @@ class Spec:
         values, wrong = members.read(plain, _READERS, "", ("name", "image", "uid_base"))
         faults += wrong
         try:
-            values["isolation"], wrong = Isolation.read(document.get("isolation", {}), "/isolation")
+            values["isolation"], wrong = Isolation.read(isolation, "/isolation")
             faults += wrong
         except TypeError as error:
             faults.append(f"/isolation: not as expected ({error})")
@@ -164,10 +142,6 @@ class Spec:
         if faults:
             raise IntegrityError(f"{where} is damaged: {'; '.join(faults)}.")
         return cls(**values)
-
-
-def _image(value: Any) -> ImageRef:
-    return ImageRef(members.text(members.mapping(value)["reference"]), members.text(value["digest"]))
 
 
 def _uid_base(value: Any) -> int:
@@ -197,16 +171,6 @@ def environment_name(text: str) -> str:
 
 def _environment(value: Any) -> dict[str, str]:
     return {environment_name(name): content for name, content in members.text_mapping(value).items()}
-
-
-def slice_name(text: str) -> str:
-    """The full name of a slice unit, `.slice` added where it is missing; raises UsageError."""
-    stem = text.removesuffix(".slice")
-    if not _SLICE.fullmatch(stem) or len(stem) > 200:
-        raise UsageError(
-            f"{text[:80]!r} can't name a slice.", hint="For example container-small or web.slice."
-        )
-    return stem + ".slice"
 
 
 def host_name(text: str) -> str:
@@ -240,7 +204,7 @@ def stop_timeout(value: Any) -> float:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "name": lambda value: container_name(members.text(value)),
-    "image": _image,
+    "image": outline.READERS["image"],
     "uid_base": _uid_base,
     "entrypoint": members.optional(members.texts),
     "command": members.optional(members.texts),
@@ -251,14 +215,14 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "read_only": members.boolean,
     "hostname": members.optional(lambda value: host_name(members.text(value))),
     "labels": members.text_mapping,
-    "slice": lambda value: slice_name(members.text(value)),
+    "slice": outline.READERS["slice"],
     "resources": Budget.read,
     "restart": lambda value: restart_policy(members.text(value)),
     "stop_signal": members.optional(
         lambda value: members.text(value) if signal_number(members.text(value)) else ""
     ),
     "stop_timeout": members.optional(lambda value: stop_timeout(members.number(value))),
-    "network": Network.read,
+    "network": outline.READERS["network"],
     "naming": Naming.read,
     "health": Health.read,
     "pace": Pace.read,

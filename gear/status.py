@@ -6,6 +6,7 @@ from typing import Any
 
 from gear import containers, probed, sockets
 from gear.model import Layout
+from gear.outline import connection
 from gear.records import dataclass
 from gear.spec import Spec
 from gear.systemd import Manager
@@ -50,22 +51,8 @@ def state(manager: Manager, layout: Layout, spec: Spec, seen: Seen) -> dict[str,
         "health": probed.health(layout, name, str(unit.get("ActiveState", ""))),
         "invocation": bytes(unit.get("InvocationID") or b"").hex(),
         "control_group": service.get("ControlGroup", ""),
-        **connection(spec),
+        **connection(spec.network),
         # None: the host's own ids.
         "uid_range": {"base": spec.uid_base, "size": spec.id_count} if spec.own_ids else None,
         "restart_needed": containers.is_stale(spec, layout, service),
-    }
-
-
-def connection(spec: Spec) -> dict[str, Any]:
-    """How a container is connected, in words: members of `gear status` and `gear list-units`."""
-    addresses = [address for item in spec.network.interfaces for address in item.addresses()]
-    return {
-        "net": spec.network.words,
-        "address": addresses[0] if addresses else None,
-        "addresses": addresses,
-        "ports": [str(port) for port in spec.network.ports],
-        "on_demand": spec.network.on_demand,
-        "idle_stop": spec.network.idle_stop,
-        "limits": spec.network.limits.to_mapping(),
     }

@@ -46,7 +46,8 @@ from gear.errors import GearError
 from gear.model import Layout
 from gear.network import FD
 from gear.oci import Image
-from gear.spec import ImageRef, Spec
+from gear.outline import ImageRef
+from gear.spec import Spec
 from gear.systemd import Manager
 from gear.upgrade_record import DONE, INTERRUPTED, ROLLBACK, UNDONE, UPGRADE, Entry, Pending, Record
 

@@ -8,7 +8,8 @@ from gear import composing, files, replacing, store, uids
 from gear.document import digest_of
 from gear.model import Layout
 from gear.oci import OCI_CONFIG, OCI_MANIFEST, Descriptor, Image
-from gear.spec import ImageRef, Spec
+from gear.outline import ImageRef
+from gear.spec import Spec
 
 
 def make_image(layout: Layout, reference: str = "img:latest", **config: Any) -> Image:

@@ -19,7 +19,7 @@ LAYERS = {
     "words": (
         "__init__ errors records findings model document changes accounts members durations tunables isolation inet "
         "link limits network naming underlay definition mounting health restarts journaling mount_words supplies "
-        "signals spec volume_record oci reference settings claims weights budget effects"
+        "signals outline spec volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
         "forwarding unitfile device_rules resources limiting confinement attachment activation provision units "

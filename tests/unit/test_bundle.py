@@ -17,7 +17,7 @@ from gear.errors import UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
 from gear.oci import Identity
-from gear.spec import ImageRef
+from gear.outline import ImageRef
 
 
 def at(document: Any, pointer: str) -> Any:

@@ -16,7 +16,8 @@ from gear.isolation import Isolation
 from gear.model import Layout
 from gear.mounting import Mount
 from gear.oci import Image, ImageConfig
-from gear.spec import ImageRef, Spec
+from gear.outline import ImageRef
+from gear.spec import Spec
 
 DIGEST = "sha256:" + 64 * "0"
 

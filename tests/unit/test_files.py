@@ -156,11 +156,13 @@ def test_damaged_json(tmp_path: Path, content: bytes) -> None:
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")  # opened without a writer, it must not block
-    with pytest.raises(IntegrityError) as caught:
-        files.read_bytes(tmp_path / "fifo")
-    assert caught.value.message == f"{tmp_path / 'fifo'} is not a regular file."
-    with pytest.raises(GearError, match=r"Can't read .*: Is a directory\."):
-        files.read_bytes(tmp_path)
+    for path in (tmp_path / "fifo", tmp_path):
+        with pytest.raises(IntegrityError) as caught:
+            files.read_bytes(path)
+        assert caught.value.message == f"{path} is not a regular file."
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(GearError, match=r"Can't read .*: Too many levels of symbolic links\."):
+        files.read_bytes(tmp_path / "link")
 
 
 def test_json_has_one_form() -> None:

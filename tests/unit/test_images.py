@@ -21,8 +21,9 @@ from gear.cli_image import VERBS
 from gear.command import Context, printable
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.model import Layout
+from gear.outline import ImageRef
 from gear.progress import amount
-from gear.spec import ImageRef, Spec
+from gear.spec import Spec
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: load and import unpack with owners")
 ONE = tar(directory("."), entry("one", b"1"))

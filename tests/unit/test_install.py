@@ -34,7 +34,7 @@ from gear import (
 from gear.errors import GearError, IntegrityError, NotFoundError, UsageError
 from gear.isolation import Isolation
 from gear.model import Layout
-from gear.spec import ImageRef
+from gear.outline import ImageRef
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import HOSTILE
 
-from gear import budget, isolation, members, mounting, restarts, signals, spec, tunables
+from gear import budget, isolation, members, mounting, outline, restarts, signals, spec, tunables
 from gear.budget import Budget
 from gear.errors import IntegrityError, UsageError
 from gear.inet import PROTOCOLS
@@ -22,7 +22,8 @@ from gear.isolation import Device, Isolation
 from gear.link import Link
 from gear.mounting import Mount
 from gear.network import PORT_MODES, Interface, Network, Port
-from gear.spec import ImageRef, Spec
+from gear.outline import ImageRef, Outline
+from gear.spec import Spec
 from gear.supplies import Supplies
 
 Check = Callable[[Any], Any]
@@ -55,10 +56,10 @@ VOLUME_HINT = "Use letters, digits, '_', '.' or '-'; a directory of the host is 
         (budget.swap_limit, -1, -1),
         (budget.cpu_shares, 2, 2),
         (budget.number_list, "0-3,7,8191", "0-3,7,8191"),
-        (spec.slice_name, "web", "web.slice"),
-        (spec.slice_name, "container-small.slice", "container-small.slice"),
-        (spec.slice_name, "a.b_c-d.e", "a.b_c-d.e.slice"),
-        (spec.slice_name, "x" * 200, "x" * 200 + ".slice"),
+        (outline.slice_name, "web", "web.slice"),
+        (outline.slice_name, "container-small.slice", "container-small.slice"),
+        (outline.slice_name, "a.b_c-d.e", "a.b_c-d.e.slice"),
+        (outline.slice_name, "x" * 200, "x" * 200 + ".slice"),
         (spec.host_name, "web", "web"),
         (spec.host_name, "w", "w"),
         (spec.host_name, "www.example-2.org", "www.example-2.org"),
@@ -187,7 +188,7 @@ def test_what_is_no_signal(text: str) -> None:
             "Give a number from 1 to 4194304.",
         ),
         (
-            spec.slice_name,
+            outline.slice_name,
             [
                 "",
                 ".slice",
@@ -525,7 +526,9 @@ def test_round_trip(wanted: Spec) -> None:
     again = Spec.from_mapping(document, "spec.json")
     assert again == wanted
     assert again.to_mapping() == wanted.to_mapping()
-    assert document["version"] == spec.VERSION
+    shown = Outline.from_mapping(document, "spec.json")
+    assert (shown.image, shown.slice, shown.network) == (wanted.image, wanted.slice, wanted.network)
+    assert document["version"] == outline.VERSION
 
 
 def test_every_field_is_in_the_document() -> None:
@@ -649,6 +652,22 @@ def test_damaged_member(member: str, value: Any, fault: str) -> None:
         Spec.from_mapping(rendering.SMALLEST | {member: value}, "/x/spec.json")
     assert caught.value.message == f"/x/spec.json is damaged: /{member}: {fault.rstrip('.')}."
     assert caught.value.exit_status == 1
+
+
+def test_a_damaged_outline() -> None:
+    """What lists read and do not show has no say there."""
+    for member in ("image", "slice", "network"):
+        with pytest.raises(IntegrityError, match=rf"^/x/spec\.json is damaged: /{member}: "):
+            Outline.from_mapping(rendering.SMALLEST | {member: 1, "restart": 1, "more": 1}, "/x/spec.json")
+    with pytest.raises(IntegrityError, match="^x is damaged: /image: missing.$"):
+        Outline.from_mapping({"version": 1}, "x")
+    others: list[Any] = [[], {"version": 2}, {"version": True}]
+    for document in others:
+        with pytest.raises(IntegrityError, match="^x is "):
+            Outline.from_mapping(document, "x")
+    assert Outline.from_mapping(rendering.SMALLEST | {"restart": 1, "net": "host"}, "x").network == Network(
+        "host"
+    )
 
 
 @pytest.mark.parametrize("mode", ["none", "host"])

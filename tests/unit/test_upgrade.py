@@ -15,8 +15,9 @@ import unitsyntax
 from gear import containers, files, leftovers, locking, schedule, scheduling, upgrade_record, upgrading
 from gear.errors import GearError, IntegrityError, UsageError
 from gear.model import Layout
+from gear.outline import ImageRef
 from gear.schedule import Schedule
-from gear.spec import ImageRef, Spec
+from gear.spec import Spec
 from gear.upgrade_record import DONE, UNDONE, Entry, Pending, Record
 
 OLD, NEW = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
