@@ -26,9 +26,10 @@ from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
 from gear.network import ANY4, ANY6, Interface, Network, Port
+from gear.patterns import pattern
 from gear.records import dataclass
 
-_PORT = re.compile(r"(tcp|udp)-([0-9]{1,5})-([0-9a-f:.]*)", re.ASCII)
+_PORT = pattern(r"(tcp|udp)-([0-9]{1,5})-([0-9a-f:.]*)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from gear import members, records
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.weights import weight_of_shares
 
@@ -21,10 +22,10 @@ UNLIMITED = -1
 OOM_POLICIES = ("continue", "stop", "kill")
 PRESSURE_ACTIONS = ("auto", "kill")
 # What the kernel has pages of, on some architecture (Documentation/admin-guide/mm/hugetlbpage.rst).
-_PAGE = re.compile(r"([1-9][0-9]{0,5})([KMG])B?", re.ASCII | re.IGNORECASE)
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
-_LIST = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
-_PATH = re.compile(r"/[A-Za-z0-9_.:@+/-]{0,1000}", re.ASCII)
+_PAGE = pattern(r"([1-9][0-9]{0,5})([KMG])B?", re.ASCII | re.IGNORECASE)
+_SIZE = pattern(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_LIST = pattern(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", re.ASCII)
+_PATH = pattern(r"/[A-Za-z0-9_.:@+/-]{0,1000}", re.ASCII)
 _FACTORS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MOST = 1 << 62
 

@@ -9,7 +9,6 @@ need not be the one that runs gear.
 from __future__ import annotations
 import __future__
 
-import ast
 import importlib.util
 import marshal
 import sys
@@ -23,6 +22,8 @@ FINDER = "gear.helper.modules"
 def compiled(path: Path, shown: str) -> CodeType:
     """The code of a module without docstrings, and without the import of `__future__`: its effect is on the compiler
     alone, and the import costs as much as one of ours."""
+    import ast  # here, since gear imports this module at each install to know where it is
+
     tree = ast.parse(path.read_bytes(), shown)
     future = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
     tree.body = [node for node in tree.body if node not in future]

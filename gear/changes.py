@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass, field
 
-_PORT = re.compile(r"[0-9]{1,5}(?:/(?:tcp|udp|sctp))?", re.ASCII)
+_PORT = pattern(r"[0-9]{1,5}(?:/(?:tcp|udp|sctp))?", re.ASCII)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from gear.oci import (
     Manifest,
     Reference,
 )
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.signals import signal_number
 from gear.spec import Spec
@@ -30,7 +31,7 @@ from gear.systemd import Manager
 
 # What Docker's image configs say of the container that an image was made from; it is not true of the new one.
 _OF_ANOTHER = ("id", "parent", "container", "container_config", "docker_version")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T", re.ASCII)
+_TIME = pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T", re.ASCII)
 
 
 @dataclass(frozen=True)

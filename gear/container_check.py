@@ -187,8 +187,8 @@ def _helper(layout: Layout, specs: dict[str, Spec]) -> Iterator[Finding]:
         yield Finding(
             current, "leads to no version of the start helper", mend=lambda: publishing.publish_helper(layout)
         )
-    elif version.name == publishing.helper_version():
-        for name, data in publishing.helper_sources().items():
+    elif version.name == publishing.helper_version(sources := publishing.helper_sources()):
+        for name, data in sources.items():
             path = version / name
             if not path.is_file() or path.is_symlink() or path.read_bytes() != data:
                 yield Finding(path, "is damaged", mend=lambda: _publish_again(layout, version))

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import json
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from gear.claims import PAYLOAD_LIMIT, Signature
 from gear.document import Node, digest_of, parse_document
 from gear.errors import GearError, HostError, IntegrityError, UsageError
 from gear.oci import INDEXES, OCI_CONFIG, OCI_MANIFEST, Descriptor
+from gear.patterns import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,7 +197,7 @@ class PrivateKey:
         return pem
 
 
-_OWN_FORM = re.compile(
+_OWN_FORM = pattern(
     rb"-----BEGIN ENCRYPTED (?:COSIGN|SIGSTORE) PRIVATE KEY-----([A-Za-z0-9+/=\s]+)"
     rb"-----END ENCRYPTED (?:COSIGN|SIGSTORE) PRIVATE KEY-----"
 )

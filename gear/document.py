@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from gear.errors import IntegrityError
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # The largest manifest, index or config that is looked at; registries enforce the same for manifests.
@@ -19,8 +20,8 @@ DOCUMENT_LIMIT = 4 << 20
 TEXT_LIMIT = 128 << 10
 COUNT_LIMIT = 4096
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})", re.ASCII)
+_SURROGATE = pattern("[\ud800-\udfff]")
+DIGEST = pattern(r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})", re.ASCII)
 
 
 def parse_digest(text: str) -> tuple[str, str]:

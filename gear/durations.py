@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from gear.errors import UsageError
+from gear.patterns import pattern
 
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,6})?)"
 _UNITS = (("w", 604800), ("d", 86400), ("h", 3600), ("m(?!s)(?:in)?", 60), ("s(?:ec)?", 1), ("ms", 0.001))
 # Docker's form, such as 1m30s, with days, weeks, and the words of systemd for minutes and seconds.
-_TIME = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit, _ in _UNITS), re.ASCII)
-_PLAIN = re.compile(_NUMBER, re.ASCII)
+_TIME = pattern("".join(f"(?:{_NUMBER}{unit})?" for unit, _ in _UNITS), re.ASCII)
+_PLAIN = pattern(_NUMBER, re.ASCII)
 
 
 def parse(text: str) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,12 +20,13 @@ from gear import files
 from gear.errors import GearError, NotFoundError, UsageError
 from gear.helper import syscalls
 from gear.model import Layout
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # Where images are mounted that no directory is given for; 0700, since set-user-ID programs are below.
 DIRECTORY = Path("/run/gear/images")
 _TAG = "gear-image"
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = pattern(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)

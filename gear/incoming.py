@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import threading
 import time
@@ -26,6 +25,7 @@ from gear.growing import Growing
 from gear.model import Layout
 from gear.netfailure import Cancelled, Lost
 from gear.oci import Descriptor
+from gear.patterns import pattern
 from gear.registry import Repository
 from gear.transport import Response
 
@@ -34,7 +34,7 @@ CHUNK = 256 << 10
 SLOWEST = 1024
 # After so many bytes an earlier failure no longer counts.
 PROGRESS = 1 << 20
-_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19}|\*)")
+_RANGE = pattern(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19}|\*)")
 _POLL_S = 0.1
 
 Report = Callable[[int], None]

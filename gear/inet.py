@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterable
 
 from gear.errors import UsageError
+from gear.patterns import pattern
 
 PROTOCOLS = ("tcp", "udp")
 # What every container calls itself; nobody else may be called so.
 LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback")
 # What a resolver looks up, as far as it is a name of hosts (RFC 1123), and the underscore that some have.
-NAME_OF_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
+NAME_OF_HOST = pattern(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_MAC = pattern(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
 
 def one_of(text: str, words: tuple[str, ...], what: str) -> str:

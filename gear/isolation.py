@@ -13,6 +13,7 @@ from typing import Any
 from gear import members, records
 from gear.errors import UsageError
 from gear.members import container_path
+from gear.patterns import pattern
 from gear.records import dataclass, field
 from gear.tunables import oom_score, shm_size, sysctl_name, ulimit_name, ulimit_value
 
@@ -34,10 +35,10 @@ SYSTEMD_MODES = ("auto", "always", "false")
 LOWEST_BASE = 1000
 HIGHEST_ID = 0xFFFFFFFE
 
-_RANGE = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?", re.ASCII)
-_ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,3}", re.ASCII)
-_PROFILE = re.compile(r"[!-~]{1,200}", re.ASCII)
-_LABEL_PART = re.compile(r"(user|role|type):([A-Za-z0-9_]+)|(level):(s[0-9cs:,.-]+)", re.ASCII)
+_RANGE = pattern(r"([0-9]{1,10})(?::([0-9]{1,10}))?", re.ASCII)
+_ZONE = pattern(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,3}", re.ASCII)
+_PROFILE = pattern(r"[!-~]{1,200}", re.ASCII)
+_LABEL_PART = pattern(r"(user|role|type):([A-Za-z0-9_]+)|(level):(s[0-9cs:,.-]+)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gear import durations, members
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass, fields
 
 # `journald` is Docker's word for what systemd does with the output of any service.
@@ -19,8 +20,8 @@ LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 # The label that says which app a container belongs to; it becomes the field GEAR_APP of its entries.
 APP_LABEL = "gear.app"
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_RATE = re.compile(r"([0-9]{1,9})/([0-9a-z.]{1,20})", re.ASCII)
+_NAMESPACE = pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_RATE = pattern(r"([0-9]{1,9})/([0-9a-z.]{1,20})", re.ASCII)
 _MOST_SECONDS = 10 * 365 * 86400
 # journald makes no file smaller than this (512 KiB), and keeps some of them.
 _LEAST_SIZE = 1 << 20

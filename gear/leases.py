@@ -28,12 +28,13 @@ from gear import files
 from gear.document import DIGEST
 from gear.errors import GearError
 from gear.model import Layout
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # How long a removal waits for leases of the first kind before it says who holds them.
 PATIENCE_S = 10.0
 _POLL_S = 0.05
-_VERB = re.compile(r"[a-z][a-z-]{1,19}", re.ASCII)
+_VERB = pattern(r"[a-z][a-z-]{1,19}", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from gear import members
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass, fields
 
 DIRECTIONS = IN, OUT = ("in", "out")
@@ -27,10 +28,10 @@ MOST_BURST = 1 << 30
 BURST_S = 0.01
 DEFAULT_BURST = 16 << 10
 
-_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]i?)?(bit|bps)?", re.ASCII | re.IGNORECASE)
-_SIZE = re.compile(r"([0-9]{1,15})([kmg])?b?", re.ASCII | re.IGNORECASE)
+_RATE = pattern(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmgt]i?)?(bit|bps)?", re.ASCII | re.IGNORECASE)
+_SIZE = pattern(r"([0-9]{1,15})([kmg])?b?", re.ASCII | re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_CLASS = re.compile(r"([0-9a-f]{1,4}):([0-9a-f]{1,4})", re.ASCII | re.IGNORECASE)
+_CLASS = pattern(r"([0-9a-f]{1,4}):([0-9a-f]{1,4})", re.ASCII | re.IGNORECASE)
 # pfifo_fast and prio have a band for each of these.
 _MOST_PRIORITY = 15
 

@@ -11,15 +11,16 @@ from typing import Any
 from gear import members
 from gear.errors import UsageError
 from gear.inet import PROTOCOLS, ip_address, one_of, port_number
+from gear.patterns import pattern
 from gear.records import dataclass
 
-_LINK = re.compile(
+_LINK = pattern(
     r"(?:(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?=[0-9]+:))?(?P<port>[0-9]{1,5}):"
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):(?P<target>[0-9]{1,5})(?:/(?P<protocol>[A-Za-z]+))?",
     re.ASCII,
 )
 # Names of hosts, which those of containers are, too.
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
+_HOST = pattern(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 
 
 @dataclass(frozen=True)

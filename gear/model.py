@@ -9,6 +9,7 @@ import os
 import re
 
 from gear.errors import UsageError
+from gear.patterns import pattern
 
 # `typing` and `pathlib` take longer to import than gear exec needs for all that it does with them.
 TYPE_CHECKING = False
@@ -138,9 +139,9 @@ def absolute_path(text: str, what: str) -> Path:
     return Path(os.path.normpath(text))
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 # Units by which PID 1 listens for a container (gear/activation.py).
-_LISTENER = re.compile(rf"ctr-({NAME.pattern})(?:@[0-9]{{1,5}}\.(?:socket|service)|\.socket)", re.ASCII)
+_LISTENER = pattern(rf"ctr-({NAME.pattern})(?:@[0-9]{{1,5}}\.(?:socket|service)|\.socket)", re.ASCII)
 
 
 def unit_name(name: str) -> str:

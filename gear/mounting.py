@@ -12,6 +12,7 @@ from typing import Any
 from gear import members
 from gear.errors import UsageError
 from gear.members import container_path
+from gear.patterns import pattern
 from gear.records import dataclass
 
 BIND_OPTIONS = ("ro", "rw", "idmap", "nosuid", "nodev", "noexec", "rbind")
@@ -19,9 +20,9 @@ BIND_OPTIONS = ("ro", "rw", "idmap", "nosuid", "nodev", "noexec", "rbind")
 IDMAP, OWNER, SUBPATH = "idmap=", "owner=", "subpath="
 VOLUME_OPTIONS = ("ro", "rw", "nosuid", "nodev", "noexec")
 
-_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
-_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
-_TMPFS = re.compile(
+_VOLUME = pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
+_ID = pattern(r"[0-9]{1,10}", re.ASCII)
+_TMPFS = pattern(
     r"(size|nr_inodes)=[0-9]+[kmgKMG%]?|mode=[01]?[0-7]{3}|(uid|gid)=[0-9]{1,5}|ro|rw|nosuid|nodev|noexec|exec|suid",
     re.ASCII,
 )

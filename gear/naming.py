@@ -13,6 +13,7 @@ from gear import members
 from gear.errors import UsageError
 from gear.inet import NAME_OF_HOST, ip_address
 from gear.network import BRIDGE, CONTAINER, HOST, NONE, Network
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # Stands for the host's address on the network that is the way out, as with Docker.
@@ -22,7 +23,7 @@ MOST_SERVERS = 3
 # A search list of just this is an empty one, as with Docker.
 NO_SEARCH = "."
 
-_OPTION = re.compile(r"[a-z0-9-]{1,40}(:[0-9]{1,5})?", re.ASCII)
+_OPTION = pattern(r"[a-z0-9-]{1,40}(:[0-9]{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gear.inet import PROTOCOLS, ip_address, mac_address, one_of, port_number, p
 from gear.limits import Limits
 from gear.link import Link, read_link
 from gear.model import NAME, container_name
+from gear.patterns import pattern
 from gear.records import dataclass, replace
 
 # What a container gets that is asked for no network; made when it is first used.
@@ -30,15 +31,15 @@ RESERVED = (NONE, HOST, BRIDGE, "container", "private")
 NAT, SOCKET, FD = PORT_MODES = ("nat", "socket", "fd")
 ANY4, ANY6 = "0.0.0.0", "::"
 
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
-_PUBLISH = re.compile(
+_INTERFACE = pattern(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_PUBLISH = pattern(
     r"(?:(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+):(?=[^:]*:))?"
     r"(?:(?P<external>[0-9]{1,5}(?:-[0-9]{1,5})?)?:)?"
     r"(?P<internal>[0-9]{1,5}(?:-[0-9]{1,5})?)"
     r"(?:/(?P<protocol>[A-Za-z]+))?(?:,(?P<mode>[A-Za-z]+))?",
     re.ASCII,
 )
-_INTERNAL_EXTERNAL = re.compile(r"([0-9]{1,5}):([0-9]{0,5})", re.ASCII)
+_INTERNAL_EXTERNAL = pattern(r"([0-9]{1,5}):([0-9]{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from gear.helper import nftables, ruleset, shaping
 from gear.model import Layout
 from gear.network import unit_name
 from gear.network_state import ENDED, Kernel, Member, members
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.systemd import Manager, UnitState
 
-_VETH = re.compile(r"ve[0-9a-f]{12}", re.ASCII)
-_RATE = re.compile(rf"{shaping.BEGINNING}[0-9a-f]{{13}}", re.ASCII)
+_VETH = pattern(r"ve[0-9a-f]{12}", re.ASCII)
+_RATE = pattern(rf"{shaping.BEGINNING}[0-9a-f]{{13}}", re.ASCII)
 _ALIAS = "gear network "
 # What all tables of networks have had, and of limits one of these at least.
 _NETWORK = {*(("map", name) for name in nftables.MAPS), ("chain", "guard"), ("chain", "published")}

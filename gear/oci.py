@@ -14,6 +14,7 @@ from typing import Any
 from gear.accounts import Identity
 from gear.document import DIGEST, Node, digest_of, parse_digest, parse_document
 from gear.errors import IntegrityError, UsageError
+from gear.patterns import pattern
 from gear.records import dataclass, field
 
 __all__ = [
@@ -61,9 +62,9 @@ LAYERS = {
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?"
 _PATH = r"[a-z0-9]+(?:(?:\.|__|_|-+)[a-z0-9]+)*"
-_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_PATH}(?:/{_PATH})*", re.ASCII)
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
-_PORT = re.compile(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?", re.ASCII)
+_NAME = pattern(rf"(?:{_DOMAIN}/)?{_PATH}(?:/{_PATH})*", re.ASCII)
+_TAG = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_PORT = pattern(r"([0-9]{1,5})(?:/(tcp|udp|sctp))?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ from gear.errors import GearError, IntegrityError, UsageError
 from gear.fetching import Progress
 from gear.model import Layout
 from gear.oci import OCI_MANIFEST, Descriptor
+from gear.patterns import pattern
 from gear.records import dataclass, field
 
 VERSION = 1
 CHUNK = 1 << 20
-_CONTENT = re.compile(r"/v2/image/(manifests|blobs)/([a-z0-9]+:[0-9a-f]+|sha[0-9]+-[0-9a-f]+\.sig)", re.ASCII)
-_RANGE = re.compile(r"bytes=([0-9]{1,19})-", re.ASCII)
+_CONTENT = pattern(r"/v2/image/(manifests|blobs)/([a-z0-9]+:[0-9a-f]+|sha[0-9]+-[0-9a-f]+\.sig)", re.ASCII)
+_RANGE = pattern(r"bytes=([0-9]{1,19})-", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from gear.patterns import pattern
+
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
+_NAME = pattern(r"[a-z_][a-z0-9_]*", re.ASCII)
 # What the samples of each type are called after the family's name.
 _SUFFIXES = {"gauge": "", "counter": "_total", "info": "_info"}
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 from gear import files, process
 from gear.claims import PAYLOAD_LIMIT, BadSignature
 from gear.errors import UsageError
+from gear.patterns import pattern
 
 # A signed payload; containers/image and skopeo write some 600 bytes.
 SIGNATURE_LIMIT = PAYLOAD_LIMIT
@@ -44,7 +45,7 @@ _REASONS = {
     "NODATA": "it is no message of OpenPGP",
     "ENC_TO": "it is encrypted",
 }
-_FINGERPRINT = re.compile(r"[0-9A-F]{40}(?:[0-9A-F]{24})?", re.ASCII)
+_FINGERPRINT = pattern(r"[0-9A-F]{40}(?:[0-9A-F]{24})?", re.ASCII)
 # Binary document; a signature of canonical text would be one of several texts.
 _CLASS = "00"
 # Algorithms of RFC 9580, 9.5, that collisions are known or near for: MD5, SHA-1, RIPEMD-160.

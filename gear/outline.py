@@ -13,13 +13,14 @@ from typing import Any
 from gear import members
 from gear.errors import IntegrityError, UsageError
 from gear.network import Network
+from gear.patterns import pattern
 from gear.records import dataclass, field
 
 VERSION = 1
 
 # What stands before a directory of the host where an image is named; no reference can begin so.
 HOST_ROOT = "host:"
-_SLICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
+_SLICE = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gear
@@ -41,12 +41,14 @@ def helper_sources() -> dict[str, bytes]:
     return sources
 
 
-def helper_version() -> str:
-    """What the directory of this version of the helper is called, for the interpreter that the system has now."""
-    parts = helper_sources()
-    # What the bytecode depends on besides.
-    parts["interpreter"] = os.path.realpath(units.PYTHON).encode()
-    parts["bytecode.py"] = Path(bytecode.__file__).read_bytes()
+def helper_version(sources: Mapping[str, bytes]) -> str:
+    """What the directory of *sources* is called, for the interpreter that the system has now."""
+    parts = {
+        **sources,
+        # What the bytecode depends on besides.
+        "interpreter": os.path.realpath(units.PYTHON).encode(),
+        "bytecode.py": Path(bytecode.__file__).read_bytes(),
+    }
     content = b"".join(name.encode() + b"\0" + data + b"\0" for name, data in parts.items())
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -74,7 +76,7 @@ def publish_helper(layout: Layout) -> None:
     """
     sources = helper_sources()
     directory = layout.state / "helper"
-    version, current = directory / helper_version(), directory / "current"
+    version, current = directory / helper_version(sources), directory / "current"
     with files.explained(f"publish the start helper in {directory}"):
         if not version.is_dir():
             files.make_directory(directory)

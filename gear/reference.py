@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from gear.errors import UsageError
 from gear.oci import Reference
+from gear.patterns import pattern
 from gear.records import dataclass
 
 HUB = "docker.io"
@@ -18,9 +19,7 @@ HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com
 # Where its API is; its name in references answers with a web page.
 HUB_API = "registry-1.docker.io"
 
-_HOST = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?", re.ASCII
-)
+_HOST = pattern(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gear.document import DIGEST, DOCUMENT_LIMIT, parse_digest, parse_document, 
 from gear.errors import GearError, IntegrityError, NotFoundError, RemoteError
 from gear.netfailure import Lost, proxy_wants_login
 from gear.oci import INDEXES, MANIFESTS, Descriptor
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.registries import Endpoint, Registries
 from gear.registry_auth import Credentials
@@ -37,8 +38,8 @@ _GENERIC = (
     "application/vnd.oci.image.manifest.v1",
 )
 _OLD = "application/vnd.docker.distribution.manifest.v1+"
-LINK = re.compile(r'<([^>]{1,2000})>\s*;\s*rel="?next"?', re.ASCII)
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,65536}", re.ASCII)
+LINK = pattern(r'<([^>]{1,2000})>\s*;\s*rel="?next"?', re.ASCII)
+_TOKEN = pattern(r"[A-Za-z0-9._~+/=-]{1,65536}", re.ASCII)
 PAGES = 1000
 CLIENT_ID = "gear"
 T = TypeVar("T")

@@ -19,18 +19,19 @@ from typing import Any
 
 from gear import files, process
 from gear.errors import GearError, RemoteError, UsageError
+from gear.patterns import pattern
 from gear.records import dataclass, field
 from gear.reference import HUB, registry_host
 
 HUB_KEY = "https://index.docker.io/v1/"
 HELPER_TIMEOUT_S = 30.0
-_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_HELPER = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LIMIT = 1 << 20
 # With this for a name a helper's secret is an identity token.
 _TOKEN_USER = "<token>"
 # RFC 9110: a scheme, or a parameter of the scheme before it.
-_PARAMETER = re.compile(r'\s*,?\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
-_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?=\s|,|$)(?!\s*=)")
+_PARAMETER = pattern(r'\s*,?\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
+_SCHEME = pattern(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?=\s|,|$)(?!\s*=)")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from gear import device_rules
 from gear.document import Node
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.weights import io_weight, weight_of_shares
 
@@ -23,7 +24,7 @@ _PERIOD = 100_000
 # cpu.weight of a group without weight is 100, and "idle" is 0 over D-Bus (systemd 252).
 _IDLE = 0
 _CPUS = 8192
-_LIST = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", re.ASCII)
+_LIST = pattern(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", re.ASCII)
 _THROTTLES = {
     "throttleReadBpsDevice": "IOReadBandwidthMax",
     "throttleWriteBpsDevice": "IOWriteBandwidthMax",

@@ -10,6 +10,7 @@ from typing import Any
 
 from gear import durations, members
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # systemd.service(5), "Restart="; unless-stopped is Docker's word: stopping keeps a container from starting at
@@ -28,7 +29,7 @@ RESTARTS = (
 DAY = 86400.0
 # From the first delay to the longest one in so many steps; five doublings of a second are half a minute.
 STEPS = 5
-_LIMIT = re.compile(r"([0-9]{1,6})/([0-9a-z.]{1,20})", re.ASCII)
+_LIMIT = pattern(r"([0-9]{1,6})/([0-9a-z.]{1,20})", re.ASCII)
 
 
 @dataclass(frozen=True)

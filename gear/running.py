@@ -7,7 +7,6 @@ who is the parent: gear for a scope, so that it gets the exit status, PID 1 for 
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -89,6 +88,8 @@ _WORDS = (
 
 def free_name(layout: Layout) -> str:
     """A readable name that no container has."""
+    import random
+
     for _ in range(64):
         name = "-".join(random.choice(words.split()) for words in _WORDS)
         if not containers.exists(layout, name):

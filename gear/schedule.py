@@ -16,11 +16,12 @@ from typing import Any
 from gear import durations, members, unitfile
 from gear.errors import UsageError
 from gear.model import Layout, absolute_path, container_name
+from gear.patterns import pattern
 from gear.records import dataclass
 
-_UNIT = re.compile(r"gear-upgrade@([A-Za-z0-9][A-Za-z0-9_.-]{0,62})\.(?:timer|service)", re.ASCII)
+_UNIT = pattern(r"gear-upgrade@([A-Za-z0-9][A-Za-z0-9_.-]{0,62})\.(?:timer|service)", re.ASCII)
 # systemd.time(7), "Calendar Events"; systemd-analyze(1) has the last word.
-_CALENDAR = re.compile(r"[A-Za-z0-9 *:,./~_+-]{1,200}", re.ASCII)
+_CALENDAR = pattern(r"[A-Za-z0-9 *:,./~_+-]{1,200}", re.ASCII)
 _LONGEST = 7 * 86400
 # What an upgrade takes: files of any owner with any mode and attribute, nodes for whiteouts, mounts, who has a port.
 _CAPABILITIES = (

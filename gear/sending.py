@@ -20,6 +20,7 @@ from gear.fetching import Progress, Pulled, Wanted
 from gear.model import Layout
 from gear.oci import Reference
 from gear.offering import VERSION, Item, Result
+from gear.patterns import pattern
 from gear.piping import PipeTransport, standard_streams
 from gear.records import dataclass, replace
 from gear.reference import full_names
@@ -32,7 +33,7 @@ PATIENCE_S = 300.0
 TIMEOUT_S = 60.0
 COUNT_LIMIT = 1000
 _USER = r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?"
-_HOST = re.compile(
+_HOST = pattern(
     rf"{_USER}([A-Za-z0-9_][A-Za-z0-9._-]*)"
     rf"|ssh://{_USER}([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?",
     re.ASCII,

@@ -24,6 +24,7 @@ from gear.compression import Reader, decompressed, kind_of
 from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document, parse_json
 from gear.errors import IntegrityError, UsageError
 from gear.oci import INDEXES, Descriptor, Manifest, Platform, choose, index_entries
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.tarstream import Archive
 
@@ -36,7 +37,7 @@ NESTING_LIMIT = 3
 # The first has a full name where it is used; the second is a name for some and only a tag for others.
 NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 # The tag of what is no image, but signatures of one (gear/cosign.py).
-SIGNATURES = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}\.sig", re.ASCII)
+SIGNATURES = pattern(r"sha(?:256|512)-[0-9a-f]{64,128}\.sig", re.ASCII)
 
 
 @dataclass(frozen=True)

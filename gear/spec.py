@@ -22,6 +22,7 @@ from gear.mounting import Mount
 from gear.naming import Naming
 from gear.network import Network
 from gear.outline import VERSION, ImageRef, Outline
+from gear.patterns import pattern
 from gear.records import dataclass, field
 from gear.restarts import Pace, restart_policy
 from gear.signals import signal_number
@@ -31,7 +32,7 @@ UID_RANGE_SIZE = 65536
 
 # The first one is what a container gets unless somebody says otherwise (gear/storage.py).
 STORAGE_DRIVERS = ("overlay", "btrfs", "vfs")
-_HOSTNAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
+_HOSTNAME = pattern(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?", re.ASCII)
 
 
 @dataclass(frozen=True)

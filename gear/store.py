@@ -49,10 +49,11 @@ from gear.document import DOCUMENT_LIMIT, Node, parse_digest, parse_document
 from gear.errors import IntegrityError, NotFoundError, UsageError
 from gear.model import Layout
 from gear.oci import Descriptor, Image, ImageConfig, Manifest, Reference
+from gear.patterns import pattern
 from gear.reference import full_names
 
 CHUNK = 1 << 20
-_PREFIX = re.compile(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
+_PREFIX = pattern(r"(sha256:|sha512:)?[0-9a-f]{8,128}", re.ASCII)
 REPAIR = "Run `gear fsck --repair`, then pull or load the image again."
 # Nothing larger is taken for a layer blob.
 BLOB_LIMIT = 64 << 30

@@ -16,6 +16,7 @@ from gear.errors import UsageError
 from gear.members import container_path
 from gear.model import NAME, Layout
 from gear.mounting import kernel_view
+from gear.patterns import pattern
 from gear.records import dataclass
 
 # The kinds of objects, each a directory of the state: what one is called, the file without which there is none, and the
@@ -32,10 +33,10 @@ MOUNT, ENV = "mount", "env"
 # Signals that a reload can't be: they end or stop any program (signal(7)).
 _DEADLY = ("KILL", "STOP")
 
-_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
-_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", re.ASCII)
+_MODE = pattern(r"0?[0-7]{3}", re.ASCII)
+_ID = pattern(r"[0-9]{1,10}", re.ASCII)
+_VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_FILE = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _MOST_ID = (1 << 32) - 2
 
 

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from gear.errors import UsageError
+from gear.patterns import pattern
 
 # getrlimit(2), as Docker and systemd.exec(5) name them.
 ULIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
@@ -19,7 +20,7 @@ _IPC_SYSCTLS = frozenset(
         "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_next_id shm_rmid_forced".split()
     )
 )
-_SYSCTL = re.compile(r"[a-z0-9_]+(?:\.[A-Za-z0-9_-]+)+", re.ASCII)
+_SYSCTL = pattern(r"[a-z0-9_]+(?:\.[A-Za-z0-9_-]+)+", re.ASCII)
 
 
 def sysctl_name(name: str) -> str:

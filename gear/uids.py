@@ -16,13 +16,14 @@ from pathlib import Path
 from gear.errors import HostError, UsageError
 from gear.files import explained, make_directory, remove_file, sync_directory
 from gear.model import Layout
+from gear.patterns import pattern
 from gear.records import dataclass
 from gear.spec import UID_RANGE_SIZE
 
 # The range that systemd sets aside for containers (systemd.io/UIDS-GIDS).
 FIRST = 0x00080000
 LAST = 0x6FFF0000
-_ENTRY = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?", re.ASCII)
+_ENTRY = pattern(r"([0-9]{1,10})(?::([0-9]{1,10}))?", re.ASCII)
 
 
 def directory(layout: Layout) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gear import inet, members
 from gear.errors import UsageError
+from gear.patterns import pattern
 from gear.records import dataclass
 
 BRIDGE, MACVLAN, VXLAN = DRIVERS = ("bridge", "macvlan", "vxlan")
@@ -21,7 +22,7 @@ MODES = ("bridge", "private", "vepa", "passthru")
 PORT = 4789
 OVERHEAD = {4: 50, 6: 70}
 _LARGEST_VNI = (1 << 24) - 1
-_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_INTERFACE = pattern(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ PACKAGE = TOP / "gear"
 # Every module, by layer; a module may import those of its own layer (without going round) and of layers before it.
 LAYERS = {
     "words": (
-        "__init__ errors records findings model document changes accounts members durations tunables isolation inet "
-        "link limits network naming underlay definition mounting health restarts journaling mount_words supplies "
-        "signals outline spec volume_record oci reference settings claims weights budget effects"
+        "__init__ errors patterns records findings model document changes accounts members durations tunables "
+        "isolation inet link limits network naming underlay definition mounting health restarts journaling "
+        "mount_words supplies signals outline spec volume_record oci reference settings claims weights budget effects"
     ),
     "pure": (
         "forwarding unitfile device_rules resources limiting confinement attachment activation provision units "

@@ -222,9 +222,9 @@ def test_roots_of_containers_can_read_the_helper(layout: Layout) -> None:
 def test_another_interpreter_is_another_version_of_the_helper(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = publishing.helper_version()
+    before = publishing.helper_version(publishing.helper_sources())
     monkeypatch.setattr("gear.units.PYTHON", str(tmp_path / "python3"))
-    assert publishing.helper_version() != before
+    assert publishing.helper_version(publishing.helper_sources()) != before
 
 
 def test_static_units_come_from_the_checkout() -> None:
