@@ -45,7 +45,7 @@ _ACK_TLVS = 0x200
 _ATTR_MSG = 1  # NLMSGERR_ATTR_MSG
 _BUFFER = 1 << 17
 _EAGAIN = 11
-_ATTEMPTS = 100
+_ATTEMPTS = 1000  # which take less than a second
 
 
 def attribute(kind: int, data: bytes) -> bytes:
