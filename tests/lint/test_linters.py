@@ -81,9 +81,9 @@ COSTLY = {
 EXEC = {
     f"gear.{name}"
     for name in (
-        "cli cli_exec command errors groups joining model terminal helper helper.below helper.bundle helper.channel "
-        "helper.container helper.enter helper.execute helper.failure helper.interpreter helper.mounts helper.options "
-        "helper.payload helper.rights helper.syscalls helper.tasks"
+        "cli cli_exec command errors groups joining model patterns terminal helper helper.below helper.bundle "
+        "helper.channel helper.container helper.enter helper.execute helper.failure helper.interpreter helper.mounts "
+        "helper.options helper.payload helper.rights helper.syscalls helper.tasks"
     ).split()
 }
 
