@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from testhostlib import CommandError
+
 from . import peers
 from .running import Run, Step
 
@@ -61,7 +63,11 @@ def listed(run: Run, tool: peers.Peer, names: list[str]) -> bool:
     if tool.name != "podman":
         return make_many(run, "list", tool, names)
     commands = [argv for name in names for argv in tool.create(name) or []]
-    run.script("exec >/dev/null 2>&1\n" + "\n".join(" ".join(argv) for argv in commands))
+    try:
+        run.script("exec >/dev/null\n" + "\n".join(" ".join(argv) for argv in commands))
+    except CommandError as err:
+        run.lacking("list", f"{len(names)} more", tool.name, str(err)[-300:])
+        return False
     return True
 
 

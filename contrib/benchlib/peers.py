@@ -173,6 +173,10 @@ class Gear(Peer):
         return ""
 
 
+# How many containers and volumes podman may have.
+LOCKS = 16384
+
+
 @dataclass(frozen=True)
 class Podman(Peer):
     """By its units: Quadlet's where there is Quadlet, and else what `podman generate systemd --new` writes."""
@@ -182,6 +186,7 @@ class Podman(Peer):
     @property
     def note(self) -> str:
         unit = "units of Quadlet" if self.quadlet else "units as podman generate systemd --new writes them"
+        unit += f", and num_locks = {LOCKS}, without which podman keeps 2048 containers at most"
         return unit + (", control groups off (--cgroups=disabled)" if self.nested else "")
 
     @property
@@ -193,7 +198,12 @@ class Podman(Peer):
         return [*(["--cgroups=disabled"] if self.nested else []), "-v", f"{TOP}/mark:/mark"]
 
     def setup(self) -> str:
-        return f"podman import -q /root/busybox.tar {IMAGE} >/dev/null 2>&1"
+        # Before podman is first used, which makes the locks.
+        return (
+            "mkdir -p /etc/containers/containers.conf.d\n"
+            f"printf '[engine]\\nnum_locks = {LOCKS}\\n' >/etc/containers/containers.conf.d/bench.conf\n"
+            f"podman import -q /root/busybox.tar {IMAGE} >/dev/null 2>&1"
+        )
 
     def make(self, names: list[str], *, port: int | None = None) -> str:
         text = self.container if self.quadlet else self.generated
