@@ -198,8 +198,9 @@ class Podman(Peer):
         return [*(["--cgroups=disabled"] if self.nested else []), "-v", f"{TOP}/mark:/mark"]
 
     def setup(self) -> str:
-        # Before podman is first used, which makes the locks.
+        # The locks are made when podman is first used, which on Debian 12 a unit does at boot; nothing has one yet.
         return (
+            "rm -f /dev/shm/libpod_lock\n"
             "mkdir -p /etc/containers/containers.conf.d\n"
             f"printf '[engine]\\nnum_locks = {LOCKS}\\n' >/etc/containers/containers.conf.d/bench.conf\n"
             f"podman import -q /root/busybox.tar {IMAGE} >/dev/null 2>&1"
