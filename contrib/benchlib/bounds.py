@@ -72,14 +72,14 @@ def _port(mode: str, metric: str, most: float) -> Bound:
 
 NONE, PORT = "--net none", "bridge and one port"
 BOUNDS = (
-    _start("a start", NONE, "start", "bare", 2.3, bookworm=3.3, goal=1.5),
+    _start("a start", NONE, "start", "bare", 2.6, bookworm=4.0, goal=1.5),
     _start("a start", NONE, "start", "podman", 0.65, bookworm=0.45, goal=1 / 3),
-    _start("a start to the first instruction", NONE, "start-first", "bare", 2.4, bookworm=3.3, goal=1.5),
+    _start("a start to the first instruction", NONE, "start-first", "bare", 2.7, bookworm=4.0, goal=1.5),
     _start("a restart", NONE, "restart", "podman", 0.5),
     _start("a stop", NONE, "stop", "bare", 3.5, goal=1.5),
     _start("a stop", NONE, "stop", "podman", 0.5),
     _start("a start with a port", PORT, "start", "bare", 3.0),
-    _start("a start with a port", PORT, "start", "podman", 0.45, bookworm=1 / 3, goal=1 / 3),
+    _start("a start with a port", PORT, "start", "podman", 0.45, bookworm=0.4, goal=1 / 3),
     Bound("exec, of podman's", "exec", "", "exec", "podman", 0.5),
     Bound("run --rm, of podman's", "run", "--rm --net none", "run", "podman", 2.5, goal=1.0),
     Bound("an install, of podman's create", "install", "", "install", "podman", 5.0, bookworm=6.5, goal=1.0),
