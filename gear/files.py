@@ -165,7 +165,8 @@ def read_bytes(path: Path | str, limit: int = 16 << 20) -> bytes | None:
                 raise IntegrityError(f"{path} is not a regular file.")
             # Not as much as it may have: that would have memory of that size made ready each time.
             data = os.read(descriptor, min(status.st_size, limit) + 1)
-            if len(data) > status.st_size:  # it grows, or is procfs's
+            # It grows, is procfs's, or of a file system that gives it in parts.
+            if len(data) != status.st_size:
                 while len(data) <= limit and (more := os.read(descriptor, 1 << 16)):
                     data += more
         finally:

@@ -34,6 +34,7 @@ def listing(run: Run, *, inspect: bool = True, of: tuple[str, ...] = LISTING) ->
             more = [f"{tool.name}-{number:05d}" for number in range(len(names), count)]
             began = time.monotonic()
             if more and not listed(run, tool, more):
+                names += more  # some of them may be there
                 break
             if more:
                 # As each tool makes many: gear with one command, the others one after the other.
@@ -105,7 +106,7 @@ def records(run: Run, counts: tuple[int, ...]) -> None:
 def gone(run: Run, tool: peers.Peer, names: list[str]) -> None:
     """Remove what listed() has made."""
     if tool.name == "podman":
-        run.script(f"podman rm -f -t 0 {' '.join(names)} >/dev/null 2>&1")
+        run.script(f"podman rm -f -t 0 --ignore {' '.join(names)} >/dev/null 2>&1")
     else:
         run.remove(tool, names)
 

@@ -165,6 +165,19 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         files.read_bytes(tmp_path / "link")
 
 
+@pytest.mark.parametrize("part", [1, 3, 1 << 20])
+def test_a_file_that_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """As a file system over a network may give it."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, part)))
+    assert files.read_bytes(tmp_path / "file") == b"0123456789"
+    assert files.read_bytes(tmp_path / "file", 10) == b"0123456789"
+    with pytest.raises(IntegrityError, match="is larger than the 9 bytes"):
+        files.read_bytes(tmp_path / "file", 9)
+    assert b"Name:" in (files.read_bytes("/proc/self/status") or b"")
+
+
 def test_json_has_one_form() -> None:
     assert files.dump_json({"b": "\xe4\udcff", "a": [1]}) == (
         b'{\n  "a": [\n    1\n  ],\n  "b": "\\u00e4\\udcff"\n}\n'
